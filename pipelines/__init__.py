@@ -1,0 +1,88 @@
+"""Commands: argument parsing, progress and exit codes; no science.
+
+Every command ends with 0 (done), 1 (failed: one clear sentence) or 2 (a bad recipe or bad
+arguments), and shows a traceback only with `--debug`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from hpse_dist.config import ConfigError
+
+DONE, FAILED, BAD_RECIPE = 0, 1, 2
+
+
+def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser for `python -m pipelines.<name>` with `--debug` and an example under `--help`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{name}",
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run_command(
+    main: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse, run `main`, and turn what it raises into one sentence and an exit code.
+
+    `ConfigError` and wrong arguments give 2, everything else 1. Options may stand between the
+    positional arguments (`prepare x.yaml --debug key=value`). `argv` defaults to the process's.
+    """
+    try:
+        options = _parse(parser, argv)
+    except SystemExit as stop:  # argparse has said what is wrong (2), or printed its help (0)
+        return stop.code if isinstance(stop.code, int) else BAD_RECIPE
+    try:
+        main(options)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on", FAILED)
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        code = BAD_RECIPE if isinstance(error, ConfigError) else FAILED
+        return _fail(describe(error), code)
+    return DONE
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        return parser.parse_args(argv)  # argparse cannot intermix with sub-commands
+    return parser.parse_intermixed_args(argv)
+
+
+def _fail(sentence: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    return code
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line for the user; one that no user caused says that it is ours."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return " ".join(f"{place}{error.strerror}".split())
+    if isinstance(error, (ValueError, OSError, RuntimeError)) and text:
+        return text
+    return (
+        f"unexpected {type(error).__name__}: {text or 'no message'}; "
+        "this looks like a fault of the program, --debug shows where"
+    )
+
+
+def progress_bar(total: int | None, what: str, unit: str = "it") -> tqdm[Any]:
+    """A bar on standard error, silent where that is not a terminal."""
+    return tqdm(total=total, desc=what, unit=unit, disable=None, dynamic_ncols=True)

@@ -1,0 +1,57 @@
+"""The commands' shared manners: one sentence, and an exit code that tells whose fault it is."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+
+import pytest
+
+from hpse_dist.config import ConfigError
+from pipelines import command_parser, run_command
+
+
+def _raise(error: BaseException):
+    def main(options: argparse.Namespace) -> None:
+        raise error
+
+    return main
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("demo", "does nothing", "python -m pipelines.demo x.yaml a.b=1")
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (ConfigError("x.yaml: unknown key 'lrr'"), 2, "unknown key 'lrr'"),
+        (ValueError("no video in\n  folder a"), 1, "no video in folder a"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/a.beton"), 1, "out/a.beton: No"),
+        (KeyError("x"), 1, "unexpected KeyError: 'x'"),
+        (KeyboardInterrupt(), 1, "interrupted"),
+    ],
+)
+def test_an_error_is_one_sentence_and_an_exit_code(error, code, says, capsys):
+    assert run_command(_raise(error), _parser(), ["x.yaml"]) == code
+    shown = capsys.readouterr()
+    assert says in shown.err and shown.err.count("\n") == 1
+    assert "Traceback" not in shown.err + shown.out
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert run_command(_raise(ValueError("bad")), _parser(), ["x.yaml", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_arguments(capsys):
+    seen = []
+    assert run_command(seen.append, _parser(), ["x.yaml", "a=1", "--debug", "b.c=2"]) == 0
+    assert (seen[0].recipe, seen[0].overrides) == ("x.yaml", ["a=1", "b.c=2"])
+    assert run_command(seen.append, _parser(), []) == 2
+    assert run_command(seen.append, _parser(), ["--help"]) == 0
+    assert "example:" in capsys.readouterr().out
+    assert len(seen) == 1
