@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Choice:
-    """Marks a field whose YAML `{name: x, ...}` is built by the class standing under x in a table."""
+    """Marks a field whose YAML `{name: x, ...}` is built by the class that a table has under x."""
 
     table: Mapping[str, type]
 
@@ -123,10 +123,10 @@ def _dataclass(cls: type, values: Any, where: str, key: str) -> Any:
         raise ConfigError(f"{_at(where, key)}: {error}") from None
 
 
-def _unknown(where: str, key: str, name: str, known: list[str]) -> str:
+def _unknown(where: str, key: str, name: str, known: list[str], what: str = "key") -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{_at(where, key)}: unknown key {name!r}{hint}; allowed: {', '.join(known)}"
+    return f"{_at(where, key)}: unknown {what} {name!r}{hint}; allowed: {', '.join(known)}"
 
 
 def _at(where: str, key: str) -> str:
