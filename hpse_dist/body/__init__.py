@@ -1,0 +1,1 @@
+"""The human body: model, files, joints, and drawing it over a picture."""

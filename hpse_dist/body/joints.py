@@ -1,0 +1,201 @@
+"""Names and structure of body joints: SMPL's 24, other joint sets, left/right pairs, body parts, limits of motion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMPL24 = (
+    "pelvis",
+    "left_hip",
+    "right_hip",
+    "spine1",
+    "left_knee",
+    "right_knee",
+    "spine2",
+    "left_ankle",
+    "right_ankle",
+    "spine3",
+    "left_foot",
+    "right_foot",
+    "neck",
+    "left_collar",
+    "right_collar",
+    "head",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hand",
+    "right_hand",
+)
+"""SMPL's joints, in its order; joint 0 is turned by `global_orient`, joint k by numbers 3(k-1)..3k-1 of `body_pose`."""
+
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+"""Parent of each of SMPL24; every parent comes before its children."""
+
+MANO21 = (
+    "wrist",
+    "index1",
+    "index2",
+    "index3",
+    "middle1",
+    "middle2",
+    "middle3",
+    "pinky1",
+    "pinky2",
+    "pinky3",
+    "ring1",
+    "ring2",
+    "ring3",
+    "thumb1",
+    "thumb2",
+    "thumb3",
+    "thumb_tip",
+    "index_tip",
+    "middle_tip",
+    "ring_tip",
+    "pinky_tip",
+)
+"""MANO's 16 joints in its own order, then the five finger tips."""
+
+COCO17 = (
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
+"""COCO's keypoints in its order."""
+
+JOINT_SETS: dict[str, tuple[str, ...]] = {"smpl24": SMPL24, "coco17": COCO17, "mano21": MANO21}
+"""Joint set of a collection -> names in order. A name shared by two sets is close to the same place, not the same."""
+
+PART_NAMES = (
+    "background",
+    "torso",
+    "head",
+    "left_upper_arm",
+    "right_upper_arm",
+    "left_lower_arm",
+    "right_lower_arm",
+    "left_hand",
+    "right_hand",
+    "left_upper_leg",
+    "right_upper_leg",
+    "left_lower_leg",
+    "right_lower_leg",
+    "left_foot",
+    "right_foot",
+)
+"""Names of the values of `part_map`: 0 background, 1..14 body parts."""
+
+NUM_PARTS = len(PART_NAMES) - 1
+
+_PART_OF_JOINT = {
+    "neck": "head",
+    "head": "head",
+    "shoulder": "upper_arm",
+    "elbow": "lower_arm",
+    "wrist": "hand",
+    "hand": "hand",
+    "hip": "upper_leg",
+    "knee": "lower_leg",
+    "ankle": "foot",
+    "foot": "foot",
+}
+
+# Per joint and axis (x, y, z) the least and greatest angle in degrees, for a left-sided or middle joint; the right side
+# is the mirror image. Rest pose: arms out to the sides, palms down, facing +z, y up. Wide enough for sport, narrow enough
+# that nothing breaks; they limit the three components one by one, so a corner of the box may still be too much.
+_LIMITS_DEG: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+    "hip": ((-120, 35), (-45, 45), (-25, 60)),  # -x lifts the thigh forward, +z spreads the left leg
+    "knee": ((0, 150), (-10, 10), (-5, 5)),  # +x bends the knee backward
+    "ankle": ((-35, 50), (-20, 20), (-20, 20)),  # +x points the toes down
+    "foot": ((-45, 20), (0, 0), (0, 0)),
+    "spine1": ((-20, 35), (-20, 20), (-20, 20)),
+    "spine2": ((-10, 25), (-15, 15), (-15, 15)),
+    "spine3": ((-10, 20), (-15, 15), (-15, 15)),
+    "neck": ((-30, 30), (-40, 40), (-25, 25)),
+    "head": ((-25, 25), (-40, 40), (-20, 20)),
+    "collar": ((-10, 10), (-20, 20), (-15, 30)),
+    "shoulder": ((-90, 60), (-110, 45), (-90, 85)),  # -z lowers the left arm, -y brings it to the front
+    "elbow": ((-90, 60), (-145, 0), (-10, 10)),  # -y bends the left elbow to the front, x turns the forearm
+    "wrist": ((-30, 30), (-25, 35), (-70, 70)),
+    "hand": ((-10, 10), (-10, 10), (-80, 20)),
+}
+
+
+def left_right_order(names: Sequence[str]) -> tuple[int, ...]:
+    """For each name, the index of its mirror image: itself, or the same name with left and right exchanged.
+
+    Raises ValueError for a sided name whose other side is missing.
+    """
+    order = []
+    for name in names:
+        twin = mirrored(name)
+        if twin not in names:
+            raise ValueError(f"joint set has {name!r} but not {twin!r}, so left and right cannot be exchanged.")
+        order.append(names.index(twin))
+    return tuple(order)
+
+
+def mirrored(name: str) -> str:
+    """The name with left and right exchanged; a middle joint's own name."""
+    if name.startswith("left_"):
+        return "right_" + name.removeprefix("left_")
+    if name.startswith("right_"):
+        return "left_" + name.removeprefix("right_")
+    return name
+
+
+def part_of_joint(name: str) -> int:
+    """Number in 1..14 of the body part that moves with this joint of SMPL24; trunk, hips' root and collars are torso."""
+    side, _, bare = name.partition("_")
+    if not bare:
+        return PART_NAMES.index(_PART_OF_JOINT.get(name, "torso"))
+    part = _PART_OF_JOINT.get(bare)
+    return PART_NAMES.index("torso" if part is None else f"{side}_{part}")
+
+
+def parts_from_weights(weights: NDArray[Any], joint_of_column: Sequence[int]) -> NDArray[np.int64]:
+    """(V,) body part 1..14 of each vertex: the part whose joints carry most of it.
+
+    weights: (V, K) skinning weights; joint_of_column: for each of the K columns its joint in SMPL24.
+    """
+    shares = np.zeros((len(weights), NUM_PARTS + 1))
+    for column, joint in enumerate(joint_of_column):
+        shares[:, part_of_joint(SMPL24[joint])] += weights[:, column]
+    return shares.argmax(axis=1)
+
+
+def pose_limits() -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Least and greatest axis-angle component in radians: 23 joints (SMPL24 without the pelvis) x 3 axes x 2."""
+    return tuple(_limits_of(name) for name in SMPL24[1:])
+
+
+def _limits_of(name: str) -> tuple[tuple[float, float], ...]:
+    side, _, bare = name.partition("_")
+    low_high = [tuple(math.radians(angle) for angle in pair) for pair in _LIMITS_DEG[bare or name]]
+    if side == "right":
+        # Mirroring at the plane x = 0 keeps rotations about x and turns those about y and z round.
+        low_high[1:] = [(-high, -low) for low, high in low_high[1:]]
+    return tuple((low, high) for low, high in low_high)

@@ -1,0 +1,1 @@
+"""Rotations, cameras, boxes and alignments."""

@@ -1,0 +1,55 @@
+"""Rotations: axis-angle, 3x3 matrices and the two memory layouts of the 6D form. The conversions are roma's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import roma
+import torch
+from torch import Tensor
+
+SixDLayout = Literal["contiguous", "interleaved"]
+
+
+def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
+    """(..., 3) radians -> (..., 3, 3); differentiable everywhere, the zero rotation included."""
+    return roma.rotvec_to_rotmat(axis_angle)
+
+
+def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
+    """(..., 3, 3) -> (..., 3) radians of norm 0..pi, stable near both ends (by way of the unit quaternion)."""
+    return roma.rotmat_to_rotvec(matrix)
+
+
+def six_d_to_matrix(six_d: Tensor, layout: SixDLayout = "contiguous") -> Tensor:
+    """(..., 6) -> (..., 3, 3) by Gram-Schmidt on two columns (Zhou et al. 2019, eq. 3 there).
+
+    contiguous: the first column is numbers 0, 1, 2 (HMR2, Multi-HMR); interleaved: numbers 0, 2, 4 (SPIN, HMR).
+    The same six numbers mean different rotations in the two, so weights must keep the layout they were trained in.
+    """
+    _check_layout(layout)
+    if layout == "contiguous":
+        columns = six_d.unflatten(-1, (2, 3)).transpose(-1, -2)
+    else:
+        columns = six_d.unflatten(-1, (3, 2))
+    # The clamp keeps an all-zero network output finite; it does not make it a rotation.
+    return roma.special_gramschmidt(columns, epsilon=1e-8)
+
+
+def matrix_to_six_d(matrix: Tensor, layout: SixDLayout = "contiguous") -> Tensor:
+    """(..., 3, 3) -> (..., 6): the first two columns, in the order `six_d_to_matrix` reads them."""
+    _check_layout(layout)
+    columns = matrix[..., :, :2]
+    if layout == "contiguous":
+        columns = columns.transpose(-1, -2)
+    return columns.flatten(-2)
+
+
+def angle_between(first: Tensor, second: Tensor) -> Tensor:
+    """(..., 3, 3) twice -> (...) radians of the rotation that takes one to the other, 0..pi."""
+    return torch.linalg.vector_norm(matrix_to_axis_angle(first.transpose(-1, -2) @ second), dim=-1)
+
+
+def _check_layout(layout: str) -> None:
+    if layout not in ("contiguous", "interleaved"):
+        raise ValueError(f"6D layout must be 'contiguous' or 'interleaved', found {layout!r}.")

@@ -1,0 +1,1 @@
+"""Metrics per example, one file per family."""
