@@ -1,0 +1,1 @@
+"""Networks: the encoder, the decoder, heads and the attention they share."""

@@ -1,0 +1,104 @@
+"""Attention, one function for every model: xformers on CUDA tensors, torch's SDPA on others.
+
+The kernel follows the device of the tensors, never what can be imported: the xformers package has
+no CPU kernels, so a machine may have it and still need SDPA. Layout everywhere is (B, N, H, D):
+batch, tokens, heads, numbers per head. Sequences of different lengths are packed end to end into a
+batch of one and told apart by `lengths`, so that no token is padding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Lengths = tuple[Sequence[int], Sequence[int]]
+"""Tokens of each packed sequence, of queries and of keys: two lists of the same number of items."""
+
+log = logging.getLogger(__name__)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v: q (B, N, H, D), k and v (B, M, H, D) -> (B, N, H, D).
+
+    With `lengths`, B is 1 and the i-th run of lengths[0][i] queries sees only the i-th run of
+    lengths[1][i] keys. The lengths are plain integers: reading them from a tensor would stall CUDA.
+    """
+    if _kernel(q.device.type) == "xformers":
+        return _attend_xformers(q, k, v, lengths)
+    if lengths is None:
+        return _attend_torch(q, k, v)
+    return _attend_packed(q, k, v, *lengths)
+
+
+@cache
+def _kernel(device_type: str) -> str:
+    """The kernel for a kind of device; cached, so that it is decided and logged once."""
+    kernel = "xformers" if device_type == "cuda" and _xformers_usable() else "sdpa"
+    log.info("attention on %s: %s", device_type, kernel)
+    return kernel
+
+
+def _xformers_usable() -> bool:
+    """Whether xformers' dispatcher will accept CUDA tensors.
+
+    A wheel that does not fit torch still lists operators and then refuses each call, so the one
+    trustworthy sign is the flag it sets when its own extension has loaded.
+    """
+    try:
+        import xformers.ops
+        from xformers import _cpp_lib
+    except ImportError as error:
+        log.warning("xformers is not usable (%s); CUDA tensors go to torch's SDPA", error)
+        return False
+    return bool(_cpp_lib._built_with_cuda) and hasattr(xformers.ops, "memory_efficient_attention")
+
+
+def _attend_xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths | None) -> Tensor:
+    from xformers.ops import memory_efficient_attention
+
+    bias = None
+    if lengths is not None:
+        bias = _block_diagonal(tuple(lengths[0]), tuple(lengths[1]), str(q.device))
+    return memory_efficient_attention(q, k, v, attn_bias=bias)
+
+
+@lru_cache(maxsize=64)
+def _block_diagonal(q_lengths: tuple[int, ...], k_lengths: tuple[int, ...], device: str) -> Any:
+    """The mask of packed sequences; kept, because making it copies the lengths to the device."""
+    from xformers.ops.fmha import BlockDiagonalMask
+
+    return BlockDiagonalMask.from_seqlens(q_lengths, k_lengths, device=torch.device(device))
+
+
+def _attend_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """SDPA wants heads before tokens; the transposes are views."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
+def _attend_packed(
+    q: Tensor, k: Tensor, v: Tensor, q_lengths: Sequence[int], k_lengths: Sequence[int]
+) -> Tensor:
+    """Packed sequences without a mask: each run of equal lengths is a view of a dense batch."""
+    assert q.shape[0] == 1 and len(q_lengths) == len(k_lengths)
+    assert sum(q_lengths) == q.shape[1] and sum(k_lengths) == k.shape[1]
+    outs, q_start, k_start = [], 0, 0
+    pairs = zip(q_lengths, k_lengths, strict=True)
+    for (q_length, k_length), run in itertools.groupby(pairs):
+        count = len(list(run))
+        q_stop, k_stop = q_start + count * q_length, k_start + count * k_length
+        out = _attend_torch(
+            q[0, q_start:q_stop].unflatten(0, (count, q_length)),
+            k[0, k_start:k_stop].unflatten(0, (count, k_length)),
+            v[0, k_start:k_stop].unflatten(0, (count, k_length)),
+        )
+        outs.append(out.flatten(0, 1))
+        q_start, k_start = q_stop, k_stop
+    return (outs[0] if len(outs) == 1 else torch.cat(outs)).unsqueeze(0)

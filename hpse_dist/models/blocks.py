@@ -1,0 +1,167 @@
+"""Transformer blocks shared by the encoder, the decoder and the heads.
+
+Pre-norm, GELU, LayerNorm with eps 1e-6; submodules are named as in timm's vision transformer, so
+that a state dict goes over by copying. Legend: B batch, N tokens, M memory tokens, C channels,
+H heads, D channels per head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpse_dist.models.attention import Lengths, attend
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of every token's rotary angles, each (B, N, 1, 2, D/4) float32."""
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    """LayerNorm with the vision transformer's eps."""
+    return nn.LayerNorm(dim, eps=1e-6)
+
+
+def init_weights(modules: Iterable[nn.Module]) -> None:
+    """Xavier-uniform weights and zero biases in every linear layer (as in MAE and CroCo)."""
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def rotation_table(positions: Tensor, head_dim: int, base: float = 100.0) -> Rotation:
+    """Rotary angles of 2D positions: (B, N, 2) rows and columns -> cosine, sine (B, N, 1, 2, D/4).
+
+    RoPE2D of CroCo v2: half of a head's channels turns with the row, half with the column; with
+    d = D/2 the i-th frequency of a half is base^(-2i/d).
+    """
+    half = head_dim // 2
+    exponent = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
+    angles = positions.float()[:, :, None, :, None] * base**-exponent
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turns channel i of each half against channel i + D/4: x (B, N, H, D) -> same shape, dtype."""
+    cos, sin = rotation
+    a, b = x.unflatten(-1, (2, 2, x.shape[-1] // 4)).unbind(-2)  # each (B, N, H, 2, D/4)
+    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-2)
+    return turned.flatten(-3).to(x.dtype)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with a fused qkv projection, optionally rotary."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, lengths: Lengths | None = None
+    ) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        return self.proj(attend(q, k, v, lengths).flatten(-2))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens over a memory; `kv` is one projection, as is `qkv` above."""
+
+    def __init__(
+        self, dim: int, heads: int, memory_dim: int | None = None, head_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = heads * (head_dim or dim // heads)
+        self.q = nn.Linear(dim, inner)
+        self.kv = nn.Linear(memory_dim or dim, 2 * inner)
+        self.proj = nn.Linear(inner, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        rotation: Rotation | None = None,
+        memory_rotation: Rotation | None = None,
+    ) -> Tensor:
+        """x (B, N, C), memory (B, M, Cm) -> (B, N, C)."""
+        q = self.q(x).unflatten(-1, (self.heads, -1))
+        k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        if rotation is not None and memory_rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, memory_rotation)
+        return self.proj(attend(q, k, v).flatten(-2))
+
+
+class Block(nn.Module):
+    """Self-attention, then MLP, each on its norm and added to its input."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = SelfAttention(dim, heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, lengths: Lengths | None = None
+    ) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        x = x + self._drop(self.attn(self.norm1(x), rotation, lengths))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Stochastic depth: in training a whole sample's branch is left out now and then."""
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        keep = 1.0 - self.drop_path
+        kept = torch.empty(len(branch), 1, 1, device=branch.device, dtype=branch.dtype)
+        return branch * kept.bernoulli_(keep) / keep
+
+
+class CrossBlock(nn.Module):
+    """Self-attention, cross-attention to a memory that is never updated, then MLP."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = SelfAttention(dim, heads)
+        self.norm2 = layer_norm(dim)
+        self.norm_memory = layer_norm(dim)
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm3 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        rotation: Rotation | None = None,
+        memory_rotation: Rotation | None = None,
+    ) -> Tensor:
+        """x (B, N, C), memory (B, M, C) -> (B, N, C)."""
+        x = x + self.attn(self.norm1(x), rotation)
+        memory = self.norm_memory(memory)
+        x = x + self.cross_attn(self.norm2(x), memory, rotation, memory_rotation)
+        return x + self.mlp(self.norm3(x))

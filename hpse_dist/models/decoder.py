@@ -1,0 +1,105 @@
+"""The completion decoder: fills in hidden patches, looking at a second picture.
+
+Sizes as in CroCo (Weinzaepfel et al. 2022, 2023): v1's decoder is `small`, v2's is `base`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hpse_dist.models.blocks import CrossBlock, init_weights, layer_norm, rotation_table
+from hpse_dist.models.encoder import Encoder, take
+from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
+
+PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
+    "tiny": (64, 2, 2),
+    "small": (512, 8, 16),
+    "base": (768, 12, 12),
+}
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Size of the cross-attending decoder."""
+
+    name: Literal["tiny", "small", "base", "custom"] = "small"
+    """Preset of dim, depth and heads; 'custom' needs all three given below."""
+    dim: int | None = None
+    """Channels of a token, in place of the preset's."""
+    depth: int | None = None
+    """Number of blocks, in place of the preset's."""
+    heads: int | None = None
+    """Attention heads, in place of the preset's."""
+
+    def __post_init__(self) -> None:
+        if self.name == "custom" and None in (self.dim, self.depth, self.heads):
+            raise ValueError("name 'custom' needs dim, depth and heads")
+        dim, depth, heads = self.sizes()
+        if min(dim, depth, heads) < 1:
+            raise ValueError(f"dim, depth, heads must be positive, found {dim}, {depth}, {heads}")
+        if dim % (4 * heads):
+            raise ValueError(f"dim must be a multiple of 4 * heads, found {dim} and {heads} heads")
+
+    def sizes(self) -> tuple[int, int, int]:
+        """dim, depth and heads, the preset's where none is given."""
+        dim, depth, heads = PRESETS.get(self.name, (0, 0, 0))
+        return (
+            dim if self.dim is None else self.dim,
+            depth if self.depth is None else self.depth,
+            heads if self.heads is None else self.heads,
+        )
+
+
+class Decoder(nn.Module):
+    """Visible tokens of one picture and all tokens of another to pixels of the hidden patches."""
+
+    def __init__(self, config: DecoderConfig, encoder: Encoder) -> None:
+        """Patch, grid and kind of positions follow the encoder, which is not kept."""
+        super().__init__()
+        self.dim, depth, self.heads = config.sizes()
+        self.native_grid = encoder.config.grid()
+        rotary = encoder.config.positions == "rotary"
+        table = None if rotary else sincos_table(self.native_grid, self.dim)
+        self.register_buffer("positions", table, persistent=False)
+        self.embed = nn.Linear(encoder.dim, self.dim)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, self.dim))
+        self.blocks = nn.ModuleList(CrossBlock(self.dim, self.heads) for _ in range(depth))
+        self.norm = layer_norm(self.dim)
+        self.head = nn.Linear(self.dim, 3 * encoder.patch_px**2)
+        init_weights(self.modules())
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        visible: Tensor,
+        hidden: Tensor,
+        memory: Tensor,
+        grid: Grid,
+        memory_grid: Grid,
+    ) -> Tensor:
+        """Predicted pixels of the hidden patches.
+
+        tokens (B, K, C) of the patches `visible` (B, K), memory (B, M, C) of all patches of the
+        reference, hidden (B, L) the indices to predict, grids in rows and columns -> (B, L, 3pp),
+        in the order of `masking.patchify`.
+        """
+        num_patches = grid[0] * grid[1]
+        known, memory = self.embed(tokens), self.embed(memory)
+        x = self.mask_token.to(known.dtype).expand(len(known), num_patches, -1)
+        x = x.scatter(1, visible[..., None].expand(-1, -1, self.dim), known)
+        rotation = memory_rotation = None
+        if isinstance(self.positions, Tensor):
+            x = x + resample(self.positions, self.native_grid, grid).to(x.dtype)
+            memory = memory + resample(self.positions, self.native_grid, memory_grid).to(x.dtype)
+        else:
+            head_dim = self.dim // self.heads
+            rotation = rotation_table(grid_positions(grid, x.device), head_dim)
+            memory_rotation = rotation_table(grid_positions(memory_grid, x.device), head_dim)
+        for block in self.blocks:
+            x = block(x, memory, rotation, memory_rotation)
+        return self.head(self.norm(take(x, hidden)))

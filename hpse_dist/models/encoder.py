@@ -1,0 +1,204 @@
+"""The encoder: a vision transformer over patches, without a class token.
+
+It may be given the visible patches only, as completion does: the hidden ones are dropped before
+the first layer and cost nothing. Parameter names are those of timm's VisionTransformer, so a state
+dict goes to and from `timm.create_model(name, class_token=False, ...)` by copying.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hpse_dist.models.attention import Lengths
+from hpse_dist.models.blocks import Block, Rotation, init_weights, layer_norm, rotation_table
+from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
+
+PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
+    "tiny": (64, 2, 2),
+    "vit_t": (192, 12, 3),
+    "vit_s": (384, 12, 6),
+    "vit_b": (768, 12, 12),
+    "vit_l": (1024, 24, 16),
+    "vit_h": (1280, 32, 16),
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Size and positions of the encoder."""
+
+    name: Literal["tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h", "custom"] = "vit_b"
+    """Preset of dim, depth and heads; 'custom' needs all three given below."""
+    image_px: int = 224
+    """Side of the square training picture; other multiples of the patch work too."""
+    patch_px: int = 16
+    """Side of a patch."""
+    dim: int | None = None
+    """Channels of a token, in place of the preset's."""
+    depth: int | None = None
+    """Number of blocks, in place of the preset's."""
+    heads: int | None = None
+    """Attention heads, in place of the preset's."""
+    positions: Literal["rotary", "sincos"] = "rotary"
+    """Rotary (CroCo v2) turns queries and keys; sincos adds a fixed table (CroCo v1, MAE)."""
+    drop_path: float = 0.0
+    """Share of blocks left out per sample in training, rising linearly with depth to this."""
+    recompute: bool = False
+    """Recompute each block's activations in the backward pass: less memory, a third more time."""
+
+    def __post_init__(self) -> None:
+        if self.name == "custom" and None in (self.dim, self.depth, self.heads):
+            raise ValueError("name 'custom' needs dim, depth and heads")
+        if self.patch_px < 1 or self.image_px < 1 or self.image_px % self.patch_px:
+            raise ValueError(
+                f"image_px must be a multiple of patch_px, found {self.image_px} and "
+                f"{self.patch_px}"
+            )
+        dim, depth, heads = self.sizes()
+        if min(dim, depth, heads) < 1:
+            raise ValueError(f"dim, depth, heads must be positive, found {dim}, {depth}, {heads}")
+        if dim % (4 * heads):
+            raise ValueError(f"dim must be a multiple of 4 * heads, found {dim} and {heads} heads")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path must be in [0, 1), found {self.drop_path}")
+
+    def sizes(self) -> tuple[int, int, int]:
+        """dim, depth and heads, the preset's where none is given."""
+        dim, depth, heads = PRESETS.get(self.name, (0, 0, 0))
+        return (
+            dim if self.dim is None else self.dim,
+            depth if self.depth is None else self.depth,
+            heads if self.heads is None else self.heads,
+        )
+
+    def grid(self) -> Grid:
+        """Rows and columns of patches of the training picture."""
+        side = self.image_px // self.patch_px
+        return side, side
+
+
+class PatchEmbed(nn.Module):
+    """Patches to tokens. `proj` is a convolution by name and shape, as in timm, but applied as a
+    linear layer to cut-out patches: so hidden patches can be left out first."""
+
+    def __init__(self, patch_px: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=patch_px, stride=patch_px)
+
+    def forward(self, image: Tensor, visible: Tensor | None) -> Tensor:
+        """image (B, 3, H, W), visible (B, K) or None -> (B, K or N, C)."""
+        p = self.proj.kernel_size[0]
+        patches = image.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B, 3, h, p, w, p)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, N, 3pp)
+        if visible is not None:
+            patches = take(patches, visible)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Encoder(nn.Module):
+    """Vision transformer: pictures to normalised tokens."""
+
+    pos_embed: Tensor | None
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dim, depth, self.heads = config.sizes()
+        self.patch_px = config.patch_px
+        self.patch_embed = PatchEmbed(config.patch_px, self.dim)
+        # a buffer: the table is fixed, yet travels in the state dict as timm's does
+        table = sincos_table(config.grid(), self.dim) if config.positions == "sincos" else None
+        self.register_buffer("pos_embed", table)
+        rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(self.dim, self.heads, drop_path=r) for r in rates)
+        self.norm = layer_norm(self.dim)
+        init_weights(self.modules())
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.dim, -1))
+        nn.init.zeros_(self.patch_embed.proj.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Tokens of a picture: image (B, 3, H, W) normalised -> (B, N, C), patches row by row.
+
+        With `visible` (B, K) int64, indices of patches, only those are looked at: -> (B, K, C).
+        Raises ValueError where H or W is no multiple of the patch.
+        """
+        x, rotation = self._embed(image, visible)
+        return self._run(x, rotation, None)
+
+    def forward_pair(
+        self, image: Tensor, visible: Tensor, reference: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of the visible patches of one picture and of all patches of another, in one pass.
+
+        image (B, 3, H, W), visible (B, K), reference (B, 3, H', W') -> (B, K, C), (B, N', C). The
+        same numbers as two calls: the sequences are packed end to end and attend only within
+        themselves, so each layer is one large matrix product in place of two smaller ones.
+        """
+        if self.training and self.config.drop_path > 0.0:  # drops whole samples: not packed ones
+            return self(image, visible), self(reference)
+        x, x_rotation = self._embed(image, visible)
+        y, y_rotation = self._embed(reference, None)
+        batch, split = len(x), x.shape[0] * x.shape[1]
+        lengths = [x.shape[1]] * batch + [y.shape[1]] * batch
+        rotation = None
+        if x_rotation is not None and y_rotation is not None:
+            pairs = zip(x_rotation, y_rotation, strict=True)
+            cos, sin = (pack(a, b, batch) for a, b in pairs)
+            rotation = cos, sin
+        tokens = self._run(pack(x, y, batch), rotation, (lengths, lengths))[0]
+        return tokens[:split].unflatten(0, (batch, -1)), tokens[split:].unflatten(0, (batch, -1))
+
+    def grid(self, image: Tensor) -> Grid:
+        """Rows and columns of patches of a picture (B, 3, H, W)."""
+        height, width = image.shape[-2:]
+        if height % self.patch_px or width % self.patch_px:
+            raise ValueError(
+                f"image: its height and width must be multiples of the patch, {self.patch_px} px; "
+                f"found {height} x {width}"
+            )
+        return height // self.patch_px, width // self.patch_px
+
+    def _embed(self, image: Tensor, visible: Tensor | None) -> tuple[Tensor, Rotation | None]:
+        """Tokens with their positions added, or with the rotation that will turn them."""
+        grid = self.grid(image)
+        x = self.patch_embed(image, visible)
+        if self.pos_embed is not None:
+            table = resample(self.pos_embed, self.config.grid(), grid).to(x.dtype)
+            return x + (table if visible is None else table[0][visible]), None
+        positions = grid_positions(grid, image.device)
+        if visible is not None:
+            positions = positions[0][visible]
+        return x, rotation_table(positions, self.dim // self.heads)
+
+    def _run(self, x: Tensor, rotation: Rotation | None, lengths: Lengths | None) -> Tensor:
+        for block in self.blocks:
+            if self.config.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, lengths, use_reentrant=False)
+            else:
+                x = block(x, rotation, lengths)
+        return self.norm(x)
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """The tokens at some indices: tokens (B, N, C), index (B, K) int64 -> (B, K, C)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def pack(x: Tensor, y: Tensor, batch: int) -> Tensor:
+    """All sequences of x, then all of y, end to end.
+
+    x (B, K, ...), y (B, N, ...) or (1, N, ...), the same for every row -> (1, B(K+N), ...).
+    """
+    y = y.expand(batch, *y.shape[1:])
+    return torch.cat((x.flatten(0, 1), y.flatten(0, 1))).unsqueeze(0)
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """A new encoder with random weights from torch's generator."""
+    return Encoder(config)

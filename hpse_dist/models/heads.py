@@ -1,0 +1,51 @@
+"""Heads that read an encoder's tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hpse_dist.models.blocks import CrossAttention, Mlp, init_weights, layer_norm
+
+
+class QueryBlock(nn.Module):
+    """A query looks at the tokens, then thinks: cross-attention and MLP, each pre-norm."""
+
+    def __init__(self, dim: int, memory_dim: int, heads: int, head_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.cross_attn = CrossAttention(dim, heads, memory_dim, head_dim)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, hidden)
+
+    def forward(self, query: Tensor, memory: Tensor) -> Tensor:
+        """query (B, 1, C), memory (B, N, Cm) -> (B, 1, C)."""
+        query = query + self.cross_attn(self.norm1(query), memory)
+        return query + self.mlp(self.norm2(query))
+
+
+class QueryHead(nn.Module):
+    """One learned query through a small transformer decoder over the encoder's tokens.
+
+    After HMR 2.0 (Goel et al., ICCV 2023). With one query its self-attention is the attention of a
+    token to itself, whose scores change nothing, so there is none here.
+    """
+
+    def __init__(
+        self, memory_dim: int, dim: int, depth: int, heads: int, head_dim: int, hidden: int
+    ) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 1, dim))
+        self.blocks = nn.ModuleList(
+            QueryBlock(dim, memory_dim, heads, head_dim, hidden) for _ in range(depth)
+        )
+        self.norm = layer_norm(dim)
+        init_weights(self.modules())
+        nn.init.normal_(self.query, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """What the query has read: tokens (B, N, C) -> (B, dim)."""
+        x = self.query.expand(len(tokens), -1, -1)
+        for block in self.blocks:
+            x = block(x, tokens)
+        return self.norm(x)[:, 0]
