@@ -1,0 +1,168 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard and pictures.
+
+metrics.jsonl is the committed history: after a resume at step s, the lines of later steps are
+gone, for those steps are about to happen again. Only the main process writes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from hpse_dist.world import World
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """The log of one run folder, opened at the step it goes on from."""
+
+    def __init__(
+        self, folder: Path, world: World, every: int, panels_every: int = 0, *, start: int = 0
+    ) -> None:
+        if every < 1 or panels_every < 0:
+            raise ValueError(
+                f"the log needs every >= 1 and panels_every >= 0 (0: none), "
+                f"found {every} and {panels_every}"
+            )
+        self.folder = Path(folder)
+        self.every = every
+        self.panels_every = panels_every
+        self._writer: SummaryWriter | None = None
+        if not world.is_main:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        commit_history(self.folder / METRICS_FILE, start)
+        # the import takes seconds, and only the main process needs it
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(
+            str(self.folder / "tensorboard"),
+            purge_step=start + 1 if start else None,
+            flush_secs=10,
+        )
+        self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
+
+    def due(self, step: int) -> bool:
+        """True on the steps whose scalars are wanted."""
+        return step % self.every == 0
+
+    def panels_due(self, step: int) -> bool:
+        """True on the steps whose pictures are wanted."""
+        return self.panels_every > 0 and step % self.panels_every == 0
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl, and a point on each curve; a NaN is null and no point.
+
+        Names may have a group, "val/mpjpe"; those without stand under "train" in TensorBoard.
+        """
+        if self._writer is None:
+            return
+        line: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
+        for name, value in values.items():
+            line[name] = float(value) if math.isfinite(value) else None
+            if math.isfinite(value):
+                self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+
+    def panels(self, step: int, images: Mapping[str, Tensor]) -> None:
+        """Pictures (3, H, W) in 0..1, to TensorBoard and to panels/step_000100_<name>.png."""
+        if self._writer is None:
+            return
+        folder = self.folder / "panels"
+        folder.mkdir(exist_ok=True)
+        for name, image in images.items():
+            pixels = to_pixels(image)
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
+            file_name = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+            Image.fromarray(pixels).save(folder / f"step_{step:06d}_{file_name}.png")
+
+    def text(self, name: str, text: str) -> None:
+        """A text page in TensorBoard, such as the recipe."""
+        if self._writer is not None:
+            self._writer.add_text(name, f"```\n{text}\n```")
+
+    def flush(self) -> None:
+        """Everything said so far is on the disk; before a checkpoint that it belongs to."""
+        if self._writer is not None:
+            os.fsync(self._metrics.fileno())
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the files; safe to call twice."""
+        if self._writer is not None:
+            self._metrics.close()
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def commit_history(path: Path, start: int) -> None:
+    """Drop the lines after step `start`, and one torn by a kill; all or nothing."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if (step := _step_of(line)) is not None and step <= start]
+    if len(kept) == len(lines):
+        return
+    draft = path.with_name(f".{path.name}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    logging.getLogger(__name__).info(
+        "%s: %d lines after step %d dropped", path, len(lines) - len(kept), start
+    )
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of metrics.jsonl, None if it is not whole."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, a torn last one left out; null is NaN."""
+    rows = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if _step_of(text) is not None:
+            row = json.loads(text)
+            rows.append({k: math.nan if v is None else v for k, v in row.items()})
+    return rows
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """(3, H, W) in 0..1 -> (H, W, 3) uint8; what lies outside is cut off, NaN is black."""
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"a panel must be (3, H, W), found {tuple(image.shape)}")
+    values = image.detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round()
+    return values.byte().permute(1, 2, 0).cpu().contiguous().numpy()

@@ -1,0 +1,82 @@
+"""metrics.jsonl, curves and pictures, before and after a resume."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hpse_dist.log import RunLog, commit_history, read_metrics, to_pixels
+from hpse_dist.world import World
+
+
+def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """What TensorBoard would draw."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_after_a_resume_later_lines_are_gone_from_file_and_curve(tmp_path: Path) -> None:
+    with RunLog(tmp_path, World(), 2) as log:
+        for step in range(1, 7):
+            if log.due(step):
+                log.scalars(step, {"loss": 10.0 - step, "val/error": step, "loss_pose": math.nan})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # killed while writing
+    with RunLog(tmp_path, World(), 2, start=4) as log:
+        log.scalars(6, {"loss": 0.5})
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["loss"]) for row in rows] == [(2, 8.0), (4, 6.0), (6, 0.5)]
+    assert math.isnan(rows[0]["loss_pose"])
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert curve(tmp_path, "train/loss") == [(2, 8.0), (4, 6.0), (6, 0.5)]
+    assert curve(tmp_path, "val/error") == [(2, 2.0), (4, 4.0)]
+
+
+def test_a_run_begun_again_from_nothing_has_no_history(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    commit_history(path, 0)
+    assert path.read_text() == ""
+    commit_history(tmp_path / "none.jsonl", 0)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_panels_are_pictures_in_a_folder(tmp_path: Path) -> None:
+    image = torch.zeros(3, 4, 6)
+    image[0] = 1.0
+    with RunLog(tmp_path, World(), 1, 100) as log:
+        assert log.panels_due(100) and not log.panels_due(50)
+        log.panels(100, {"mesh/front": image})
+        log.text("recipe", "steps: 3")
+    pixels = np.asarray(Image.open(tmp_path / "panels" / "step_000100_mesh-front.png"))
+    assert pixels.shape == (4, 6, 3)
+    assert (pixels == [255, 0, 0]).all()
+
+
+def test_pixels_are_cut_to_their_range() -> None:
+    image = torch.tensor([-1.0, 0.5, 2.0, math.nan]).reshape(1, 1, 4).expand(3, 1, 4)
+    assert to_pixels(image)[0, :, 0].tolist() == [0, 128, 255, 0]
+    with pytest.raises(ValueError, match=r"\(3, H, W\)"):
+        to_pixels(torch.zeros(4, 4))
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run", World(1, 2, 1, 2), 1, 1) as log:
+        log.scalars(1, {"loss": 1.0})
+        log.panels(1, {"x": torch.zeros(3, 2, 2)})
+        log.text("recipe", "x")
+        log.flush()
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_must_be_possible(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every >= 1"):
+        RunLog(tmp_path, World(), 0)
