@@ -1,0 +1,156 @@
+"""The two loops: `train` moves the weights, `evaluate` measures them.
+
+Both know an engine, a loader and a module, and nothing of any one objective or task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.engine import Engine
+from hpse_dist.fields import Batch
+from hpse_dist.log import RunLog
+
+
+class Loader(Protocol):
+    """An endless iterator of micro-batches that knows its place in the data."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def train(
+    engine: Engine,
+    loader: Loader,
+    schedule: Callable[[int], float],
+    log: RunLog,
+    checkpoints: Checkpoints,
+    *,
+    start: int,
+    steps: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] | None = None,
+) -> int:
+    """Run updates start + 1 .. steps, from a state that `checkpoints.resume` may have restored.
+
+    `should_stop`, true on any rank after an update, ends the run there with a checkpoint;
+    `on_step` comes after each update and its log, before its checkpoint, on every rank. Returns
+    the step reached. A non-finite loss or gradient raises `engine.NonFinite`.
+    """
+    if engine.updates != start:
+        raise ValueError(f"the engine has made {engine.updates} updates, not the {start} to go on")
+    clock = Clock()
+    batches = iter(loader)
+    for step in range(start + 1, steps + 1):
+        lr = schedule(step)
+        engine.set_lr(lr)
+        parts = []
+        with clock.updating():
+            for _ in range(engine.accumulation):
+                batch = clock.next(batches)
+                scalars = engine(batch)
+                engine.backward(scalars["loss"])
+                engine.step()  # moves the weights on the last micro-step only
+                parts.append({name: value.detach() for name, value in scalars.items()})
+        engine.module.after_step(step / steps)
+        if log.due(step):
+            means = engine.mean_over_ranks(stacked(parts))
+            log.scalars(step, means | {"lr": lr} | engine.stats() | clock.rates(engine.world.size))
+        if log.panels_due(step):
+            with engine.evaluating() as module:
+                log.panels(step, module.panels(batch))
+        if on_step is not None:
+            on_step(step)
+        stop = engine.any_rank(should_stop())
+        if checkpoints.due(step) or step == steps or stop:
+            log.flush()
+            checkpoints.save(engine, loader, step)
+        if stop:
+            return step
+    return steps
+
+
+def stacked(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Scalars of several micro-batches, {name: ()} each -> {name: (micro-batches,)}."""
+    names = {name: None for part in parts for name in part}
+    return {
+        name: torch.stack([part[name].float() for part in parts if name in part]) for name in names
+    }
+
+
+class Clock:
+    """Wall time of the updates since the last reading, and how much of it waited for data."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._updates = self._waiting = 0.0
+        self._samples = 0
+
+    @contextlib.contextmanager
+    def updating(self) -> Iterator[None]:
+        """Around one update; what happens outside, such as a checkpoint, is not counted."""
+        begun = self._now()
+        yield
+        self._updates += self._now() - begun
+
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        """The next micro-batch."""
+        begun = self._now()
+        batch = next(batches)
+        self._waiting += self._now() - begun
+        self._samples += len(next(iter(batch.values())))
+        return batch
+
+    def rates(self, world_size: int) -> dict[str, float]:
+        """Samples per second over all ranks and the share of time spent waiting; starts anew."""
+        seconds = max(self._updates, 1e-9)
+        rates = {
+            "samples_per_s": self._samples * world_size / seconds,
+            "wait_share": self._waiting / seconds,
+        }
+        self._updates = self._waiting = 0.0
+        self._samples = 0
+        return rates
+
+
+def evaluate(engine: Engine, batches: Iterable[Batch]) -> dict[str, float]:
+    """Means of the module's metrics over all valid examples of all ranks, with its summary.
+
+    Each metric is (B,), one value per example; NaN: this example has none. Rows with `valid`
+    False are padding. Sums are float64 and added in rank order, so a mean depends on the number
+    of ranks by rounding alone. Collective; every rank brings as many batches.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    with engine.evaluating() as module:
+        for batch in batches:
+            for name, values in module.metrics(batch).items():
+                keep = ~values.isnan()
+                if "valid" in batch:
+                    keep &= batch["valid"]
+                total = values.double().where(keep, 0.0).sum()
+                sums[name] = sums[name] + total if name in sums else total
+                counts[name] = counts[name] + keep.sum() if name in counts else keep.sum()
+        mine = {name: (sums[name].item(), int(counts[name].item())) for name in sums}
+        means = _means(engine.gather(mine))
+        return means | module.summary(means)
+
+
+def _means(ranks: list[dict[str, tuple[float, int]]]) -> dict[str, float]:
+    """{name: (sum, count)} of every rank -> {name: mean}, NaN where no example has the metric."""
+    names = {name: None for rank in ranks for name in rank}
+    means = {}
+    for name in names:
+        pairs = [rank[name] for rank in ranks if name in rank]
+        count = sum(count for _, count in pairs)
+        means[name] = sum(total for total, _ in pairs) / count if count else math.nan
+    return means
