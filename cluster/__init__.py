@@ -1,0 +1,1 @@
+"""The one place of Ray: starting workers, fanning out runs, fitting both to the machines."""

@@ -1,0 +1,337 @@
+"""Start the workers of one run with Ray Train V2, watch them, start them again when they crash.
+
+The run folder is the truth. Ray's own snapshots are written under a fresh name for every start
+and thrown away, so a torn one cannot stand in the way of the next start.
+
+Ray is imported inside functions: it reads its RAY_* switches when imported, and `--help` need not
+wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.progress import ProgressBar, RunWatch
+from cluster.resources import Need, Node, describe, even_share, gpus_for, nodes_of, shortage
+from cluster.worker import FinalError, all_final, forget_final, read_final, run_target, sentence
+from hpse_dist.world import World
+
+logger = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 300.0  # how long workers of an existing cluster may take to find room
+OBJECT_STORE_BYTES = 128 << 20  # nothing large travels through Ray; its default is 30 % of memory
+POLL_S = 0.5
+SWITCHES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing reaches the network
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "90",  # Ray's default notices a hang after 600 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asked for no GPU sees none
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that this process is connected to."""
+
+    nodes: tuple[Node, ...]
+    own: bool
+    """True when this process started it: then no other node will ever join."""
+
+
+def prepare_environment() -> None:
+    """Set Ray's switches, the user's own settings first; authentication is always explicit."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    own = _address() is None
+    os.environ["RAY_AUTH_MODE"] = "token" if own or _has_token() else "disabled"
+    if own and not _has_token():
+        # Kept in this process tree; Ray would write a file that the umask may leave readable.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a token: environment, a named file, or the one in the home folder."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    with contextlib.suppress(RuntimeError):  # no home folder
+        return (Path.home() / ".ray" / "auth_token").is_file()
+    return False
+
+
+@contextlib.contextmanager
+def connected(*, debug: bool = False) -> Iterator[Cluster]:
+    """A connection to the cluster that RAY_ADDRESS names, as in a Ray job, or to one of our own.
+
+    Inside another `connected` block, or with Ray already started, that connection is used. Our own
+    cluster asks for a token that only this process tree has, and ends with the block.
+    """
+    prepare_environment()
+    import ray
+
+    own = _address() is None
+    if own:  # a machine of one's own is not taken away: one process less to start
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if ray.is_initialized():
+        yield Cluster(nodes_of(ray.nodes()), own)
+        return
+    options: dict[str, Any] = {"address": _address()}
+    if own:
+        options = {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    if not debug:
+        _hush()
+    try:
+        ray.init(
+            **options,
+            log_to_driver=debug,
+            logging_level=logging.INFO if debug else logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConnectionError(_unreachable(error)) from error
+    try:
+        yield Cluster(nodes_of(ray.nodes()), own)
+    finally:
+        ray.shutdown()
+
+
+def _hush() -> None:
+    """Keep Ray's paragraphs about lost processes and failed trials off the terminal.
+
+    What happened is said in a sentence instead, and `debug` shows all of it. The first has no
+    switch in Ray: the driver's thread for it prints whatever it receives.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def _address() -> str | None:
+    """The cluster that RAY_ADDRESS names; None for one of our own."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if address in ("", "local") else address
+
+
+def _unreachable(error: Exception) -> str:
+    place = _address()
+    if place is None:
+        return f"Ray could not start on this machine: {sentence(error)}"
+    return (
+        f"no connection to the Ray cluster at RAY_ADDRESS={place}: {sentence(error)}; start it, "
+        "unset RAY_ADDRESS to use this machine alone, or give RAY_AUTH_TOKEN if it asks for one"
+    )
+
+
+def launch(
+    target: str,
+    recipe: Any,
+    folder: Path,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    cpus_per_worker: float | None = None,
+    steps: int | None = None,
+    max_failures: int = 3,
+    progress: bool = True,
+    debug: bool = False,
+) -> None:
+    """Run `target(recipe, world, folder)` in every worker of a group, until all have returned.
+
+    target: `module:function`; recipe: anything that pickles; steps: the bar's length; device: auto
+    and cuda give each worker a GPU; cpus_per_worker: None shares the machines evenly.
+    Crashed or hung workers are started again, all of them, up to `max_failures` times, and go on
+    from what the run folder holds. Raises ValueError (ConfigError) for what trying again cannot
+    heal, in a worker's own words; ChildProcessError when workers kept crashing; TimeoutError when
+    an existing cluster found no room in time.
+    """
+    folder = Path(folder).absolute()
+    forget_final(folder)
+    with connected(debug=debug) as cluster:
+        gpus = gpus_for(device, cluster.nodes)
+        cpus = cpus_per_worker or even_share(workers, gpus, cluster.nodes)
+        need = Need(workers, cpus, gpus)
+        lacking = shortage(need, cluster.nodes)
+        if lacking and cluster.own:
+            raise ValueError(lacking)
+        if lacking:
+            logger.warning("waiting up to %g s for machines: %s", JOIN_TIMEOUT_S, lacking)
+        job = _Job(target, recipe, folder, need, max_failures, debug)
+        _watch(job, RunWatch(folder), steps, progress)
+    error = _explain(job, describe(cluster.nodes))
+    if error is not None:
+        raise error
+
+
+def recipe_root() -> str:
+    """Where a recipe's relative paths start; workers need to be told, Ray changes their cwd."""
+    return str(Path(os.environ.get("HPSE_ROOT", ".")).resolve())
+
+
+class _Job(threading.Thread):
+    """`TorchTrainer.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
+
+    def __init__(
+        self, target: str, recipe: Any, folder: Path, need: Need, max_failures: int, debug: bool
+    ) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self.target, self.recipe, self.folder = target, recipe, folder
+        self.need, self.max_failures, self.debug = need, max_failures, debug
+        self.name_in_ray = f"start-{uuid.uuid4().hex[:12]}"
+        self.error: BaseException | None = None
+
+    def starts(self) -> int:
+        """How often the workers have been started so far."""
+        path = _starts_path(self.folder)
+        return path.read_text().split().count(self.name_in_ray) if path.exists() else 0
+
+    def run(self) -> None:
+        try:
+            self._trainer().fit()
+        except BaseException as error:  # carried over to the main thread, which raises it
+            self.error = error
+        finally:
+            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+    def _trainer(self) -> Any:
+        from ray import train
+        from ray.train.torch import TorchTrainer
+
+        # The three tries to find room share the deadline; Ray itself would try for ever.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(math.ceil(JOIN_TIMEOUT_S / 3))
+        resources = {"CPU": self.need.cpus}
+        if self.need.gpus:
+            resources["GPU"] = self.need.gpus
+        return TorchTrainer(
+            _work,
+            train_loop_config={
+                "target": self.target,
+                "recipe": self.recipe,
+                "folder": str(self.folder),
+                "root": recipe_root(),
+                "start": self.name_in_ray,
+            },
+            scaling_config=train.ScalingConfig(
+                num_workers=self.need.workers,
+                use_gpu=self.need.gpus > 0,
+                resources_per_worker=resources,
+            ),
+            run_config=train.RunConfig(  # type: ignore[call-arg]  # typed as V1's, which is V2's
+                name=self.name_in_ray,
+                storage_path=str(self.folder / "ray"),
+                failure_config=train.FailureConfig(  # type: ignore[call-arg]
+                    max_failures=self.max_failures, controller_failure_limit=2
+                ),
+                logging_config=train.LoggingConfig("INFO" if self.debug else "CRITICAL"),
+            ),
+        )
+
+
+def _work(config: dict[str, Any]) -> None:
+    """A worker: who am I, then the target. Runs in a thread that Ray made."""
+    from ray import train
+
+    folder = Path(config["folder"])
+    os.environ["HPSE_ROOT"] = config["root"]
+    if read_final(folder) is not None:
+        return  # a worker of this run has met an error that another start cannot heal
+    context = train.get_context()
+    world = World(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        local_rank=context.get_local_rank(),
+        local_size=context.get_local_world_size(),
+    )
+    if world.is_main:
+        _starts_path(folder).parent.mkdir(parents=True, exist_ok=True)
+        with _starts_path(folder).open("a") as file:
+            file.write(f"{config['start']}\n")
+    try:
+        run_target(config["target"], config["recipe"], world, folder)
+    except FinalError:
+        # When all workers stop for it, returning ends the run at once. Otherwise the others may
+        # be waiting for this one: raising makes Ray end them, and the next start returns above.
+        if not all_final(folder, world.size):
+            raise
+
+
+def _starts_path(folder: Path) -> Path:
+    return folder / "logs" / "starts"
+
+
+def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> None:
+    """Draw the bar until the job ends, and say when the workers had to be started again."""
+    bar = ProgressBar(watch.folder.name, [watch], [steps]) if progress else None
+    starts = 1
+    job.start()
+    try:
+        while job.is_alive():
+            job.join(POLL_S)
+            if bar and job.starts() > starts and read_final(job.folder) is None:
+                starts = job.starts()
+                bar.say(
+                    f"{watch.folder.name}: workers were lost; start {starts} of at most "
+                    f"{job.max_failures + 1} goes on from the last checkpoint"
+                )
+            if bar:
+                bar.update()
+    finally:
+        if bar:
+            bar.close()
+
+
+def _explain(job: _Job, cluster: str) -> Exception | None:
+    """What the user is told about a run that did not end well; None when it did."""
+    from ray.train import ControllerError, WorkerGroupError
+
+    final = read_final(job.folder)
+    if final is not None:
+        return final.to_error()
+    error, log = job.error, job.folder / "logs"
+    if error is None:
+        return None
+    if isinstance(error, WorkerGroupError):
+        rank, cause = _root(error.worker_failures)
+        tries = f"{job.max_failures + 1} times, the last time" if job.max_failures else "once:"
+        return ChildProcessError(
+            f"the workers failed {tries} worker {rank} {_story(cause)}; the whole story is in "
+            f"{log}, and the same command goes on from the last checkpoint"
+        )
+    if isinstance(error, ControllerError) and "Timeout" in type(error.controller_failure).__name__:
+        return TimeoutError(
+            f"no room for {job.need} within {JOIN_TIMEOUT_S:g} s in {cluster}: wait for other "
+            "runs to end, ask for less, or add machines"
+        )
+    return ChildProcessError(f"Ray could not run the workers: it {_story(error)}; see {log}")
+
+
+def _root(failures: dict[int, Exception]) -> tuple[int, Exception]:
+    """The worker to blame: one that died or hung rather than one that lost its peer."""
+    ranked = sorted(failures.items())
+    dead = [(rank, error) for rank, error in ranked if "HealthCheck" in type(error).__name__]
+    return (dead or ranked)[0]
+
+
+def _story(error: BaseException) -> str:
+    """What a worker did, told without Ray's wrapping."""
+    if "HealthCheckTimeout" in type(error).__name__:
+        return "did not answer any more"
+    if "HealthCheckFailed" in type(error).__name__:
+        return "died without a word: killed, out of memory, or its machine lost"
+    return f"stopped with {type(error).__name__}: {' '.join(str(error).split())}"

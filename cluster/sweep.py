@@ -1,0 +1,202 @@
+"""Fan out independent one-process runs with Ray Tune: as many at a time as the cluster holds.
+
+Training happens in the trial's own process, so a run pays for one process start and no more. The
+run folder is the truth: Tune's own records are kept under a fresh name for the time of the sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.launch import POLL_S, connected, recipe_root
+from cluster.progress import ProgressBar, RunWatch
+from cluster.resources import Need, even_share, gpus_for, places, shortage
+from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final
+from hpse_dist.world import World
+
+SWITCHES = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON, TensorBoard files beside our own
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: `target(recipe, world, folder)` in a process of its own."""
+
+    name: str
+    target: str
+    recipe: Any
+    folder: Path
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a sweep ended; `error` is one sentence, None when the run is complete."""
+
+    name: str
+    folder: Path
+    error: str | None = None
+    seconds: float = 0.0
+    skipped: bool = False
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run folder is complete."""
+    return (folder / "DONE").exists()
+
+
+def sweep(
+    jobs: Sequence[Job],
+    storage: Path,
+    *,
+    device: str = "cpu",
+    at_once: int | None = None,
+    max_failures: int = 3,
+    progress: bool = True,
+    debug: bool = False,
+) -> list[Outcome]:
+    """Run every job that is not done yet and say how each ended, in the order given.
+
+    storage: folder for Tune's passing records; at_once: None takes as many as the cluster holds.
+    A run that fails is reported and the others go on; a run whose process dies is started again up
+    to `max_failures` times and goes on from its folder. Raises ValueError when not even one run
+    fits the cluster.
+    """
+    jobs = [replace(job, folder=job.folder.absolute()) for job in jobs]
+    waiting = [job for job in jobs if not is_done(job.folder)]
+    if waiting:
+        with connected(debug=debug) as cluster:
+            gpus, most = gpus_for(device, cluster.nodes), min(at_once or len(waiting), len(waiting))
+            need = Need(1, even_share(most, gpus, cluster.nodes), gpus)
+            lacking = shortage(need, cluster.nodes)
+            if lacking and cluster.own:
+                raise ValueError(lacking)
+            at_once = max(1, min(most, places(need, cluster.nodes)))
+            for job in waiting:
+                forget_final(job.folder)
+            thread = _Trials(waiting, storage.absolute(), need, at_once, max_failures, debug)
+            _watch(thread, waiting, progress)
+        if thread.error is not None and all(not is_done(job.folder) for job in waiting):
+            raise ChildProcessError(f"Ray Tune stopped: {sentence(thread.error)}")
+    todo = {job.name for job in waiting}
+    return [_outcome(job, skipped=job.name not in todo) for job in jobs]
+
+
+def _outcome(job: Job, skipped: bool) -> Outcome:
+    if is_done(job.folder):
+        return Outcome(job.name, job.folder, None, _seconds(job.folder), skipped)
+    final = read_final(job.folder)
+    error = final.sentence if final else f"its process kept dying; see {job.folder / 'logs'}"
+    return Outcome(job.name, job.folder, error, _seconds(job.folder))
+
+
+def _seconds(folder: Path) -> float:
+    path = folder / "logs" / "seconds"
+    return float(path.read_text()) if path.exists() else 0.0
+
+
+def _trial(config: dict[str, Any], jobs: Sequence[Job], root: str) -> dict[str, Any]:
+    """A trial: the whole run in this process. An error is the run's result, not Tune's affair."""
+    job = jobs[config["index"]]
+    os.environ["HPSE_ROOT"] = root
+    started = time.monotonic()
+    try:
+        run_target(job.target, job.recipe, World(), job.folder)
+    except Exception as error:
+        # One process has no peer to lose: the same error would come again, so it is final.
+        if read_final(job.folder) is None:
+            write_final(job.folder, 0, Final(type(error).__name__, sentence(error)))
+    (job.folder / "logs" / "seconds").write_text(f"{time.monotonic() - started:.3f}")
+    return {"done": is_done(job.folder)}
+
+
+class _Trials(threading.Thread):
+    """`Tuner.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        storage: Path,
+        need: Need,
+        at_once: int,
+        max_failures: int,
+        debug: bool,
+    ) -> None:
+        super().__init__(name="ray-tune", daemon=True)
+        self.jobs, self.storage, self.need = jobs, storage, need
+        self.at_once, self.max_failures, self.debug = at_once, max_failures, debug
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        name = f"sweep-{uuid.uuid4().hex[:12]}"
+        # Tune prints boxes whatever its verbosity; meanwhile the main thread draws on stderr only.
+        quiet = (
+            contextlib.nullcontext() if self.debug else contextlib.redirect_stdout(io.StringIO())
+        )
+        try:
+            with quiet:
+                self._tuner(name).fit()
+        except BaseException as error:  # carried over to the main thread
+            self.error = error
+        finally:
+            shutil.rmtree(self.storage / name, ignore_errors=True)
+
+    def _tuner(self, name: str) -> Any:
+        for switch, value in SWITCHES.items():
+            os.environ.setdefault(switch, value)
+        from ray import tune
+
+        resources = {"CPU": self.need.cpus}
+        if self.need.gpus:
+            resources["GPU"] = self.need.gpus
+        trainable = tune.with_parameters(_trial, jobs=self.jobs, root=recipe_root())
+        return tune.Tuner(
+            tune.with_resources(trainable, resources),
+            param_space={"index": tune.grid_search(list(range(len(self.jobs))))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=self.at_once),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(self.storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=self.max_failures),
+                callbacks=[],
+            ),
+        )
+
+
+def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
+    """Draw one bar over the steps of all runs, with the count of finished runs beside it."""
+    watches = [RunWatch(job.folder) for job in jobs]
+    bar = ProgressBar("runs", watches, [job.steps for job in jobs]) if progress else None
+    finished: set[str] = set()
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_S)
+            for job, watch in zip(jobs, watches, strict=True):
+                ended = is_done(job.folder) or read_final(job.folder) is not None
+                if ended and job.name not in finished:
+                    finished.add(job.name)
+                    if bar and is_done(job.folder):
+                        bar.complete(watch, job.steps)
+                    elif bar:
+                        bar.say(f"{job.name} failed: {_outcome(job, skipped=False).error}")
+            if bar:
+                bar.update(f"{len(finished)}/{len(jobs)} runs, {thread.at_once} at a time")
+    finally:
+        if bar:
+            bar.close()
