@@ -1,0 +1,19 @@
+"""Pre-training objectives: one file each, and the table that names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpse_dist.models.encoder import Encoder
+from hpse_dist.objectives.base import Objective
+from hpse_dist.objectives.completion import Completion
+
+OBJECTIVES: dict[str, type[Objective]] = {"completion": Completion}
+
+
+def build(config: Any, encoder: Encoder, seed: int) -> Objective:
+    """The objective that a config describes; `seed` keys its random draws."""
+    for kind in OBJECTIVES.values():
+        if type(config) is kind.Config:
+            return kind(config, encoder, seed)
+    raise ValueError(f"no objective has a config of type {type(config).__name__}")
