@@ -1,0 +1,370 @@
+"""A collection: person crops with labels in FFCV shards, and tables that say what they are.
+
+    manifest.json        schema version, origin, licence, counts, crop rule, sha256 of every file
+    frames-00000.beton   every frame once, with its labels
+    frames.parquet       one row per frame: ids, time, camera, box, split, pose descriptor
+    pairs.parquet        one row per pair, mined from frames.parquet alone
+    rejects.parquet      what was left out, and why
+
+It is written into a folder `.<name>.partial` beside its place and renamed when all of it is on
+disk: a collection is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import hpse_dist
+from hpse_dist.config import digest, to_dict
+from hpse_dist.data import beton
+from hpse_dist.data.crops import CollectionConfig, Pictures, Unusable, prepare_frame
+from hpse_dist.data.publish import file_entry, partial_folder, publish, write_manifest
+from hpse_dist.data.shards import REJECT_SCHEMA, Fields, ShardWriter, TableWriter, shard_spec
+from hpse_dist.records import FrameRecord, Provenance, Reject
+
+__all__ = ["SCHEMA_VERSION", "Collection", "CollectionConfig", "find_finished", "write_collection"]
+
+SCHEMA_VERSION = 1
+PAIR_SCHEMA = pa.schema(
+    [
+        ("a", pa.int64()),
+        ("b", pa.int64()),
+        ("kind", pa.int8()),
+        ("angle_deg", pa.float32()),
+        ("time_gap_s", pa.float32()),
+        ("pose_distance", pa.float32()),
+        ("overlap", pa.float32()),
+        ("weight", pa.float32()),
+    ]
+)
+Progress = Callable[[int], object]
+
+
+class Collection:
+    """A finished collection on disk. Tables are read when first asked for."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: Path | str, check: bool = True) -> Collection:
+        """The collection in a folder; ValueError where there is none, or one of a newer schema.
+
+        `check` looks whether every file is there in its full size; `verify` looks closer.
+        """
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            version = int(manifest["schema"])
+        except FileNotFoundError:
+            raise ValueError(
+                f"{folder}: no collection here (no manifest.json); prepare it"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/manifest.json: cannot be read: {error}") from None
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"{folder}: written with schema {version}, this program reads up to "
+                f"{SCHEMA_VERSION}; update the program"
+            )
+        collection = cls(folder, manifest)
+        missing = collection._missing() if check else []
+        if missing:
+            raise ValueError(f"{folder}/{missing[0]}; prepare the collection again")
+        return collection
+
+    def _missing(self) -> list[str]:
+        """Files that are absent or of another size than the manifest says, a sentence each."""
+        problems = []
+        for name, entry in self.manifest["files"].items():
+            path = self.folder / name
+            if Path(name).name != name or not path.is_file():
+                problems.append(f"{name}: in the manifest, but no such file")
+            elif path.stat().st_size != entry["bytes"]:
+                size = path.stat().st_size
+                problems.append(f"{name}: {size} bytes, the manifest says {entry['bytes']}")
+        return problems
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames are stored."""
+        return int(self.manifest["counts"]["frames"])
+
+    @property
+    def shards(self) -> list[Path]:
+        """The shard files; column `shard` of the frames counts in this list."""
+        return [self.folder / name for name in self.manifest["shards"]]
+
+    @property
+    def fields(self) -> Fields:
+        """Name -> (shape, numpy dtype name) of each stored field but image and sample_id."""
+        fields = self.manifest["fields"].items()
+        return {name: (tuple(field["shape"]), field["dtype"]) for name, field in fields}
+
+    @property
+    def label_fields(self) -> tuple[str, ...]:
+        """Names of the stored fields but image and sample_id."""
+        return tuple(self.manifest["fields"])
+
+    @property
+    def config(self) -> CollectionConfig:
+        """The crop rule it was written with."""
+        values = dict(self.manifest["config"])
+        return CollectionConfig(**{**values, "labels": tuple(values["labels"])})
+
+    @property
+    def spec(self) -> beton.ShardSpec:
+        """What its shards hold."""
+        return shard_spec(self.config, self.fields)
+
+    @cached_property
+    def frames(self) -> pa.Table:
+        """frames.parquet, one row per frame in the order of sample_id."""
+        return pq.read_table(self.folder / "frames.parquet")
+
+    @cached_property
+    def pairs(self) -> pa.Table:
+        """pairs.parquet; empty where no pairs were mined."""
+        if "pairs.parquet" not in self.manifest["files"]:
+            return PAIR_SCHEMA.empty_table()
+        return pq.read_table(self.folder / "pairs.parquet")
+
+    @cached_property
+    def rejects(self) -> pa.Table:
+        """rejects.parquet: source, reason."""
+        return pq.read_table(self.folder / "rejects.parquet")
+
+    def read(self, sample_ids: Sequence[int], fields: Sequence[str]) -> dict[str, np.ndarray]:
+        """Stored fields of a few frames, in the order asked: name -> (n, *shape).
+
+        For looking at frames; training reads through `hpse_dist.data.loader`.
+        """
+        ids = np.asarray(sample_ids, np.int64)
+        at = np.searchsorted(self.frames["sample_id"].to_numpy(), ids)
+        shard, row = (self.frames[name].to_numpy()[at] for name in ("shard", "row"))
+        order = np.argsort(shard, kind="stable")
+        parts = [
+            beton.read_rows(self.shards[number], row[order][shard[order] == number], fields)
+            for number in np.unique(shard)
+        ]
+        back = np.argsort(order, kind="stable")
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in fields}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tables stay on disk when a collection is sent to another process."""
+        return {"folder": self.folder, "manifest": self.manifest}
+
+    def verify(self, progress: Progress | None = None) -> list[str]:
+        """Hash every file and decode every frame; one sentence for each bad file, [] if none."""
+        problems = self._missing()
+        bad = {text.partition(":")[0] for text in problems}
+        for name, entry in self.manifest["files"].items():
+            if name not in bad and file_entry(self.folder / name)["sha256"] != entry["sha256"]:
+                problems.append(f"{name}: changed, its sha256 is not the manifest's")
+            if progress:
+                progress(1)
+        for path in sorted(self.folder.glob("*.beton")):
+            if path.name not in self.manifest["files"]:
+                problems.append(f"{path.name}: not in the manifest")
+        return problems or [text for path in self.shards for text in self._undecodable(path)]
+
+    def _undecodable(self, path: Path) -> list[str]:
+        """Whether a shard's rows are those that frames.parquet says."""
+        shard = self.shards.index(path)
+        table = self.frames.select(["sample_id", "shard", "row"])
+        ids = table.filter(pc.equal(table["shard"], shard)).sort_by("row")["sample_id"].to_numpy()
+        for start in range(0, len(ids), 256):
+            numbers = list(range(start, min(start + 256, len(ids))))
+            try:
+                stored = beton.read_rows(path, numbers, ["sample_id", "image"])
+            except (OSError, ValueError, RuntimeError) as error:
+                return [f"{path.name}: rows {start} to {numbers[-1]} cannot be read: {error}"]
+            if not np.array_equal(np.ravel(stored["sample_id"]), ids[numbers]):
+                return [f"{path.name}: rows {start} to {numbers[-1]} are not frames.parquet's"]
+        return []
+
+    def update_file(self, name: str, write: Callable[[Path], None], **manifest: Any) -> None:
+        """Replace one file and keys of the manifest, each by a rename; drops cached tables."""
+        part = self.folder / f".{name}.part"
+        try:
+            write(part)
+            entry = file_entry(part)
+            os.replace(part, self.folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+        files = {**self.manifest["files"], name: entry}
+        self.manifest = {**self.manifest, **manifest, "files": files}
+        write_manifest(self.folder, self.manifest)
+        for cached in ("frames", "pairs", "rejects"):
+            self.__dict__.pop(cached, None)
+
+
+def find_finished(
+    folder: Path | str, recipe_digest: str, overwrite: bool = False
+) -> Collection | None:
+    """The collection that an earlier run of the same recipe left, or None where there is none.
+
+    ValueError where the folder holds something else, unless `overwrite` and it is a collection.
+    """
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder}: exists and is not a collection; name another folder")
+    if overwrite:
+        return None
+    collection = Collection.open(folder)
+    if collection.manifest["recipe_digest"] != recipe_digest:
+        raise ValueError(
+            f"{folder}: holds a collection made by another recipe; name another folder, or pass "
+            "--overwrite to replace it"
+        )
+    return collection
+
+
+def write_collection(
+    folder: Path | str,
+    records: Iterable[FrameRecord | Reject],
+    config: CollectionConfig,
+    provenance: Provenance,
+    progress: Progress | None = None,
+    *,
+    recipe_digest: str = "",
+    overwrite: bool = False,
+) -> Collection:
+    """Crop, store, verify and publish a stream of records; memory holds one shard's frames.
+
+    `recipe_digest` identifies what decides the result (default: config and provenance). A finished
+    collection of the same digest is returned untouched and `records` is not read. `progress` is
+    called with 1 for each record. ValueError or OSError: nothing is published.
+    """
+    folder = Path(folder)
+    recipe_digest = recipe_digest or digest({**to_dict(config), "by": to_dict(provenance)})
+    finished = find_finished(folder, recipe_digest, overwrite)
+    if finished is not None:
+        return finished
+    with partial_folder(folder) as partial:
+        finished = find_finished(folder, recipe_digest, overwrite)
+        if finished is not None:  # by another process, meanwhile
+            return finished
+        shards, counts = _store(partial, records, config, progress)
+        manifest = {
+            "schema": SCHEMA_VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "software": _software(),
+            "recipe_digest": recipe_digest,
+            **to_dict(provenance),
+            "config": to_dict(config),
+            "counts": counts,
+            "fields": {
+                name: {"shape": list(shape), "dtype": dtype}
+                for name, (shape, dtype) in shards.layout.fields().items()
+            },
+            "shards": shards.shards,
+            "files": {path.name: file_entry(path) for path in sorted(partial.iterdir())},
+        }
+        write_manifest(partial, manifest)
+        publish(partial, folder)
+    return Collection.open(folder)
+
+
+def _store(
+    partial: Path,
+    records: Iterable[FrameRecord | Reject],
+    config: CollectionConfig,
+    progress: Progress | None,
+) -> tuple[ShardWriter, dict[str, Any]]:
+    """Write shards, frames.parquet and rejects.parquet; returns the writer and the counts."""
+    rejects, pictures = _Rejects(partial / "rejects.parquet"), Pictures()
+    splits, seen = Splits(config), Counter[tuple[str, str]]()
+    with ShardWriter(partial, config) as shards:
+        for record in records:
+            try:
+                if isinstance(record, Reject):
+                    rejects.add(record)
+                else:
+                    split = splits.of(record)
+                    shards.add(prepare_frame(record, config, pictures), split)
+                    for kind in ("subject", "sequence", "camera"):
+                        seen[kind, getattr(record, kind)] += 1
+                    seen["split", split] += 1
+            except Unusable as reason:
+                rejects.add(Reject(record.source, str(reason)))
+            if progress:
+                progress(1)
+        shards.finish()
+    rejects.close()
+    if shards.num_frames == 0:
+        raise ValueError(f"no usable frame: {rejects.summary() or 'the source holds none'}")
+    counts: dict[str, Any] = {"frames": shards.num_frames, "shards": len(shards.shards)}
+    for kind in ("subject", "sequence", "camera"):
+        counts[f"{kind}s"] = sum(1 for key in seen if key[0] == kind)
+    counts["splits"] = {key[1]: count for key, count in sorted(seen.items()) if key[0] == "split"}
+    counts["rejects"] = dict(rejects.reasons.most_common())
+    return shards, counts
+
+
+class _Rejects:
+    """rejects.parquet and how often each reason came up (numbers in a reason put aside)."""
+
+    def __init__(self, path: Path) -> None:
+        self._table = TableWriter(path, REJECT_SCHEMA)
+        self.reasons = Counter[str]()
+
+    def add(self, reject: Reject) -> None:
+        self._table.add({"source": reject.source, "reason": reject.reason})
+        self.reasons[re.sub(r"\d+(\.\d+)?", "N", reject.reason)] += 1
+
+    def summary(self) -> str:
+        return "; ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(3))
+
+    def close(self) -> None:
+        self._table.close()
+
+
+class Splits:
+    """Which split a frame belongs to: by subject, and by sequence where the subject is unknown."""
+
+    def __init__(self, config: CollectionConfig) -> None:
+        self._config = config
+        self._known: dict[str, str] = {}
+
+    def of(self, record: FrameRecord) -> str:
+        """The split; raises Unusable where the source puts a subject in a second one."""
+        whole = f"subject {record.subject}" if record.subject else f"sequence {record.sequence}"
+        split = self._known.setdefault(whole, record.split or self._draw(whole))
+        if record.split not in (None, split):
+            raise Unusable(f"{whole} is in split {split} already, here it is in {record.split}")
+        return split
+
+    def _draw(self, whole: str) -> str:
+        text = f"{self._config.split_seed}:{whole}".encode()
+        number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
+        return "val" if number < self._config.val_ratio else "train"
+
+
+def _software() -> dict[str, str]:
+    """Versions of what decides the pixels."""
+    versions = {name: metadata.version(name) for name in ("ffcv", "numpy", "pillow")}
+    return {"hpse_dist": hpse_dist.__version__, **versions}

@@ -1,0 +1,103 @@
+"""A folder that is there whole or not at all: written beside its place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to write into, held by one process; gone after an error.
+
+    ValueError where another process holds it, OSError with one clear sentence on a full disk.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    held = _hold(partial, folder)
+    try:
+        yield partial
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        size = sum(path.stat().st_size for path in partial.glob("*"))
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full after {size / 2**20:.0f} MiB; nothing was published and what was "
+            "written is removed: free space, or name another folder",
+            str(folder),
+        ) from error
+    finally:
+        if _is_at(held, partial):  # not published
+            shutil.rmtree(partial, ignore_errors=True)
+        os.close(held)
+
+
+def _hold(partial: Path, folder: Path) -> int:
+    """Make `partial`, lock it, empty it of what a killed run left; the lock ends with `os.close`.
+
+    The lock also ends with the process, however that ends.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(handle, partial):  # published or removed since it was opened
+            raise BlockingIOError
+    except BlockingIOError:
+        os.close(handle)
+        raise ValueError(f"{folder}: another process is preparing it now") from None
+    for path in partial.iterdir():
+        path.unlink()
+    return handle
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open folder is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Make every file durable, then rename the folder into its place; what was there goes."""
+    for path in [*partial.iterdir(), partial]:
+        _sync(path)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(partial, folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """A file's size and sha256, as a manifest holds them."""
+    with open(path, "rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": checksum}
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace a folder's manifest.json by a rename."""
+    part = folder / ".manifest.json.part"
+    part.write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
+    _sync(part)
+    os.replace(part, folder / "manifest.json")
