@@ -141,6 +141,7 @@ class Shard:
             raise ValueError(f"{path}: its pictures are not all of one size and kind")
         self.crop_px = int(sides[0])
         self._is_jpeg = int(image["mode"][0]) == 0
+        self._decode, self._copy = _kernels()
 
     def _check_length(self) -> None:
         """FFCV writes the header last and the table of allocations at the end, without checks."""
@@ -208,10 +209,9 @@ class Shard:
             out[places] = self._metadata[stored][rows]
             return
         starts, sizes = (table[rows] for table in self._ranges[stored])
-        decode, copy = _kernels()
         if name == "image" and self._is_jpeg:
             codes: np.ndarray = np.zeros(len(rows), np.int32)
-            decode(self._data, starts, sizes, places, out, codes)
+            self._decode(self._data, starts, sizes, places, out, codes)
             if codes.any():
                 bad = int(rows[np.flatnonzero(codes)[0]])
                 raise ValueError(
@@ -222,7 +222,7 @@ class Shard:
         flat: np.ndarray = out.reshape(len(out), -1).view(np.uint8)
         if np.any(sizes != flat.shape[1]):
             raise ValueError(f"{self.path}: field {name} has a row of a wrong size")
-        copy(self._data, starts, sizes, places, flat)
+        self._copy(self._data, starts, sizes, places, flat)
 
     def read_many(self, names: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Fields of some rows as new arrays (n, *shape)."""

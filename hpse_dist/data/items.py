@@ -1,0 +1,164 @@
+"""What a collection offers to a loader, as plain arrays: which frames, which items, in which shard.
+
+An item is what one row of a batch is made from: a frame, or a pair of frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hpse_dist.data.collection import Collection
+from hpse_dist.draws import uniform
+
+KINDS = {"view": 0, "pose": 1}
+_SOURCE_BITS = 40  # sample ids of the k-th source of a run start at k * 2^40
+
+
+@dataclass(frozen=True)
+class Source:
+    """One collection in a loader's mix."""
+
+    collection: Collection
+    weight: float = 1.0
+    """How often each item comes in one epoch; 0.5 takes a rotating half."""
+    split: str | None = "train"
+    """Frames of this split only; None takes all."""
+    kinds: tuple[str, ...] = ("view", "pose")
+    """Pairs of these kinds only."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """A source's frames and items. Arrays over all its frames (N,), or over its items (n,)."""
+
+    source: Source
+    sample_id: np.ndarray
+    """(N,) int64 as stored; unique in the collection."""
+    offset: int
+    """Added to sample_id to make it unique in the run."""
+    shard: np.ndarray
+    row: np.ndarray
+    subject: np.ndarray
+    """(N,) int64 number of the person, equal for equal subjects of this source."""
+    flags: dict[str, np.ndarray]
+    """has_body and has_parts, (N,) bool."""
+    first: np.ndarray
+    """(n,) frame number of each item's first image."""
+    second: np.ndarray | None
+    """(n,) of its second image, for pairs."""
+    kind: np.ndarray
+    """(n,) 0 view, 1 pose; 0 for frames."""
+    use: np.ndarray
+    """(n,) how many earlier items have the same first frame: 0 for frames."""
+
+    @property
+    def uses(self) -> int:
+        """Most items that one frame begins."""
+        return int(self.use.max()) + 1 if len(self.use) else 1
+
+    def by_shard(self) -> list[np.ndarray]:
+        """Item numbers of each shard that has any."""
+        shard = self.shard[self.first]
+        order = np.argsort(shard, kind="stable")
+        cuts: np.ndarray = np.flatnonzero(np.diff(shard[order])) + 1
+        return [part for part in np.split(order, cuts) if len(part)]
+
+
+def read_items(
+    source: Source,
+    sampling: Literal["pairs", "frames"],
+    *,
+    number: int = 0,
+    label_fraction: float = 1.0,
+) -> Items:
+    """The items of the `number`-th source of a run. ValueError where there are none."""
+    frames = source.collection.frames
+    sample_id = _numbers(frames, "sample_id")
+    split = np.asarray(frames["split"].to_pylist(), dtype=object)
+    chosen = np.ones(len(split), bool) if source.split is None else split == source.split
+    where = f"{source.collection.folder}, split {source.split or 'any'}"
+    if sampling == "frames":
+        first, second = np.flatnonzero(chosen & _fraction(sample_id, label_fraction)), None
+        kind: np.ndarray = np.zeros(len(first), np.int64)
+    else:
+        if label_fraction != 1:
+            raise ValueError("label_fraction is for frames with labels; pairs are used whole")
+        first, second, kind = _pairs(source, sample_id, chosen)
+    if len(first) == 0:
+        what = f"pairs of kind {' or '.join(source.kinds)}" if sampling == "pairs" else "frames"
+        raise ValueError(f"{where}: it holds no {what}")
+    return Items(
+        source=source,
+        sample_id=sample_id,
+        offset=number << _SOURCE_BITS,
+        shard=_numbers(frames, "shard"),
+        row=_numbers(frames, "row"),
+        subject=_subjects(frames, number),
+        flags={name: np.asarray(frames[name]) for name in ("has_body", "has_parts")},
+        first=first,
+        second=second,
+        kind=kind,
+        use=_earlier(first),
+    )
+
+
+def _numbers(table: pa.Table, column: str) -> np.ndarray:
+    return np.asarray(table[column]).astype(np.int64)
+
+
+def _fraction(sample_id: np.ndarray, fraction: float) -> np.ndarray:
+    """(N,) bool: a fixed part of the frames; a smaller fraction's part lies within a larger's."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label_fraction must be in (0, 1], found {fraction}")
+    return uniform(0, "label_fraction", 0, torch.from_numpy(sample_id))[:, 0].numpy() < fraction
+
+
+def _pairs(
+    source: Source, sample_id: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first, second, kind) of a source's pairs, both frames among the chosen."""
+    unknown = set(source.kinds) - set(KINDS)
+    if unknown or not source.kinds:
+        raise ValueError(f"kinds must be among {', '.join(KINDS)}, found {list(source.kinds)}")
+    pairs = source.collection.pairs
+    kind = _numbers(pairs, "kind")
+    order = np.argsort(sample_id)
+    first, second = (
+        order[np.searchsorted(sample_id[order], _numbers(pairs, name))] for name in ("a", "b")
+    )
+    wanted = np.isin(kind, [KINDS[name] for name in source.kinds])
+    keep = wanted & chosen[first] & chosen[second]
+    return first[keep], second[keep], kind[keep]
+
+
+def _earlier(first: np.ndarray) -> np.ndarray:
+    """(n,) how many earlier entries are equal."""
+    order = np.argsort(first, kind="stable")
+    ordered = first[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lengths = np.diff(np.r_[starts, len(ordered)])
+    earlier: np.ndarray = np.empty(len(first), np.int64)
+    earlier[order] = np.arange(len(first)) - np.repeat(starts, lengths)
+    return earlier
+
+
+def _subjects(frames: pa.Table, number: int) -> np.ndarray:
+    """(N,) a 62-bit number for each person; where the subject is unknown, for its track."""
+    columns = [frames[name].to_pylist() for name in ("subject", "sequence", "track")]
+    names = [
+        subject or f"{sequence}/{track}" for subject, sequence, track in zip(*columns, strict=True)
+    ]
+    hashed = {
+        name: int.from_bytes(
+            hashlib.blake2b(f"{number}:{name}".encode(), digest_size=8).digest(), "big"
+        )
+        >> 2
+        for name in set(names)
+    }
+    return np.array([hashed[name] for name in names], np.int64)
