@@ -1,0 +1,210 @@
+"""Checkpoints: whole or not at all, believed only when their hashes hold."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpse_dist.checkpoint import Checkpoints, problem_of, random_state, set_random_state
+from hpse_dist.engine import Engine
+from hpse_dist.world import World
+from tests.engine.toys import TinyLoader, make_engine
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return make_engine("plain")
+
+
+@pytest.fixture
+def loader() -> TinyLoader:
+    return TinyLoader(World())
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flip_a_byte(path: Path, place: int = -10) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """Writes beyond `size` bytes fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_last_few_are_kept(tmp_path: Path, engine: Engine, loader: TinyLoader) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 100, 2, "abc")
+    assert checkpoints.due(200) and not checkpoints.due(150)
+    for step in (100, 200, 1000):
+        path = checkpoints.save(engine, loader, step)
+        assert problem_of(path) is None
+    assert names(tmp_path / "checkpoints") == ["step_00000200", "step_00001000"]
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert set(manifest["files"]) == {"engine.safetensors", "random-00000.json"}
+    assert (manifest["step"], manifest["world_size"]) == (1000, 1)
+    assert manifest["recipe_hash"] == "abc"
+
+
+def test_resume_brings_back_weights_place_and_random_states(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 100, 2, "abc")
+    assert checkpoints.resume(engine, loader) == 0
+    loader.cursor = 48
+    checkpoints.save(engine, loader, 100)
+    drawn = torch.rand(3), np.random.rand(3), random.random()
+    engine_2, loader_2 = make_engine("plain", seed=7), TinyLoader(World())
+    assert checkpoints.resume(engine_2, loader_2) == 100
+    assert loader_2.cursor == 48
+    assert torch.equal(drawn[0], torch.rand(3))
+    assert (drawn[1] == np.random.rand(3)).all()
+    assert drawn[2] == random.random()
+    for name, value in engine.full_state_dict().items():
+        assert torch.equal(value, engine_2.full_state_dict()[name])
+
+
+def test_random_states_are_plain_values() -> None:
+    state = json.loads(json.dumps(random_state()))
+    a = torch.randn(2), np.random.randn(3), random.gauss(0, 1)
+    set_random_state(state)
+    b = torch.randn(2), np.random.randn(3), random.gauss(0, 1)
+    assert torch.equal(a[0], b[0]) and (a[1] == b[1]).all() and a[2] == b[2]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("engine.safetensors", "does not have the hash"),
+        ("random-00000.json", "does not have the hash"),
+        ("manifest.json", "own hash|not readable"),
+    ],
+)
+def test_a_flipped_byte_is_found_said_and_the_one_before_used(
+    file: str,
+    said: str,
+    tmp_path: Path,
+    engine: Engine,
+    loader: TinyLoader,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 100, 3, "abc")
+    checkpoints.save(engine, loader, 100)
+    flip_a_byte(checkpoints.save(engine, loader, 200) / file)
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.resume(engine, loader) == 100
+    assert names(tmp_path) == ["step_00000100", "step_00000200.broken"]
+    assert "step_00000200 is broken" in caplog.text
+    problem = problem_of(tmp_path / "step_00000200.broken")
+    assert problem is not None and any(part in problem for part in said.split("|"))
+    # the same step is written again, and breaks again
+    flip_a_byte(checkpoints.save(engine, loader, 200) / file)
+    assert checkpoints.resume(engine, loader) == 100
+    assert "step_00000200.broken2" in names(tmp_path)
+
+
+def test_every_byte_of_the_manifest_counts(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    path = Checkpoints(tmp_path, 1, 1, "abc").save(engine, loader, 1) / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        flip_a_byte(path, place)
+        # spaces between values may turn into something json reads the same; nothing else may
+        if json.dumps(_read(path)) != json.dumps(json.loads(whole)):
+            assert problem_of(path.parent) is not None, place
+        path.write_bytes(whole)
+    assert problem_of(path.parent) is None
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
+
+
+def test_missing_cut_and_foreign_files_are_found(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 9, "abc")
+    cut, without, bare = (checkpoints.save(engine, loader, step) for step in (1, 2, 3))
+    weights = cut / "engine.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (without / "random-00000.json").unlink()
+    (bare / "manifest.json").unlink()
+    assert "another size" in (problem_of(cut) or "")
+    assert "missing" in (problem_of(without) or "")
+    assert "not readable" in (problem_of(bare) or "")
+    assert checkpoints.newest_good() is None
+    assert all(name.endswith(".broken") for name in names(tmp_path))
+
+
+def test_nothing_is_unpickled_before_its_hash_was_checked(
+    tmp_path: Path, engine: Engine, loader: TinyLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
+    flip_a_byte(checkpoints.save(engine, loader, 1) / "engine.safetensors")
+    monkeypatch.setattr(engine, "load", lambda folder: pytest.fail("loaded"))
+    assert checkpoints.resume(engine, loader) == 0
+
+
+def test_debris_of_a_kill_is_cleared(tmp_path: Path, engine: Engine, loader: TinyLoader) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
+    checkpoints.save(engine, loader, 1)
+    (tmp_path / ".saving_step_00000002").mkdir()
+    (tmp_path / ".saving_step_00000002" / "engine.safetensors").write_bytes(b"half")
+    (tmp_path / ".removing_step_00000000").mkdir()
+    assert checkpoints.resume(engine, loader) == 1
+    assert names(tmp_path) == ["step_00000001"]
+
+
+def test_a_checkpoint_of_another_recipe_is_an_error_and_stays(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    Checkpoints(tmp_path, 1, 2, "abc").save(engine, loader, 1)
+    with pytest.raises(ValueError, match="saved by another recipe"):
+        Checkpoints(tmp_path, 1, 2, "xyz").resume(engine, loader)
+    assert names(tmp_path) == ["step_00000001"]
+
+
+def test_a_full_disk_leaves_earlier_checkpoints_and_no_debris(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 1, "abc")
+    checkpoints.save(engine, loader, 1)
+    with (
+        files_at_most(500),
+        pytest.raises(OSError, match=r"could not be written \(.*too large.*MB free there") as error,
+    ):
+        checkpoints.save(engine, loader, 2)
+    assert "\n" not in str(error.value)
+    assert names(tmp_path) == ["step_00000001"]
+    assert checkpoints.resume(engine, loader) == 1
+    checkpoints.save(engine, loader, 2)
+    assert names(tmp_path) == ["step_00000002"]
+
+
+def test_impossible_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every 1 step or more"):
+        Checkpoints(tmp_path, 0, 1, "abc")
+    with pytest.raises(ValueError, match="at least 1 checkpoint"):
+        Checkpoints(tmp_path, 1, 0, "abc")
