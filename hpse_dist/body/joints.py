@@ -1,13 +1,11 @@
-"""Names and structure of body joints: SMPL's 24, other joint sets, left/right pairs, body parts, limits of motion."""
+"""Body joints: SMPL's 24 and other sets, left/right pairs, body parts, limits of motion."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 SMPL24 = (
     "pelvis",
@@ -35,7 +33,7 @@ SMPL24 = (
     "left_hand",
     "right_hand",
 )
-"""SMPL's joints, in its order; joint 0 is turned by `global_orient`, joint k by numbers 3(k-1)..3k-1 of `body_pose`."""
+"""SMPL's joints: 0 is turned by `global_orient`, k by numbers 3(k-1) to 3k-1 of `body_pose`."""
 
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 """Parent of each of SMPL24; every parent comes before its children."""
@@ -87,7 +85,7 @@ COCO17 = (
 """COCO's keypoints in its order."""
 
 JOINT_SETS: dict[str, tuple[str, ...]] = {"smpl24": SMPL24, "coco17": COCO17, "mano21": MANO21}
-"""Joint set of a collection -> names in order. A name shared by two sets is close to the same place, not the same."""
+"""Joint sets by name. A joint name in two sets is about the same place in both, not the same."""
 
 PART_NAMES = (
     "background",
@@ -123,29 +121,36 @@ _PART_OF_JOINT = {
     "foot": "foot",
 }
 
-# Per joint and axis (x, y, z) the least and greatest angle in degrees, for a left-sided or middle joint; the right side
-# is the mirror image. Rest pose: arms out to the sides, palms down, facing +z, y up. Wide enough for sport, narrow enough
-# that nothing breaks; they limit the three components one by one, so a corner of the box may still be too much.
+# Per joint and axis (x, y, z) the least and greatest angle in degrees, for a left or middle joint;
+# the right side is its mirror image. Rest pose: arms out to the sides, palms down, facing +z, y up.
+# Wide enough for sport. The three components are limited one by one, so that corners of the box
+# may still be more than a person can do.
 _LIMITS_DEG: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
-    "hip": ((-120, 35), (-45, 45), (-25, 60)),  # -x lifts the thigh forward, +z spreads the left leg
-    "knee": ((0, 150), (-10, 10), (-5, 5)),  # +x bends the knee backward
-    "ankle": ((-35, 50), (-20, 20), (-20, 20)),  # +x points the toes down
+    # -x lifts the thigh forward, +z spreads the left leg
+    "hip": ((-120, 35), (-45, 45), (-25, 60)),
+    # +x bends the knee backward
+    "knee": ((0, 150), (-10, 10), (-5, 5)),
+    # +x points the toes down
+    "ankle": ((-35, 50), (-20, 20), (-20, 20)),
     "foot": ((-45, 20), (0, 0), (0, 0)),
+    # +x bends forward
     "spine1": ((-20, 35), (-20, 20), (-20, 20)),
     "spine2": ((-10, 25), (-15, 15), (-15, 15)),
     "spine3": ((-10, 20), (-15, 15), (-15, 15)),
     "neck": ((-30, 30), (-40, 40), (-25, 25)),
     "head": ((-25, 25), (-40, 40), (-20, 20)),
     "collar": ((-10, 10), (-20, 20), (-15, 30)),
-    "shoulder": ((-90, 60), (-110, 45), (-90, 85)),  # -z lowers the left arm, -y brings it to the front
-    "elbow": ((-90, 60), (-145, 0), (-10, 10)),  # -y bends the left elbow to the front, x turns the forearm
+    # -z lowers the left arm, -y brings it to the front
+    "shoulder": ((-90, 60), (-110, 45), (-90, 85)),
+    # -y bends the left elbow to the front, x turns the forearm
+    "elbow": ((-90, 60), (-145, 0), (-10, 10)),
     "wrist": ((-30, 30), (-25, 35), (-70, 70)),
     "hand": ((-10, 10), (-10, 10), (-80, 20)),
 }
 
 
 def left_right_order(names: Sequence[str]) -> tuple[int, ...]:
-    """For each name, the index of its mirror image: itself, or the same name with left and right exchanged.
+    """For each name the index of its mirror image: its twin's, or its own for a middle joint.
 
     Raises ValueError for a sided name whose other side is missing.
     """
@@ -153,7 +158,9 @@ def left_right_order(names: Sequence[str]) -> tuple[int, ...]:
     for name in names:
         twin = mirrored(name)
         if twin not in names:
-            raise ValueError(f"joint set has {name!r} but not {twin!r}, so left and right cannot be exchanged.")
+            raise ValueError(
+                f"joint set has {name!r} but not {twin!r}, so left and right cannot be exchanged."
+            )
         order.append(names.index(twin))
     return tuple(order)
 
@@ -168,7 +175,7 @@ def mirrored(name: str) -> str:
 
 
 def part_of_joint(name: str) -> int:
-    """Number in 1..14 of the body part that moves with this joint of SMPL24; trunk, hips' root and collars are torso."""
+    """Number 1..14 of the body part that a joint of SMPL24 moves; pelvis to collars are torso."""
     side, _, bare = name.partition("_")
     if not bare:
         return PART_NAMES.index(_PART_OF_JOINT.get(name, "torso"))
@@ -176,10 +183,10 @@ def part_of_joint(name: str) -> int:
     return PART_NAMES.index("torso" if part is None else f"{side}_{part}")
 
 
-def parts_from_weights(weights: NDArray[Any], joint_of_column: Sequence[int]) -> NDArray[np.int64]:
+def parts_from_weights(weights: np.ndarray, joint_of_column: Sequence[int]) -> np.ndarray:
     """(V,) body part 1..14 of each vertex: the part whose joints carry most of it.
 
-    weights: (V, K) skinning weights; joint_of_column: for each of the K columns its joint in SMPL24.
+    weights: (V, K) skinning weights; joint_of_column: for each of K columns its joint in SMPL24.
     """
     shares = np.zeros((len(weights), NUM_PARTS + 1))
     for column, joint in enumerate(joint_of_column):
@@ -188,7 +195,7 @@ def parts_from_weights(weights: NDArray[Any], joint_of_column: Sequence[int]) ->
 
 
 def pose_limits() -> tuple[tuple[tuple[float, float], ...], ...]:
-    """Least and greatest axis-angle component in radians: 23 joints (SMPL24 without the pelvis) x 3 axes x 2."""
+    """Least and greatest axis-angle component, radians: 23 joints (no pelvis) x 3 axes x 2."""
     return tuple(_limits_of(name) for name in SMPL24[1:])
 
 
@@ -196,6 +203,6 @@ def _limits_of(name: str) -> tuple[tuple[float, float], ...]:
     side, _, bare = name.partition("_")
     low_high = [tuple(math.radians(angle) for angle in pair) for pair in _LIMITS_DEG[bare or name]]
     if side == "right":
-        # Mirroring at the plane x = 0 keeps rotations about x and turns those about y and z round.
+        # Mirroring at the plane x = 0 keeps turns about x and reverses those about y and z.
         low_high[1:] = [(-high, -low) for low, high in low_high[1:]]
     return tuple((low, high) for low, high in low_high)

@@ -1,4 +1,4 @@
-"""Rotations: axis-angle, 3x3 matrices and the two memory layouts of the 6D form. The conversions are roma's."""
+"""Rotations: axis-angle, 3x3 matrices and the 6D form in its two memory layouts; by roma."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
 
 
 def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
-    """(..., 3, 3) -> (..., 3) radians of norm 0..pi, stable near both ends (by way of the unit quaternion)."""
+    """(..., 3, 3) -> (..., 3) radians of norm 0..pi, stable near both ends."""
     return roma.rotmat_to_rotvec(matrix)
 
 
 def six_d_to_matrix(six_d: Tensor, layout: SixDLayout = "contiguous") -> Tensor:
-    """(..., 6) -> (..., 3, 3) by Gram-Schmidt on two columns (Zhou et al. 2019, eq. 3 there).
+    """(..., 6) -> (..., 3, 3) by Gram-Schmidt on the first two columns (Zhou et al. 2019).
 
-    contiguous: the first column is numbers 0, 1, 2 (HMR2, Multi-HMR); interleaved: numbers 0, 2, 4 (SPIN, HMR).
-    The same six numbers mean different rotations in the two, so weights must keep the layout they were trained in.
+    contiguous: column one is numbers 0, 1, 2 (HMR2, Multi-HMR); interleaved: 0, 2, 4 (HMR, SPIN).
+    The same six numbers are different rotations in the two: weights belong to one layout.
     """
     _check_layout(layout)
     if layout == "contiguous":
