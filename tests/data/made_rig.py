@@ -92,8 +92,9 @@ def _draw(pixels: np.ndarray, subject: int) -> tuple[np.ndarray, ...]:
     image = np.stack([x, y, np.full_like(x, 40 * subject % 255)], axis=2).astype(np.uint8)
     parts = np.zeros((SIDE, SIDE), np.uint8)
     for part, (px, py) in enumerate(pixels, start=1):
-        disc = (x - px) ** 2 + (y - py) ** 2 < 36
-        parts[disc] = part
-        image[disc] = (10 * part, 255 - 10 * part, 128)
+        near = slice(max(int(py) - 7, 0), int(py) + 8), slice(max(int(px) - 7, 0), int(px) + 8)
+        disc = (x[near] - px) ** 2 + (y[near] - py) ** 2 < 36
+        parts[near][disc] = part
+        image[near][disc] = (10 * part, 255 - 10 * part, 128)
     surface = np.stack([parts / 25, 1 - parts / 25]).astype(np.float32)
     return image, parts > 0, parts, surface
