@@ -1,0 +1,108 @@
+"""Pinhole cameras. Camera frame: x right, y down, z forward.
+
+Functions over batches work on tensors; those over one rig's calibration on numpy arrays.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from torch import Tensor, stack
+
+
+def project(points: Tensor, intrinsics: Tensor) -> Tensor:
+    """points (B, N, 3) in the camera frame, intrinsics (B, 3, 3) -> (B, N, 2).
+
+    In the unit of the intrinsics: pixels, or 0..1 of the crop in a batch. Depth must not be 0; a
+    point behind the camera gets the place of its mirror image, so look at the depth first.
+    """
+    rays = points @ intrinsics.transpose(-1, -2)
+    return rays[..., :2] / rays[..., 2:]
+
+
+def weak_to_full(camera: Tensor, focal: float, side: float) -> Tensor:
+    """Weak-perspective camera (B, 3) = (s, tx, ty) -> translation (B, 3) in metres.
+
+    HMR's rule: depth = 2 focal / (side s), focal length and crop side in pixels (or both in crop
+    sides), tx and ty in metres. Holds for a camera that looks through the crop's centre.
+    """
+    scale, tx, ty = camera.unbind(-1)
+    return stack([tx, ty, 2 * focal / (side * scale + 1e-9)], dim=-1)
+
+
+def full_to_weak(transl: Tensor, focal: float, side: float) -> Tensor:
+    """Inverse of `weak_to_full`: translation (B, 3) in metres -> (s, tx, ty)."""
+    tx, ty, depth = transl.unbind(-1)
+    return stack([2 * focal / (side * depth), tx, ty], dim=-1)
+
+
+def look_at(
+    eye: np.ndarray, target: np.ndarray, up: np.ndarray | tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """World-to-camera rotation (3, 3) and translation (3,): at `eye`, looking at `target`.
+
+    up: the world's direction that shall point up in the picture, not parallel to the view.
+    """
+    forward = _unit(np.asarray(target, dtype=np.float64) - eye)
+    right = np.cross(forward, up)
+    if np.linalg.norm(right) < 1e-9:
+        raise ValueError("look_at needs an up direction that is not parallel to the view.")
+    right = _unit(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    return rotation, -rotation @ eye
+
+
+def crop_intrinsics(
+    intrinsics: np.ndarray, box: tuple[float, float, float, float], size: tuple[float, float]
+) -> np.ndarray:
+    """Intrinsics (3, 3) after cutting out box (x0, y0, x1, y1) and scaling it to (width, height).
+
+    With size (1, 1) they are those of a batch, for 0..1 coordinates of the crop.
+    """
+    x0, y0, x1, y1 = box
+    sx, sy = size[0] / (x1 - x0), size[1] / (y1 - y0)
+    return np.array([[sx, 0, -sx * x0], [0, sy, -sy * y0], [0, 0, 1]]) @ intrinsics
+
+
+def distort(points: np.ndarray, intrinsics: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Pixels (N, 2) of the pinhole camera -> pixels of the lens's picture.
+
+    coefficients: OpenCV's, 4, 5 or 8 of k1, k2, p1, p2, k3, k4, k5, k6.
+    """
+    rays = (points - intrinsics[:2, 2]) @ np.linalg.inv(intrinsics[:2, :2]).T
+    rays = np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
+    nowhere = np.zeros(3)
+    seen, _ = cv2.projectPoints(rays, nowhere, nowhere, intrinsics, np.asarray(coefficients))
+    return seen.reshape(-1, 2)
+
+
+def undistort_points(
+    points: np.ndarray, intrinsics: np.ndarray, coefficients: np.ndarray
+) -> np.ndarray:
+    """Inverse of `distort`: pixels (N, 2) of the lens's picture -> pixels of the pinhole camera."""
+    # OpenCV stops after 5 rounds otherwise, pixels off near the corners of a wide lens.
+    until = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 200, 1e-10)
+    points = np.asarray(points, dtype=np.float64).reshape(-1, 1, 2)
+    found = cv2.undistortPoints(
+        points, intrinsics, np.asarray(coefficients), P=intrinsics, criteria=until
+    )
+    return found.reshape(-1, 2)
+
+
+def triangulate(cameras: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """One point (3,) from its pixels (V, 2) in two or more views; cameras (V, 3, 4) are K [R | t].
+
+    The pixels are undistorted. Linear least squares (DLT, Hartley and Zisserman 12.2) over rows of
+    equal length.
+    """
+    if len(cameras) < 2:
+        raise ValueError(f"triangulation needs at least two views, found {len(cameras)}.")
+    rows = points[..., None] * cameras[:, 2:] - cameras[:, :2]
+    rows = rows.reshape(-1, 4)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    solution = np.linalg.svd(rows)[2][-1]
+    return solution[:3] / solution[3]
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
