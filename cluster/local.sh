@@ -109,7 +109,6 @@ pipeline() { "$venv/bin/python" -m "pipelines.$1" "${@:2}"; }
 demo() {
     pipeline prepare configs/data/demo.yaml
     pipeline study configs/study/demo.yaml
-    pipeline report runs/demo
 }
 
 cd "$root"

@@ -15,7 +15,7 @@ PACKAGES = ("hpse_dist", "cluster", "pipelines")
 LAYERS: list[list[str]] = [
     ["pipelines"],
     ["cluster"],
-    ["hpse_dist.run", "hpse_dist.study"],
+    ["hpse_dist.run", "hpse_dist.run_folder", "hpse_dist.prepare", "hpse_dist.study"],
     ["hpse_dist.recipe"],
     ["hpse_dist.train"],
     [
@@ -66,7 +66,7 @@ MODULES = modules()
 
 
 def imports(name: str) -> set[str]:
-    """Modules (ours resolved to the module file, others by full dotted name) that `name` imports."""
+    """What `name` imports: our modules by file, others by their full dotted name."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -108,6 +108,15 @@ def read_items(
     )
 
 
+def has_items(source: Source, sampling: Literal["pairs", "frames"]) -> bool:
+    """Whether a source's split holds any item of that sampling."""
+    frames = source.collection.frames
+    chosen = np.asarray(frames["split"].to_pylist(), dtype=object) == source.split
+    if sampling == "frames" or not chosen.any():
+        return bool(chosen.any())
+    return len(_pairs(source, _numbers(frames, "sample_id"), chosen)[0]) > 0
+
+
 def _numbers(table: pa.Table, column: str) -> np.ndarray:
     return np.asarray(table[column]).astype(np.int64)
 

@@ -1,0 +1,44 @@
+"""Composition root of data: a recipe becomes a collection with pairs and contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpse_dist.config import digest
+from hpse_dist.data.collection import Collection, find_finished, write_collection
+from hpse_dist.data.pairs import write_pairs
+from hpse_dist.data.sheets import write_sheets
+from hpse_dist.recipe import FRAME_SOURCES, DataRecipe
+
+
+def prepare(
+    recipe: DataRecipe,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Collection:
+    """Make the recipe's collection, or return it when it is there; `progress` counts frames.
+
+    What decides the frames is the source and the crop rule: other `pairs` re-mine the pairs of the
+    frames that are there, and touch no picture.
+    """
+    folder = recipe.folder()
+    mark = digest(recipe, ignore=("name", "out", "pairs"))
+    collection = find_finished(folder, mark, overwrite)
+    if collection is None:
+        source = FRAME_SOURCES[recipe.source_name()]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        collection = write_collection(
+            folder,
+            source.frames(recipe.source),
+            recipe.collection,
+            source.provenance(recipe.source),
+            progress,
+            recipe_digest=mark,
+            overwrite=overwrite,
+        )
+    if recipe.pairs is not None:
+        collection = write_pairs(collection, recipe.pairs)
+    if not (folder / "sheets").is_dir():
+        write_sheets(collection)
+    return collection

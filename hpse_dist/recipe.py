@@ -1,0 +1,283 @@
+"""Whole recipes: what a prepare, pre-train, fine-tune or study command reads from one YAML.
+
+In every recipe the section `machine` decides only where and how fast a run goes; everything else
+decides its result, and only that enters the recipe's hash.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hpse_dist import synth
+from hpse_dist.config import Choice, ConfigError, digest, load
+from hpse_dist.data.augment import AugmentConfig
+from hpse_dist.data.collection import CollectionConfig
+from hpse_dist.data.importers import IMPORTERS
+from hpse_dist.data.pairs import PairsConfig
+from hpse_dist.models.encoder import EncoderConfig
+from hpse_dist.objectives import OBJECTIVES
+from hpse_dist.optim import OptimConfig
+from hpse_dist.tasks import TASKS
+
+FRAME_SOURCES: dict[str, Any] = {**IMPORTERS, "synthetic": synth}
+_SOURCE_CONFIGS = {name: source.Config for name, source in FRAME_SOURCES.items()}
+_OBJECTIVE_CONFIGS = {name: kind.Config for name, kind in OBJECTIVES.items()}
+_TASK_CONFIGS = {name: kind.Config for name, kind in TASKS.items()}
+RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+
+
+def located(path: Path | str) -> Path:
+    """A recipe's path as an absolute one; relative paths start at $HPSE_ROOT, else at the cwd.
+
+    A job's working directory is a temporary copy of the code, so a submitted job sets HPSE_ROOT to
+    the folder that holds its collections and runs.
+    """
+    return (Path(os.environ.get("HPSE_ROOT", ".")) / Path(path).expanduser()).resolve()
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """From pictures to one collection."""
+
+    name: str
+    """Name of the collection."""
+    source: Annotated[Any, Choice(_SOURCE_CONFIGS)]
+    """Where frames come from: an importer or `synthetic`, with its own keys."""
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    """How frames are cropped and stored."""
+    pairs: PairsConfig | None = field(default_factory=PairsConfig)
+    """Which frames go together; null stores frames without pairs."""
+    out: Path = Path("collections")
+    """Folder in which the collection's folder is made."""
+
+    def source_name(self) -> str:
+        """The table's name of the frames' source."""
+        return next(k for k, v in _SOURCE_CONFIGS.items() if v is type(self.source))
+
+    def folder(self) -> Path:
+        return located(self.out) / self.name
+
+
+@dataclass(frozen=True)
+class CollectionUse:
+    """One collection in a run's mix."""
+
+    path: Path
+    """The collection's folder."""
+    weight: float = 1.0
+    """How often each sample comes in one epoch; 0.5 takes a rotating half."""
+    kinds: tuple[str, ...] = ("view", "pose")
+    """Which pairs are used where pairs are."""
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight must be above 0, found {self.weight}")
+        if not self.kinds or set(self.kinds) - {"view", "pose"}:
+            raise ValueError(f"kinds must be view, pose or both, found {list(self.kinds)}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how fast: nothing here changes what a run computes."""
+
+    workers: int = 1
+    """Trainers, one process and one device each."""
+    micro_batch: int = 32
+    """Samples per trainer, forward and backward; accumulation follows from global_batch."""
+    engine: Literal["plain", "ddp", "zero"] = "zero"
+    """plain: one trainer; ddp: replicated; zero: DeepSpeed."""
+    zero_stage: int = 2
+    """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU when there is one."""
+    loader_threads: int = 1
+    """Decoding threads per trainer."""
+    checkpoint_every: int = 500
+    """Optimizer steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many finished checkpoints stay on disk."""
+    log_every: int = 10
+    """Optimizer steps between lines of the log."""
+    panels_every: int = 500
+    """Optimizer steps between pictures in the log."""
+    max_failures: int = 3
+    """Restarts of failed workers before the run is given up."""
+    out: Path = Path("runs")
+    """Folder in which the run's folder is made."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "micro_batch", "loader_threads", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.engine == "plain" and self.workers > 1:
+            raise ValueError("engine plain has one worker; for more choose ddp or zero")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """What pre-training and fine-tuning share."""
+
+    name: str
+    """Name of the run and of its folder."""
+    collections: tuple[CollectionUse, ...]
+    """The data, mixed by weight."""
+    global_batch: int = 256
+    """Samples per optimizer step over all trainers."""
+    steps: int = 100_000
+    """Optimizer steps."""
+    seed: int = 0
+    """Start of weights, order of samples and every random draw."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The encoder; a source that brings its own shape replaces it."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Crops and colours."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and learning-rate schedule."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 keeps fp32 master weights."""
+    evaluate_every: int = 1000
+    """Optimizer steps between evaluations on held-out subjects; the last step always is one."""
+    evaluate_limit: int | None = None
+    """At most this many held-out samples; null takes all."""
+    machine: Machine = Machine()
+    """Below the line: where and how fast."""
+
+    def __post_init__(self) -> None:
+
+        if not re.fullmatch(RUN_NAME, self.name):
+            raise ValueError(f"name must be letters, digits, '.', '_' or '-', found {self.name!r}")
+        if not self.collections:
+            raise ValueError("collections must name at least one collection")
+        if self.steps < 1 or self.global_batch < 1 or self.evaluate_every < 1:
+            raise ValueError("steps, global_batch and evaluate_every must be at least 1")
+        self.accumulation()
+
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step and trainer."""
+        per_micro_step = self.machine.workers * self.machine.micro_batch
+        if self.global_batch % per_micro_step:
+            raise ValueError(
+                f"global_batch {self.global_batch} must be divisible by machine.workers x "
+                f"machine.micro_batch = {self.machine.workers} x {self.machine.micro_batch} = "
+                f"{per_micro_step}"
+            )
+        return self.global_batch // per_micro_step
+
+    def folder(self) -> Path:
+        return located(self.machine.out) / self.name
+
+    def hash(self) -> str:
+        """sha256 of everything that decides the result."""
+        return digest(self, ignore=("machine",))
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(TrainingRecipe):
+    """From collections to a source."""
+
+    objective: Annotated[Any, Choice(_OBJECTIVE_CONFIGS)] = field(
+        default_factory=lambda: _OBJECTIVE_CONFIGS["completion"]()
+    )
+    """The pre-training objective and its own keys."""
+
+    def objective_name(self) -> str:
+        return next(k for k, v in _OBJECTIVE_CONFIGS.items() if v is type(self.objective))
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe(TrainingRecipe):
+    """From a source to a task model and its metrics."""
+
+    task: Annotated[Any, Choice(_TASK_CONFIGS)] = field(
+        default_factory=lambda: _TASK_CONFIGS["body_mesh"]()
+    )
+    """The downstream task and its own keys."""
+    source: str = "random"
+    """A pre-training run's folder, an encoder.safetensors, or `random`."""
+    source_name: str = ""
+    """How tables call the source; empty takes it from `source`."""
+    label_fraction: float = 1.0
+    """Share of the labelled frames used, nested and fixed for every source."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"label_fraction must be in (0, 1], found {self.label_fraction}")
+
+    def task_name(self) -> str:
+        return next(k for k, v in _TASK_CONFIGS.items() if v is type(self.task))
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """One arm of a study: a pre-training recipe to run, or something that exists."""
+
+    pretrain: Path | None = None
+    """A pre-training recipe; run once, however many arms share it."""
+    run: str | None = None
+    """A run folder, a file, or `random`."""
+
+    def __post_init__(self) -> None:
+        if (self.pretrain is None) == (self.run is None):
+            raise ValueError("name either pretrain (a recipe) or run (a folder, a file or random)")
+
+
+@dataclass(frozen=True)
+class StudyMachine:
+    """Where a study runs."""
+
+    out: Path = Path("runs")
+    """Folder in which the study's folder is made."""
+    concurrent: int | None = None
+    """Fine-tuning runs at a time; null takes as many as the cluster holds."""
+
+
+@dataclass(frozen=True)
+class StudyRecipe:
+    """Sources x tasks x seeds, one fine-tuning run each."""
+
+    name: str
+    """Name of the study and of its folder."""
+    sources: dict[str, StudySource]
+    """The arms."""
+    tasks: dict[str, Path]
+    """Fine-tuning recipes."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of every arm and task each."""
+    baseline: str = "random"
+    """The arm that the others are compared with."""
+    overrides: tuple[str, ...] = ()
+    """key=value applied to every fine-tuning recipe."""
+    machine: StudyMachine = StudyMachine()
+    """Below the line: where."""
+
+    def __post_init__(self) -> None:
+        if not (self.sources and self.tasks and self.seeds):
+            raise ValueError("a study needs at least one source, one task and one seed")
+        if self.baseline not in self.sources:
+            raise ValueError(
+                f"baseline must be one of the sources {', '.join(self.sources)}, "
+                f"found {self.baseline!r}"
+            )
+
+    def folder(self) -> Path:
+        return located(self.machine.out) / self.name
+
+
+def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> Any:
+    """A recipe from YAML; its collections exist, so that nothing starts in vain."""
+    recipe = load(cls, path, overrides)
+    for use in getattr(recipe, "collections", ()):
+        if not (located(use.path) / "manifest.json").is_file():
+            raise ConfigError(
+                f"{path}, collections: {use.path} is not a collection (no manifest.json); make it "
+                "with python -m pipelines.prepare, or set HPSE_ROOT to the folder it is under"
+            )
+    return recipe

@@ -1,0 +1,323 @@
+"""Composition root: a recipe and a place in the world become a run folder.
+
+    recipe.yaml  written.yaml  environment.json  metrics.jsonl  tensorboard/  panels/
+    checkpoints/step_00001000/  encoder.safetensors  report.json  DONE
+
+Given the same recipe again, a run goes on from its newest good checkpoint, or says that it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import statistics
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from hpse_dist import objectives, tasks
+from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.config import build, dump
+from hpse_dist.data.collection import Collection
+from hpse_dist.data.items import Source as DataSource
+from hpse_dist.data.items import has_items
+from hpse_dist.data.loader import Loader, Sampling, evaluation_batches
+from hpse_dist.engine import Engine, build_engine
+from hpse_dist.fields import Batch
+from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
+from hpse_dist.models.encoder import Encoder, build_encoder
+from hpse_dist.objectives.base import Objective
+from hpse_dist.optim import schedule
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, located
+from hpse_dist.run_folder import Clock, open_folder, write_text
+from hpse_dist.source import encoder_of, read_source, write_source
+from hpse_dist.train import evaluate, train
+from hpse_dist.world import World
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(recipe: Any, world: World, folder: Path) -> None:
+    """Run a pre-training recipe (or its plain values) to its end in `folder`."""
+    recipe = build(PretrainRecipe, recipe)
+    if not open_folder(recipe, world, folder):
+        return
+    device = set_up_process(recipe, world)
+    module = objectives.build(recipe.objective, build_encoder(recipe.encoder), recipe.seed)
+    facts = {"kind": "pretrain", "objective": recipe.objective_name(), "source": recipe.name}
+    _run(recipe, module, facts, world, folder, device)
+
+
+def finetune(recipe: Any, world: World, folder: Path) -> None:
+    """Run a fine-tuning recipe (or its plain values) to its end in `folder`."""
+    recipe = build(FinetuneRecipe, recipe)
+    if not open_folder(recipe, world, folder):
+        return
+    device = set_up_process(recipe, world)
+    encoder, card = _source(recipe)
+    module = tasks.build(recipe.task, encoder, recipe.seed)
+    facts = {
+        "kind": "finetune",
+        "task": recipe.task_name(),
+        "source": recipe.source_name or card.get("name", recipe.source),
+        "source_card": card,
+        "label_fraction": recipe.label_fraction,
+    }
+    _run(recipe, module, facts, world, folder, device)
+
+
+def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
+    """Threads, seeds and the device of this process, once."""
+    torch.manual_seed(recipe.seed)  # the start weights: equal on every rank, whatever the world
+    wanted = recipe.machine.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("machine.device is cuda, but torch sees no GPU here; use auto or cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        share = (os.cpu_count() or 1) // world.local_size
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", share))))
+        return torch.device("cpu")
+    torch.cuda.set_device(world.local_rank)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return torch.device("cuda", world.local_rank)
+
+
+def _source(recipe: FinetuneRecipe) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder that fine-tuning starts from, and its card."""
+    if recipe.source == "random":
+        return build_encoder(recipe.encoder), {"name": "random"}
+    source = read_source(located(recipe.source))
+    return encoder_of(source, recipe.encoder.image_px), source.card
+
+
+def _run(
+    recipe: TrainingRecipe,
+    module: Objective,
+    facts: dict[str, Any],
+    world: World,
+    folder: Path,
+    device: torch.device,
+) -> None:
+    """Train and evaluate to the recipe's last step, then export and report."""
+    machine = recipe.machine
+    loader = _loader(recipe, module, world, device)
+    engine = build_engine(
+        machine.engine,
+        module,
+        recipe.optim,
+        world=world,
+        device=device,
+        accumulation=recipe.accumulation(),
+        micro_batch=machine.micro_batch,
+        precision=recipe.precision,
+        zero_stage=machine.zero_stage,
+    )
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        every=machine.checkpoint_every,
+        keep=machine.keep_checkpoints,
+        recipe_hash=recipe.hash(),
+    )
+    try:
+        start = checkpoints.resume(engine, loader)
+        clock = Clock(folder, world)
+        with RunLog(folder, world, every=machine.log_every, start=start) as record:
+            record.text("recipe", dump(recipe))
+            watch = _Watch(recipe, engine, record, clock, world, device)
+            reached = train(
+                engine,
+                loader,
+                lambda step: schedule(step, recipe.steps, recipe.optim),
+                record,
+                checkpoints,
+                start=start,
+                steps=recipe.steps,
+                on_step=watch,
+                should_stop=stop_on_signal(),
+            )
+            if reached < recipe.steps:
+                log.warning(
+                    "%s: stopped at step %d; give the same command to go on", folder, reached
+                )
+                return
+            figures = watch.figures()
+        weights = engine.full_state_dict()
+        if world.is_main:
+            card = _card(recipe, facts, figures)
+            _export(recipe, module.encoder, weights, card, folder)
+            _report(recipe, facts, figures, clock, world, folder)
+    finally:
+        loader.close()
+        engine.close()
+
+
+def _loader(
+    recipe: TrainingRecipe, module: Objective, world: World, device: torch.device
+) -> Loader:
+    """The training data; a field that the module needs and a collection lacks is a ValueError."""
+    return Loader(
+        _sources(recipe, "train"),
+        needs=module.needs,
+        sampling=_sampling(module),
+        world=world,
+        seed=recipe.seed,
+        global_batch=recipe.global_batch,
+        micro_batch=recipe.machine.micro_batch,
+        augment=recipe.augment,
+        image_px=recipe.encoder.image_px,
+        patch_px=module.encoder.patch_px,
+        device=device,
+        threads=recipe.machine.loader_threads,
+        label_fraction=getattr(recipe, "label_fraction", 1.0),
+    )
+
+
+def _sampling(module: Objective) -> Sampling:
+    return "pairs" if "image_ref" in module.needs else "frames"
+
+
+def _sources(recipe: TrainingRecipe, split: str) -> list[DataSource]:
+    return [
+        DataSource(Collection.open(located(use.path)), use.weight, split, use.kinds)
+        for use in recipe.collections
+    ]
+
+
+class _Watch:
+    """What happens beside training: evaluations on held-out subjects, panels, the clock."""
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        engine: Engine,
+        record: RunLog,
+        clock: Clock,
+        world: World,
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.engine, self.record, self.clock = recipe, engine, record, clock
+        self.world, self.device = world, device
+        self.held_out = self._held_out()
+
+    def _held_out(self) -> DataSource | None:
+        """The first collection with held-out frames: figures of mixed data mean nothing."""
+        for source in _sources(self.recipe, "val"):
+            if has_items(source, _sampling(self._module())):
+                return source
+        return None
+
+    def _module(self) -> Objective:
+        return cast(Objective, self.engine.module)
+
+    def batches(self, limit: int | None) -> Iterator[Batch]:
+        module = self._module()
+        return evaluation_batches(
+            self.held_out,
+            needs=module.needs,
+            sampling=_sampling(module),
+            world=self.world,
+            micro_batch=self.recipe.machine.micro_batch,
+            image_px=self.recipe.encoder.image_px,
+            patch_px=module.encoder.patch_px,
+            device=self.device,
+            limit=limit,
+        )
+
+    def __call__(self, step: int) -> None:
+        """After every optimizer step, on every rank."""
+        last = step == self.recipe.steps
+        if self.record.due(step) or last:
+            self.clock.write()
+        if self.held_out is None:
+            return
+        if last or step % self.recipe.evaluate_every == 0:
+            means = evaluate(self.engine, self.batches(self.recipe.evaluate_limit))
+            self.record.scalars(step, {f"val/{name}": value for name, value in means.items()})
+        if last or step % self.recipe.machine.panels_every == 0:
+            batch = next(iter(self.batches(self.recipe.machine.micro_batch * self.world.size)))
+            with self.engine.evaluating() as module:  # all ranks: a sharded module needs them
+                self.record.panels(step, cast(Objective, module).panels(batch))
+
+    def figures(self) -> dict[str, Any]:
+        """Final metrics and their history, out of the committed log (main process)."""
+        if not self.world.is_main:
+            return {}
+        rows = read_metrics(self.record.folder / METRICS_FILE)
+        history = [
+            {"step": row["step"], **{k[4:]: v for k, v in row.items() if k.startswith("val/")}}
+            for row in rows
+            if any(key.startswith("val/") for key in row)
+        ]
+        rates = [row["samples_per_s"] for row in rows if row.get("samples_per_s")]
+        return {
+            "metrics": {k: v for k, v in history[-1].items() if k != "step"} if history else {},
+            "history": history,
+            "samples_per_s": statistics.median(rates) if rates else None,
+        }
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """Whether SIGTERM has come since; only the main thread of a process can listen."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop.is_set
+
+
+def _card(recipe: TrainingRecipe, facts: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """What a source says of itself: recipe, data with licences, figures."""
+    data = []
+    for use in recipe.collections:
+        manifest = Collection.open(located(use.path)).manifest
+        facts_of = ("importer", "licence", "commercial", "citation")
+        data.append({"name": use.path.name, **{key: manifest[key] for key in facts_of}})
+    return {
+        "name": recipe.name,
+        "kind": facts["kind"],
+        "steps": recipe.steps,
+        "recipe_hash": recipe.hash(),
+        "collections": data,
+        "metrics": figures["metrics"],
+    }
+
+
+def _export(
+    recipe: TrainingRecipe,
+    encoder: Encoder,
+    weights: dict[str, torch.Tensor],
+    card: dict[str, Any],
+    folder: Path,
+) -> None:
+    """encoder.safetensors of a pre-training run, model.safetensors of a fine-tuning run."""
+    prefix = "encoder."
+    state = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    write_source(folder / "encoder.safetensors", encoder.config, state, card)
+
+
+def _report(
+    recipe: TrainingRecipe,
+    facts: dict[str, Any],
+    figures: dict[str, Any],
+    clock: Clock,
+    world: World,
+    folder: Path,
+) -> None:
+    """report.json, then DONE: from here on the run is finished."""
+    clock.write()
+    report = {
+        **facts,
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "global_batch": recipe.global_batch,
+        "seconds": round(clock.seconds(), 1),
+        "world_size": world.size,
+        "recipe_hash": recipe.hash(),
+        **figures,
+    }
+    write_text(folder / "report.json", json.dumps(report, indent=1))
+    (folder / "DONE").touch()

@@ -1,0 +1,131 @@
+"""A run's folder on disk: what is written before and beside training.
+
+Opening it again with another recipe, or with other data under the same path, is refused: what it
+holds would no longer be what its recipe.yaml says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpse_dist.config import ConfigError, build, dump, read_yaml, to_dict
+from hpse_dist.data.collection import Collection
+from hpse_dist.recipe import TrainingRecipe, located
+from hpse_dist.world import World
+
+PACKAGES = ("torch", "deepspeed", "ray", "ffcv", "timm", "smplx", "xformers", "tensorboard")
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the run in a folder has ended well."""
+    return (folder / "DONE").is_file()
+
+
+def check_folder(recipe: TrainingRecipe, folder: Path) -> None:
+    """A folder that already holds another recipe's run is a ConfigError."""
+    path = folder / "recipe.yaml"
+    if path.is_file():
+        before = build(type(recipe), read_yaml(path), where=str(path))
+        if before.hash() != recipe.hash():
+            old, new = _flat(to_dict(before)), _flat(to_dict(recipe))
+            changed = [k for k in old | new if old.get(k) != new.get(k) and k[:8] != "machine."]
+            raise ConfigError(
+                f"{folder} holds a run of another recipe, different in {', '.join(changed)}; "
+                "give this one another name, or remove that folder"
+            )
+
+
+def _flat(values: Any, key: str = "") -> dict[str, Any]:
+    """Nested plain values by their dotted keys."""
+    if not isinstance(values, Mapping):
+        return {key: values}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{key}.{name}" if key else name)
+    return flat
+
+
+def open_folder(recipe: TrainingRecipe, world: World, folder: Path) -> bool:
+    """Make or re-open the run folder; False when its run is done already."""
+    check_folder(recipe, folder)
+    if is_done(folder):
+        return False
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "recipe.yaml", dump(recipe))
+        write_text(folder / "environment.json", json.dumps(environment(), indent=1))
+        _check_data(recipe, folder / "collections.json")
+    return True
+
+
+def _check_data(recipe: TrainingRecipe, path: Path) -> None:
+    """The collections are those that the run began with, or a ConfigError: a path says little."""
+    found = {}
+    for use in recipe.collections:
+        files = Collection.open(located(use.path)).manifest["files"]
+        tables = ("frames.parquet", "pairs.parquet")
+        found[str(use.path)] = {name: files[name]["sha256"] for name in tables if name in files}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in found if found[name] != before.get(name)]
+        if changed:
+            raise ConfigError(
+                f"{', '.join(changed)} has other frames or pairs than when {path.parent} began; "
+                "give the run another name, or bring the collection back"
+            )
+    write_text(path, json.dumps(found, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that a reader sees whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the machine, as far as they may matter to a result."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+class Clock:
+    """Wall time that a run has cost over all its starts, lost work included."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.path, self.world = folder / "seconds.json", world
+        self.before = 0.0
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self.before = float(json.loads(self.path.read_text()))
+        self.began = time.monotonic()
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+    def write(self) -> None:
+        if self.world.is_main:
+            write_text(self.path, json.dumps(round(self.seconds(), 3)))

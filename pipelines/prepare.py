@@ -1,0 +1,91 @@
+"""`python -m pipelines.prepare <recipe.yaml> [key=value ...]`: from pictures to a collection."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hpse_dist.config import ConfigError, load
+from hpse_dist.data.collection import Collection
+from hpse_dist.prepare import prepare
+from hpse_dist.recipe import DataRecipe
+from pipelines import command_parser, progress_bar, run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command_parser(
+        "prepare",
+        "Make a collection, its pairs and contact sheets; run again, it says that it is done.",
+        "python -m pipelines.prepare configs/data/demo.yaml collection.crop_px=128\n"
+        "  python -m pipelines.prepare collections/demo --verify",
+    )
+    made.add_argument(
+        "recipe", type=Path, help="a YAML under configs/data (or, to verify, a folder)"
+    )
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="such as pairs.seed=1")
+    made.add_argument(
+        "--verify",
+        action="store_true",
+        help="check a finished collection: every file's sha256, every frame decoded",
+    )
+    made.add_argument(
+        "--overwrite", action="store_true", help="replace a collection made by another recipe"
+    )
+    return made
+
+
+def main(options: argparse.Namespace) -> None:
+    if options.verify:
+        verify(_folder(options))
+        return
+    recipe = load(DataRecipe, options.recipe, options.overrides)
+    known = recipe.folder() / "manifest.json"
+    before = known.read_bytes() if known.is_file() else None
+    with progress_bar(None, recipe.name, "frame") as bar:
+        collection = prepare(recipe, overwrite=options.overwrite, progress=bar.update)
+    for line in summary(collection):
+        print(line)
+    print(f"{'done before' if known.read_bytes() == before else 'done'}: {collection.folder}")
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """The collection's folder: given as such, or as the recipe that makes it."""
+    if not options.recipe.is_dir():
+        return load(DataRecipe, options.recipe, options.overrides).folder()
+    if options.overrides:
+        raise ConfigError(f"{options.recipe} is a folder; key=value goes with a recipe")
+    return options.recipe
+
+
+def verify(folder: Path) -> None:
+    """Print a line for each bad file; ValueError that names them all if there are any."""
+    collection = Collection.open(folder, check=False)
+    files = collection.manifest["files"]
+    with progress_bar(len(files), "verify", "file") as bar:
+        problems = collection.verify(bar.update)
+    for problem in problems:
+        print(f"bad: {problem}")
+    if problems:
+        names = ", ".join(dict.fromkeys(problem.partition(":")[0] for problem in problems))
+        raise ValueError(f"{folder}: {len(problems)} bad of {len(files)} files ({names})")
+    print(f"every file is as written, all {collection.num_frames} frames decode: {folder}")
+
+
+def summary(collection: Collection) -> list[str]:
+    """What is in a collection, in a few lines."""
+    counts = collection.manifest["counts"]
+    splits = ", ".join(f"{count} {name}" for name, count in counts["splits"].items())
+    lines = [
+        f"{counts['frames']} frames ({splits}) of {counts['subjects']} subjects, "
+        f"{counts['sequences']} sequences, {counts['cameras']} cameras"
+    ]
+    pairs = collection.manifest.get("pairs")
+    if pairs:
+        lines.append(f"{pairs['view']} cross-view pairs, {pairs['pose']} cross-pose pairs")
+    lines += [f"left out: {count} x {reason}" for reason, count in counts["rejects"].items()]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, parser()))

@@ -1,0 +1,78 @@
+"""`python -m pipelines.pretrain <recipe.yaml> [key=value ...]`: from collections to a source."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.launch import launch
+from hpse_dist.recipe import PretrainRecipe, TrainingRecipe, load_checked
+from hpse_dist.run import pretrain
+from hpse_dist.run_folder import check_folder, is_done
+from hpse_dist.world import World
+from pipelines import command_parser, run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command_parser(
+        "pretrain",
+        "Pre-train an encoder; run again, it goes on from its last good checkpoint.",
+        "python -m pipelines.pretrain configs/pretrain/demo.yaml steps=100 machine.workers=1",
+    )
+    add_training_arguments(made)
+    return made
+
+
+def add_training_arguments(made: argparse.ArgumentParser) -> None:
+    """What pre-training and fine-tuning commands share."""
+    made.add_argument("recipe", type=Path, help="a YAML under configs/")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=3e-4")
+    made.add_argument(
+        "--without-ray",
+        action="store_true",
+        help="run in this process, which then is the recipe's only worker",
+    )
+
+
+def start(
+    recipe: TrainingRecipe,
+    run: Callable[[Any, World, Path], None],
+    options: argparse.Namespace,
+) -> None:
+    """Run a training recipe through Ray, or here, and say where the result is."""
+    folder = recipe.folder()
+    check_folder(recipe, folder)
+    if is_done(folder):
+        print(f"done before: {folder}")
+        return
+    if options.without_ray:
+        if recipe.machine.workers != 1:
+            raise ValueError(
+                f"--without-ray runs one worker, machine.workers is {recipe.machine.workers}; "
+                "leave --without-ray out, or add machine.workers=1"
+            )
+        run(recipe, World(), folder)
+    else:
+        launch(
+            f"{run.__module__}:{run.__name__}",
+            recipe,
+            folder,
+            workers=recipe.machine.workers,
+            device=recipe.machine.device,
+            steps=recipe.steps,
+            max_failures=recipe.machine.max_failures,
+            debug=options.debug,
+        )
+    print(f"done: {folder}" if is_done(folder) else f"stopped, same command goes on: {folder}")
+
+
+def main(options: argparse.Namespace) -> None:
+    recipe = load_checked(PretrainRecipe, options.recipe, options.overrides)
+    start(recipe, pretrain, options)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, parser()))

@@ -1,0 +1,180 @@
+"""A recipe becomes a run folder: whole, resumable, and refused where it would lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hpse_dist.config import ConfigError, build, read_yaml
+from hpse_dist.data.collection import Collection
+from hpse_dist.log import read_metrics
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
+from hpse_dist.run import finetune, pretrain
+from hpse_dist.source import encoder_of, read_source
+from hpse_dist.train import train
+from hpse_dist.world import World
+from tests.data.made_collection import made_collection
+
+TINY = {"name": "custom", "image_px": 32, "patch_px": 8, "dim": 32, "depth": 2, "heads": 2}
+
+
+def recipe_of(folder: Path, collection: Collection, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "run",
+        "collections": [{"path": str(collection.folder)}],
+        "encoder": TINY,
+        "global_batch": 8,
+        "steps": 6,
+        "precision": "fp32",
+        "evaluate_every": 3,
+        "optim": {"lr": 1e-3, "warmup_steps": 2},
+        "machine": {
+            "micro_batch": 4,
+            "engine": "plain",
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "device": "cpu",
+            "out": str(folder),
+        },
+        **changes,
+    }
+
+
+def pretraining(folder: Path, collection: Collection, **changes: Any) -> PretrainRecipe:
+    decoder = {"name": "custom", "dim": 32, "depth": 1, "heads": 2}
+    values = recipe_of(folder, collection, objective={"name": "completion", "decoder": decoder})
+    return build(PretrainRecipe, values | changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "encoder.safetensors")
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def collection() -> Collection:
+    return made_collection()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, collection: Collection) -> Path:
+    """A pre-training run that was never disturbed."""
+    recipe = pretraining(tmp_path_factory.mktemp("runs"), collection)
+    pretrain(recipe, World(), recipe.folder())
+    return recipe.folder()
+
+
+def test_run_folder_is_complete(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert report["kind"] == "pretrain" and report["steps"] == 6 and report["world_size"] == 1
+    assert [point["step"] for point in report["history"]] == [3, 6]
+    assert {"hidden_loss", "hidden_loss_view", "hidden_loss_pose"} <= report["metrics"].keys()
+    assert report["seconds"] > 0 and len(losses(finished)) == 6
+    assert (
+        build(PretrainRecipe, read_yaml(finished / "recipe.yaml")).hash() == report["recipe_hash"]
+    )
+    assert list((finished / "panels").glob("step_000006_*.png"))
+    assert list((finished / "tensorboard").iterdir())
+    assert (finished / "DONE").is_file()
+    packages = json.loads((finished / "environment.json").read_text())["packages"]
+    assert packages["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_a_finished_run_is_left_alone(finished: Path, collection: Collection) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    pretrain(pretraining(finished.parent, collection), World(), finished)
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_interrupted_run_ends_equal_to_the_bit(
+    tmp_path: Path, finished: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = pretraining(tmp_path, collection)
+
+    def killed(*positional: Any, on_step: Any, **named: Any) -> int:
+        def step_then_die(step: int) -> None:
+            on_step(step)
+            if step == 5:  # after the checkpoint of step 4
+                raise KeyboardInterrupt
+
+        return train(*positional, on_step=step_then_die, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpse_dist.run.train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(recipe, World(), recipe.folder())
+    assert not (recipe.folder() / "DONE").exists()
+    pretrain(recipe, World(), recipe.folder())
+    assert losses(recipe.folder()) == losses(finished)
+    expected, found = weights(finished), weights(recipe.folder())
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_folder_of_another_recipe_is_refused(finished: Path, collection: Collection) -> None:
+    other = pretraining(finished.parent, collection, seed=1)
+    with pytest.raises(ConfigError, match="another recipe, different in seed"):
+        pretrain(other, World(), finished)
+    faster = pretraining(finished.parent, collection)
+    machine = dict(read_yaml(finished / "recipe.yaml")["machine"], micro_batch=8)
+    pretrain(build(PretrainRecipe, {**recipe_dict(faster), "machine": machine}), World(), finished)
+
+
+def recipe_dict(recipe: PretrainRecipe) -> dict[str, Any]:
+    from hpse_dist.config import to_dict
+
+    return to_dict(recipe)
+
+
+def test_source_round_trip(finished: Path) -> None:
+    source = read_source(finished)
+    encoder = encoder_of(source, 32)
+    state = encoder.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights(finished).items())
+    assert source.name == "run" and source.card["collections"][0]["licence"]
+
+
+def test_finetune_from_the_source(tmp_path: Path, finished: Path, collection: Collection) -> None:
+    head = {"head_dim": 32, "head_depth": 1, "heads": 1, "head_hidden": 32}
+    values = recipe_of(
+        tmp_path,
+        collection,
+        task={"name": "body_mesh", **head},
+        source=str(finished),
+        label_fraction=0.5,
+    )
+    recipe = build(FinetuneRecipe, values)
+    finetune(recipe, World(), recipe.folder())
+    report = json.loads((recipe.folder() / "report.json").read_text())
+    assert report["task"] == "body_mesh" and report["source"] == "run"
+    assert all(report["metrics"][name] > 0 for name in ("mpjpe", "pa_mpjpe", "pve"))
+
+
+def test_sources_that_cannot_be(tmp_path: Path, finished: Path) -> None:
+    with pytest.raises(ValueError, match="no such run folder or file"):
+        read_source(tmp_path / "nothing")
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(ValueError, match="has not finished"):
+        read_source(tmp_path / "unfinished")
+    junk = tmp_path / "encoder.safetensors"
+    junk.write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(ValueError, match="not a file that hpse_dist"):
+        read_source(junk)
+    source = read_source(finished)
+    state = {name: t[:1] if name == "norm.weight" else t for name, t in source.state.items()}
+    with pytest.raises(ValueError, match=r"1 of \d+ tensors do not fit.*norm.weight"):
+        encoder_of(type(source)(source.name, source.config, state, {}), 32)
+    with pytest.raises(ValueError, match="no multiple"):
+        encoder_of(source, 36)
+
+
+def test_unfit_batches_are_refused(collection: Collection, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"global_batch 9 must be divisible"):
+        pretraining(tmp_path, collection, global_batch=9)
