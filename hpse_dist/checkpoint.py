@@ -83,11 +83,12 @@ class Checkpoints:
         if failure is not None:
             if engine.world.is_main:
                 shutil.rmtree(draft, ignore_errors=True)
-            raise OSError(
+            sentence = (
                 f"{target}: the checkpoint could not be written ({failure}); "
                 f"{_free(self.folder)} free there. Earlier checkpoints are untouched: make room "
                 "and start the same command again"
             )
+            raise OSError(engine.from_main(sentence))
         return target
 
     def _open(self, engine: Trained, draft: Path) -> None:

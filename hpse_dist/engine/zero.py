@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -222,8 +223,13 @@ class _Files:
     def remembering(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
-            self._failures.append(str(error))
+        except OSError as error:
+            self._failures.append(error.strerror or str(error))
+        except RuntimeError as error:
+            if "inline_container" not in str(error):
+                raise
+            # torch's writer does not tell why it could not write all
+            self._failures.append("a file was cut short: the disk is full, or a quota reached")
 
     def raise_first(self) -> None:
         failures, self._failures = self._failures, []
@@ -243,5 +249,9 @@ class _Files:
             try:
                 return torch.load(path, map_location=map_location, weights_only=True)
             except pickle.UnpicklingError as error:
-                reason = str(error).strip().splitlines()[-1]
-                raise ValueError(f"{path}: holds more than weights: {reason}") from None
+                found = re.search(r"GLOBAL (\S+)", str(error))
+                what = found.group(1) if found else "something that is not known to be harmless"
+                raise ValueError(
+                    f"{path}: refused, it holds {what} beside weights; it was not written by "
+                    "this program, or by another version of DeepSpeed"
+                ) from None

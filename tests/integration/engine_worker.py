@@ -1,0 +1,216 @@
+"""One of two processes that train a tiny objective with every engine; run by test_engines.py.
+
+    python engine_worker.py RANK PORT FOLDER
+
+Writes FOLDER/facts-RANK.json and, from rank 0, FOLDER/weights.pt; judges nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.engine import Engine, NonFinite, zero
+from hpse_dist.log import RunLog, read_metrics
+from hpse_dist.optim import OptimConfig, schedule
+from hpse_dist.train import evaluate, train
+from hpse_dist.world import World
+from tests.engine.toys import TinyLoader, make_batch, make_engine
+from tests.test_checkpoint import files_at_most
+
+KINDS = {"ddp": ("ddp", 0), **{f"zero{stage}": ("zero", stage) for stage in range(4)}}
+STEPS = 10
+RATE = functools.partial(schedule, steps=STEPS, config=OptimConfig(lr=3e-3, warmup_steps=2))
+
+
+class Worker:
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.folder = world, folder
+        self.facts: dict[str, Any] = {}
+        self.weights: dict[str, dict[str, Tensor]] = {}
+
+    def engine(self, name: str, **options: Any) -> Engine:
+        kind, stage = KINDS.get(name, ("plain", 0))
+        world = World() if name == "plain" else self.world
+        return make_engine(kind, world, stage=stage, **options)
+
+    def run(
+        self,
+        name: str,
+        label: str,
+        *,
+        until: int = STEPS,
+        poison: str = "",
+        evaluating: bool = False,
+        **options: Any,
+    ) -> None:
+        """Start the run `label` or go on with it; told to stop on the last rank alone."""
+        engine = self.engine(name, **options)
+        loader = TinyLoader(engine.world)
+        if poison:
+            loader.poison[60] = poison  # update 4, the second process's half
+        checkpoints = Checkpoints(self.folder / label / "checkpoints", STEPS, 2, "hash")
+        start = reached = checkpoints.resume(engine, loader)
+
+        def on_step(step: int) -> None:
+            nonlocal reached
+            reached = step
+            if evaluating and step % 3 == 0:
+                evaluate(engine, [make_batch(torch.arange(4))])
+
+        def should_stop() -> bool:
+            return reached == until and engine.world.rank == engine.world.size - 1
+
+        with RunLog(self.folder / label, engine.world, 1, 4, start=start) as log:
+            try:
+                train(
+                    engine,
+                    loader,
+                    RATE,
+                    log,
+                    checkpoints,
+                    start=start,
+                    steps=STEPS,
+                    on_step=on_step,
+                    should_stop=should_stop,
+                )
+            except NonFinite as error:
+                self.facts[f"{label} error"] = str(error)
+        self.facts[f"{label} reached"] = reached
+        self.weights[label] = engine.full_state_dict()
+        engine.close()
+
+    def agree(self) -> None:
+        for clip in (0.0, 0.3):
+            for precision in ("fp32", "bf16"):
+                for name in KINDS:
+                    self.run(name, f"{name} {precision} {clip}", clip=clip, precision=precision)
+                if self.world.is_main:
+                    label = f"plain {precision} {clip}"
+                    self.run("plain", label, clip=clip, precision=precision)
+
+    def resume(self) -> None:
+        for name in KINDS:
+            for precision in ("fp32", "bf16"):
+                label = f"{name} {precision} in parts"
+                self.run(name, label, until=5, clip=0.3, precision=precision)
+                self.run(name, label, seed=9, clip=0.3, precision=precision)
+
+    def guard(self) -> None:
+        for name in KINDS:
+            self.run(name, f"{name} before", until=3)
+            for poison in ("loss", "gradient"):
+                self.run(name, f"{name} bad {poison}", poison=poison)
+
+    def measure_on_the_way(self) -> None:
+        for name in KINDS:
+            self.run(name, f"{name} evaluated", clip=0.3, evaluating=True)
+
+    def evaluate(self) -> None:
+        """Ten examples: five batches of two over the ranks, the last one padding on rank 1."""
+        for name in ("ddp", "zero3"):
+            engine = self.engine(name)
+            batches = []
+            for first in range(2 * self.world.rank, 12, 4):
+                ids = torch.arange(first, first + 2)
+                batches.append(make_batch(ids) | {"valid": ids < 10})
+            self.facts[f"{name} means"] = evaluate(engine, batches)
+            engine.close()
+        whole = [make_batch(torch.arange(10))]
+        self.facts["plain means"] = evaluate(self.engine("plain"), whole)
+
+    def refuse(self) -> None:
+        """Checkpoints that do not fit, and one that would run code."""
+        folder = self.folder / "zero1 fp32 0.0" / "checkpoints" / "step_00000010"
+        engine = self.engine("zero2")
+        self.facts["other stage"] = failure(lambda: engine.load(folder))
+        self.facts["other engine"] = failure(
+            lambda: engine.load(self.folder / "ddp fp32 0.0" / "checkpoints" / "step_00000010")
+        )
+        engine.close()
+        engine = self.engine("zero1")
+        about = folder / "zero.json"
+        text = about.read_text()
+        self.on_main(lambda: about.write_text(text.replace('"world_size": 2', '"world_size": 4')))
+        self.facts["other world"] = failure(lambda: engine.load(folder))
+        self.on_main(lambda: about.write_text(text))
+        path = folder / "zero" / "mp_rank_00_model_states.pt"
+        self.on_main(lambda: torch.save({"module": Evil()}, path))
+        self.facts["evil"] = failure(lambda: engine.load(folder))
+        engine.close()
+
+    def on_main(self, work: Callable[[], Any]) -> None:
+        torch.distributed.barrier()
+        if self.world.is_main:
+            work()
+        torch.distributed.barrier()
+
+    def full_disk(self) -> None:
+        """The disk is full for one rank only; both must hear of it and go on."""
+        for name in ("ddp", "zero0", "zero2", "zero3"):
+            for unlucky in (0, 1):
+                label = f"{name} full {unlucky}"
+                engine, loader = self.engine(name), TinyLoader(self.world)
+                checkpoints = Checkpoints(self.folder / label, 1, 2, "hash")
+                checkpoints.save(engine, loader, 1)
+                again = functools.partial(checkpoints.save, engine, loader, 2)
+                with files_at_most(600 if self.world.rank == unlucky else 1 << 40):
+                    self.facts[label] = failure(again)
+                self.facts[f"{label} left"] = engine.from_main(
+                    sorted(p.name for p in (self.folder / label).iterdir())
+                )
+                checkpoints.save(engine, loader, 3)
+                engine.close()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+def failure(work: Callable[[], Any]) -> str:
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def main() -> None:
+    rank, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    torch.set_num_threads(1)
+    settings = zero.deepspeed_config
+
+    def cut_small_parameters_too(**options: Any) -> dict[str, Any]:
+        config = settings(**options)
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return config
+
+    zero.deepspeed_config = cut_small_parameters_too  # else stage 3 keeps our tiny ones whole
+    worker = Worker(World(rank, 2, rank, 2), folder)
+    worker.agree()
+    worker.resume()
+    worker.guard()
+    worker.measure_on_the_way()
+    worker.evaluate()
+    worker.refuse()
+    worker.full_disk()
+    if rank == 0:
+        torch.save(worker.weights, folder / "weights.pt")
+        histories = {p.parent.name: read_metrics(p) for p in folder.glob("*/metrics.jsonl")}
+        (folder / "histories.json").write_text(json.dumps(histories))
+    (folder / f"facts-{rank}.json").write_text(json.dumps(worker.facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Every engine on two processes: the same weights, exact resume, and nothing bad gets through.
+
+One launch of two processes does all the training (importing DeepSpeed takes seconds); the tests
+read what it wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("engine_worker.py")
+KINDS = ("ddp", "zero0", "zero1", "zero2", "zero3")
+TIMING = ("time", "samples_per_s", "wait_share")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@dataclass
+class Outcome:
+    """What the two processes wrote."""
+
+    facts: list[dict[str, Any]]
+    histories: dict[str, list[dict[str, float]]]
+    weights: dict[str, dict[str, Tensor]]
+
+    def distance(self, a: str, b: str) -> float:
+        """Largest difference of any weight; `seen` counts a process's own samples."""
+        one, other = self.weights[a], self.weights[b]
+        assert one.keys() == other.keys()
+        names = [name for name in one if name != "seen"]
+        return max((one[n].double() - other[n].double()).abs().max().item() for n in names)
+
+    def curve(self, label: str, name: str) -> list[float]:
+        return [row[name] for row in self.histories[label]]
+
+    def same(self, key: str) -> Any:
+        """A fact that both processes must agree on."""
+        assert self.facts[0][key] == self.facts[1][key]
+        return self.facts[0][key]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    folder = tmp_path_factory.mktemp("engines")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    outputs = [folder / f"output-{rank}.txt" for rank in (0, 1)]
+    processes = []
+    for rank in (0, 1):
+        with outputs[rank].open("w") as output:
+            command = [sys.executable, str(WORKER), str(rank), port, str(folder)]
+            processes.append(
+                subprocess.Popen(
+                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+                )
+            )
+    try:
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = "\n".join(path.read_text()[-4000:] for path in outputs)
+    assert codes == [0, 0], said
+    return Outcome(
+        facts=[json.loads((folder / f"facts-{rank}.json").read_text()) for rank in (0, 1)],
+        histories=json.loads((folder / "histories.json").read_text()),
+        weights=torch.load(folder / "weights.pt", weights_only=True),
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("clip", ["0.0", "0.3"])
+@every_kind
+def test_engines_agree(outcome: Outcome, kind: str, precision: str, clip: str) -> None:
+    """Ten updates of two micro-batches each, on two processes and on one: to 1e-6."""
+    mine, ddp, plain = (f"{name} {precision} {clip}" for name in (kind, "ddp", "plain"))
+    assert outcome.distance(mine, ddp) < 1e-6
+    assert outcome.distance(mine, plain) < 1e-6
+    for name in ("loss", "loss_large", "grad_norm", "lr"):
+        assert outcome.curve(mine, name) == pytest.approx(outcome.curve(plain, name), rel=1e-6)
+    if clip == "0.3":
+        assert outcome.distance(mine, f"{kind} {precision} 0.0") > 1e-4
+
+
+def test_clipping_had_work_to_do(outcome: Outcome) -> None:
+    assert min(outcome.curve("plain fp32 0.3", "grad_norm")) > 0.3
+
+
+@every_kind
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ten_straight_steps_are_five_a_resume_and_five(
+    outcome: Outcome, kind: str, precision: str
+) -> None:
+    straight, parts = f"{kind} {precision} 0.3", f"{kind} {precision} in parts"
+    assert outcome.same(f"{parts} reached") == 10
+    assert outcome.distance(straight, parts) == 0.0
+    histories = [
+        [{k: v for k, v in row.items() if k not in TIMING} for row in outcome.histories[label]]
+        for label in (straight, parts)
+    ]
+    assert [row["step"] for row in histories[1]] == list(range(1, 11))
+    assert repr(histories[0]) == repr(histories[1])
+
+
+@every_kind
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_what_is_not_finite_never_reaches_the_weights(
+    outcome: Outcome, kind: str, poison: str
+) -> None:
+    """One sample of the second process is bad; both refuse, with one sentence."""
+    label = f"{kind} bad {poison}"
+    said = outcome.same(f"{label} error")
+    assert said.startswith(f"step 4: the {poison} is NaN or infinite in micro-batches with")
+    assert "60, 61, 62, 63;" in said
+    assert ("48," in said) == (poison == "gradient")
+    assert outcome.same(f"{label} reached") == 3
+    assert outcome.distance(label, f"{kind} before") == 0.0
+
+
+@every_kind
+def test_measuring_on_the_way_changes_nothing(outcome: Outcome, kind: str) -> None:
+    assert outcome.distance(f"{kind} evaluated", f"{kind} fp32 0.3") == 0.0
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero3"])
+def test_evaluation_over_padded_shards_is_exact(outcome: Outcome, kind: str) -> None:
+    assert outcome.same(f"{kind} means") == pytest.approx(outcome.same("plain means"), rel=1e-6)
+    assert math.isfinite(outcome.same("plain means")["ratio"])
+
+
+def test_checkpoints_that_do_not_fit_are_refused(outcome: Outcome) -> None:
+    assert "saved by ZeRO with stage 1, this run has 2" in outcome.same("other stage")
+    assert "saved by ZeRO with world_size 4, this run has 2" in outcome.same("other world")
+    assert "not a checkpoint of the zero engine" in outcome.same("other engine")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(outcome: Outcome) -> None:
+    assert "refused, it holds posix.system beside weights" in outcome.same("evil")
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero0", "zero2", "zero3"])
+@pytest.mark.parametrize("unlucky", [0, 1])
+def test_a_full_disk_on_either_rank_hangs_nobody(outcome: Outcome, kind: str, unlucky: int) -> None:
+    said = outcome.same(f"{kind} full {unlucky}")
+    assert "the checkpoint could not be written" in said
+    assert "too large" in said or "disk is full" in said
+    assert outcome.same(f"{kind} full {unlucky} left") == ["step_00000001"]
