@@ -32,17 +32,11 @@ METRICS_FILE = "metrics.jsonl"
 class RunLog:
     """The log of one run folder, opened at the step it goes on from."""
 
-    def __init__(
-        self, folder: Path, world: World, every: int, panels_every: int = 0, *, start: int = 0
-    ) -> None:
-        if every < 1 or panels_every < 0:
-            raise ValueError(
-                f"the log needs every >= 1 and panels_every >= 0 (0: none), "
-                f"found {every} and {panels_every}"
-            )
+    def __init__(self, folder: Path, world: World, every: int, *, start: int = 0) -> None:
+        if every < 1:
+            raise ValueError(f"the log needs a line every 1 step or more, found {every}")
         self.folder = Path(folder)
         self.every = every
-        self.panels_every = panels_every
         self._writer: SummaryWriter | None = None
         if not world.is_main:
             return
@@ -61,10 +55,6 @@ class RunLog:
     def due(self, step: int) -> bool:
         """True on the steps whose scalars are wanted."""
         return step % self.every == 0
-
-    def panels_due(self, step: int) -> bool:
-        """True on the steps whose pictures are wanted."""
-        return self.panels_every > 0 and step % self.panels_every == 0
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, and a point on each curve; a NaN is null and no point.

@@ -65,9 +65,6 @@ def train(
         if log.due(step):
             means = engine.mean_over_ranks(stacked(parts))
             log.scalars(step, means | {"lr": lr} | engine.stats() | clock.rates(engine.world.size))
-        if log.panels_due(step):
-            with engine.evaluating() as module:
-                log.panels(step, module.panels(batch))
         if on_step is not None:
             on_step(step)
         stop = engine.any_rank(should_stop())

@@ -1,6 +1,7 @@
 """One of two processes that train a tiny objective with every engine; run by test_engines.py.
 
     python engine_worker.py RANK PORT FOLDER
+    python engine_worker.py alone - FOLDER      DeepSpeed on one process that no one started
 
 Writes FOLDER/facts-RANK.json and, from rank 0, FOLDER/weights.pt; judges nothing.
 """
@@ -66,11 +67,13 @@ class Worker:
             reached = step
             if evaluating and step % 3 == 0:
                 evaluate(engine, [make_batch(torch.arange(4))])
+                with engine.evaluating() as module:
+                    log.panels(step, module.panels(make_batch(torch.arange(4))))
 
         def should_stop() -> bool:
             return reached == until and engine.world.rank == engine.world.size - 1
 
-        with RunLog(self.folder / label, engine.world, 1, 4, start=start) as log:
+        with RunLog(self.folder / label, engine.world, 1, start=start) as log:
             try:
                 train(
                     engine,
@@ -185,18 +188,15 @@ def failure(work: Callable[[], Any]) -> str:
     return "none"
 
 
-def main() -> None:
-    rank, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+def alone(folder: Path) -> None:
+    worker = Worker(World(), folder)
+    for stage in (0, 2, 3):
+        worker.run(f"zero{stage}", f"zero{stage} alone", clip=0.3)
+    torch.save(worker.weights, folder / "weights-alone.pt")
+
+
+def together(rank: int, port: str, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    torch.set_num_threads(1)
-    settings = zero.deepspeed_config
-
-    def cut_small_parameters_too(**options: Any) -> dict[str, Any]:
-        config = settings(**options)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return config
-
-    zero.deepspeed_config = cut_small_parameters_too  # else stage 3 keeps our tiny ones whole
     worker = Worker(World(rank, 2, rank, 2), folder)
     worker.agree()
     worker.resume()
@@ -210,6 +210,28 @@ def main() -> None:
         histories = {p.parent.name: read_metrics(p) for p in folder.glob("*/metrics.jsonl")}
         (folder / "histories.json").write_text(json.dumps(histories))
     (folder / f"facts-{rank}.json").write_text(json.dumps(worker.facts))
+
+
+def cut_small_parameters_too() -> None:
+    """Else stage 3 keeps parameters as tiny as ours whole."""
+    settings = zero.deepspeed_config
+
+    def changed(**options: Any) -> dict[str, Any]:
+        config = settings(**options)
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return config
+
+    zero.deepspeed_config = changed
+
+
+def main() -> None:
+    rank, port, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    torch.set_num_threads(1)
+    cut_small_parameters_too()
+    if rank == "alone":
+        alone(folder)
+    else:
+        together(int(rank), port, folder)
 
 
 if __name__ == "__main__":

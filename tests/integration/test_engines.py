@@ -1,7 +1,7 @@
 """Every engine on two processes: the same weights, exact resume, and nothing bad gets through.
 
-One launch of two processes does all the training (importing DeepSpeed takes seconds); the tests
-read what it wrote.
+One launch does all the training (importing DeepSpeed takes seconds), with a third process alone
+beside the two; the tests read what they wrote.
 """
 
 from __future__ import annotations
@@ -60,11 +60,14 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    outputs = [folder / f"output-{rank}.txt" for rank in (0, 1)]
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        environment.pop(name, None)
+    names = ("0", "1", "alone")
+    outputs = [folder / f"output-{name}.txt" for name in names]
     processes = []
-    for rank in (0, 1):
-        with outputs[rank].open("w") as output:
-            command = [sys.executable, str(WORKER), str(rank), port, str(folder)]
+    for name, path in zip(names, outputs, strict=True):
+        with path.open("w") as output:
+            command = [sys.executable, str(WORKER), name, port, str(folder)]
             processes.append(
                 subprocess.Popen(
                     command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
@@ -76,11 +79,12 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         for process in processes:
             process.kill()
     said = "\n".join(path.read_text()[-4000:] for path in outputs)
-    assert codes == [0, 0], said
+    assert codes == [0, 0, 0], said
     return Outcome(
         facts=[json.loads((folder / f"facts-{rank}.json").read_text()) for rank in (0, 1)],
         histories=json.loads((folder / "histories.json").read_text()),
-        weights=torch.load(folder / "weights.pt", weights_only=True),
+        weights=torch.load(folder / "weights.pt", weights_only=True)
+        | torch.load(folder / "weights-alone.pt", weights_only=True),
     )
 
 
@@ -96,6 +100,11 @@ def test_engines_agree(outcome: Outcome, kind: str, precision: str, clip: str) -
         assert outcome.curve(mine, name) == pytest.approx(outcome.curve(plain, name), rel=1e-6)
     if clip == "0.3":
         assert outcome.distance(mine, f"{kind} {precision} 0.0") > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["zero0", "zero2", "zero3"])
+def test_deepspeed_on_one_process_needs_nobody_to_start_it(outcome: Outcome, kind: str) -> None:
+    assert outcome.distance(f"{kind} alone", "plain fp32 0.3") < 1e-6
 
 
 def test_clipping_had_work_to_do(outcome: Outcome) -> None:
