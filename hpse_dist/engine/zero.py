@@ -183,7 +183,8 @@ class ZeroEngine(Engine):
             )
         about = json.loads(path.read_text(encoding="utf-8"))
         for key, here in (("stage", self.stage), ("world_size", self.world.size)):
-            if about[key] != here:
+            cut_up = key == "stage" or self.stage > 0  # stage 0 fits any number of ranks
+            if cut_up and about[key] != here:
                 raise ValueError(
                     f"{folder}: saved by ZeRO with {key} {about[key]}, this run has {here}; "
                     "resume with the same ZeRO stage and number of workers, or start another run "

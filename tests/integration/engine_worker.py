@@ -140,16 +140,25 @@ class Worker:
             lambda: engine.load(self.folder / "ddp fp32 0.0" / "checkpoints" / "step_00000010")
         )
         engine.close()
+        self.facts["other world"] = self.load_as_of_another_world("zero1")
+        self.facts["other world of stage 0"] = self.load_as_of_another_world("zero0")
+        path = folder / "zero" / "mp_rank_00_model_states.pt"
+        self.on_main(lambda: torch.save({"module": Evil()}, path))
         engine = self.engine("zero1")
+        self.facts["evil"] = failure(lambda: engine.load(folder))
+        engine.close()
+
+    def load_as_of_another_world(self, name: str) -> str:
+        """What happens to a checkpoint that claims to come from four processes."""
+        folder = self.folder / f"{name} fp32 0.0" / "checkpoints" / "step_00000010"
         about = folder / "zero.json"
         text = about.read_text()
         self.on_main(lambda: about.write_text(text.replace('"world_size": 2', '"world_size": 4')))
-        self.facts["other world"] = failure(lambda: engine.load(folder))
-        self.on_main(lambda: about.write_text(text))
-        path = folder / "zero" / "mp_rank_00_model_states.pt"
-        self.on_main(lambda: torch.save({"module": Evil()}, path))
-        self.facts["evil"] = failure(lambda: engine.load(folder))
+        engine = self.engine(name)
+        said = failure(lambda: engine.load(folder))
         engine.close()
+        self.on_main(lambda: about.write_text(text))
+        return said
 
     def on_main(self, work: Callable[[], Any]) -> None:
         torch.distributed.barrier()

@@ -156,6 +156,7 @@ def test_evaluation_over_padded_shards_is_exact(outcome: Outcome, kind: str) -> 
 def test_checkpoints_that_do_not_fit_are_refused(outcome: Outcome) -> None:
     assert "saved by ZeRO with stage 1, this run has 2" in outcome.same("other stage")
     assert "saved by ZeRO with world_size 4, this run has 2" in outcome.same("other world")
+    assert outcome.same("other world of stage 0") == "none"  # nothing is cut up there
     assert "not a checkpoint of the zero engine" in outcome.same("other engine")
 
 
