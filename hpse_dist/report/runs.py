@@ -1,0 +1,181 @@
+"""What runs left in their folders, read as it is: nothing is computed again, nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PLAN_FILE = "plan.json"
+PANEL = re.compile(r"step_(\d+)_(.+)\.png")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `metrics` are the final ones, empty while the run is not done."""
+
+    folder: Path
+    name: str
+    kind: str = ""
+    source: str = ""
+    task: str = ""
+    seed: int = 0
+    done: bool = False
+    steps: int = 0
+    global_batch: int = 0
+    seconds: float | None = None
+    samples_per_s: float | None = None
+    world_size: int | None = None
+    recipe_hash: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+    """Evaluations on held-out subjects, each with its step."""
+    training: tuple[Mapping[str, float], ...] = ()
+    """What training logged, each with its step."""
+    panels: Mapping[str, Path] = field(default_factory=dict)
+    """The last picture of each name."""
+    recipe: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that belong together, in the order of their plan."""
+
+    name: str
+    runs: tuple[Run, ...]
+    baseline: str = ""
+
+    def of_kind(self, kind: str) -> list[Run]:
+        return [run for run in self.runs if run.kind == kind]
+
+    def missing(self) -> list[str]:
+        """Names of the runs that are not done."""
+        return [run.name for run in self.runs if not run.done]
+
+
+def read_study(folder: Path) -> Study:
+    """The study or the single run in a folder; ValueError when there is neither."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a study's folder or a run's")
+    plan_path = folder / PLAN_FILE
+    if plan_path.is_file():
+        plan = _json(plan_path)
+        runs = tuple(read_run(_place(folder, row["folder"]), row) for row in plan["runs"])
+        return Study(str(plan["study"]), runs, str(plan.get("baseline", "")))
+    if is_run(folder):
+        return Study(folder.resolve().name, (read_run(folder),))
+    runs = tuple(read_run(path) for path in sorted(folder.iterdir()) if is_run(path))
+    if not runs:
+        raise ValueError(
+            f"{folder}: neither a study (no {PLAN_FILE}) nor a run (no recipe.yaml), and no folder "
+            "in it is a run"
+        )
+    return Study(folder.resolve().name, runs)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has begun in the folder."""
+    return (folder / "recipe.yaml").is_file() or (folder / "report.json").is_file()
+
+
+def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
+    """A run's folder; what it has not written yet comes from its row in the plan."""
+    planned = planned or {}
+    done = (folder / "DONE").is_file()
+    report = _json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    rows = _rows(folder / "metrics.jsonl")
+    history = [_numbers(row) for row in report.get("history", [])] or _held_out(rows)
+    source = report.get("source", planned.get("source", ""))
+    if isinstance(source, Mapping):
+        source = source.get("name", "")
+    return Run(
+        folder=folder,
+        name=str(planned.get("name") or report.get("name") or folder.resolve().name),
+        kind=str(planned.get("kind") or report.get("kind", "")),
+        source=str(planned.get("source") or source),
+        task=str(planned.get("task") or report.get("task", "")),
+        seed=int(report.get("seed", planned.get("seed", 0))),
+        done=done,
+        steps=int(report.get("steps") or max((int(row["step"]) for row in rows), default=0)),
+        global_batch=int(report.get("global_batch") or 0),
+        seconds=report.get("seconds"),
+        samples_per_s=report.get("samples_per_s"),
+        world_size=report.get("world_size"),
+        recipe_hash=str(report.get("recipe_hash", "")),
+        metrics=_numbers(report.get("metrics", {})) if done else {},
+        history=tuple(history),
+        training=tuple(row for row in map(_numbers, rows) if not any("/" in key for key in row)),
+        panels=_panels(folder / "panels"),
+        recipe=_text(folder / "recipe.yaml"),
+        environment=(
+            _json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
+        ),
+    )
+
+
+def _place(study: Path, folder: str) -> Path:
+    """A planned run's folder; a study that was moved whole still finds the runs inside it."""
+    path = Path(folder)
+    inside = study / path.name
+    return inside if not path.exists() and inside.exists() else path
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: a JSON object is needed, found {type(document).__name__}")
+    return document
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; one torn by a kill is left out."""
+    rows = []
+    for line in _text(path).splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def _held_out(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The evaluations among the lines of metrics.jsonl, as report.json has them."""
+    found = []
+    for row in rows:
+        values = {key[4:]: value for key, value in row.items() if key.startswith("val/")}
+        if values:
+            found.append(_numbers({"step": row["step"], **values}))
+    return found
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a row."""
+    return {
+        key: value
+        for key, value in row.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _panels(folder: Path) -> dict[str, Path]:
+    """The picture of the last step for each name in panels/."""
+    last: dict[str, tuple[int, Path]] = {}
+    for path in sorted(folder.glob("step_*.png")):
+        match = PANEL.fullmatch(path.name)
+        if match and int(match[1]) >= last.get(match[2], (-1, path))[0]:
+            last[match[2]] = int(match[1]), path
+    return {name: path for name, (_, path) in last.items()}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

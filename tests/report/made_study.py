@@ -1,0 +1,164 @@
+"""A study's folder made up: what runs would have left, with figures that a test can know."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+FINAL = {  # PA-MPJPE in mm by source and seed
+    "random": (71.2, 69.0, 72.4),
+    "completion": (61.0, 63.5, 60.1),
+}
+
+
+def make_study(folder: Path, *, done: bool = True) -> Path:
+    """Two sources x three seeds and one pre-training; not done: the last run is under way."""
+    rows = [plan_row(folder, "completion", "pretrain", "completion", "", 0)]
+    make_pretraining(folder / "completion")
+    for seed in range(3):
+        for source, finals in FINAL.items():
+            name = f"{source}-body_mesh-seed{seed}"
+            last = source == "completion" and seed == 2
+            make_finetuning(folder / name, source, seed, finals[seed], done=done or not last)
+            rows.append(plan_row(folder, name, "finetune", source, "body_mesh", seed))
+    plan = {"study": "demo", "baseline": "random", "runs": rows}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return folder
+
+
+def plan_row(folder: Path, name: str, kind: str, source: str, task: str, seed: int) -> dict:
+    return {
+        "name": name,
+        "kind": kind,
+        "folder": str(folder / name),
+        "source": source,
+        "task": task,
+        "seed": seed,
+    }
+
+
+def make_finetuning(
+    folder: Path, source: str, seed: int, final: float, *, done: bool = True, steps: int = 400
+) -> Path:
+    rng = np.random.default_rng([seed, len(source)])
+    history = []
+    for step in range(100, steps + 1, 100):
+        error = final * (1 + 1.2 * math.exp(-4 * step / steps) - 1.2 * math.exp(-4))
+        history.append({"step": step, "pa_mpjpe": error, "mpjpe": error * 1.45, "pve": error * 1.7})
+    training = [
+        {"step": s, "time": 1e9 + s, "loss": 3 * math.exp(-s / 150) + 0.4 + 0.05 * rng.normal()}
+        for s in range(10, steps + 1, 10)
+    ]
+    report = {
+        "kind": "finetune",
+        "task": "body_mesh",
+        "source": source,
+        "label_fraction": 1.0,
+        "name": f"{source}-body_mesh-seed{seed}",
+        "seed": seed,
+        "steps": steps,
+        "global_batch": 32,
+        "seconds": 95.2 + seed,
+        "samples_per_s": 171.0,
+        "world_size": 1,
+        "recipe_hash": f"{seed}{source}".encode().hex().ljust(64, "0"),
+        "metrics": {k: v for k, v in history[-1].items() if k != "step"},
+        "history": history,
+    }
+    recipe = (
+        f"name: {report['name']}\ncollections:\n- path: collections/demo\n  weight: 1.0\n"
+        f"global_batch: 32\nsteps: {steps}\nseed: {seed}\nsource: {source}\n"
+    )
+    _write_run(folder, report if done else None, recipe, training, history)
+    _panel(folder / "panels" / f"step_{steps:06d}_body_mesh.png", rng)
+    return folder
+
+
+def make_pretraining(folder: Path, steps: int = 1500) -> Path:
+    rng = np.random.default_rng(7)
+    history = [
+        {
+            "step": step,
+            "hidden_loss": 0.45 + 0.5 * math.exp(-step / 500),
+            "hidden_loss_mean": 1.0,
+            "reference_gain": 14.2 * (1 - math.exp(-step / 700)),
+            "reference_gain_view": 17.9 * (1 - math.exp(-step / 700)),
+            "reference_gain_pose": 10.1 * (1 - math.exp(-step / 700)),
+        }
+        for step in range(250, steps + 1, 250)
+    ]
+    training = [
+        {"step": s, "time": 1e9 + s, "loss": 0.5 + 0.5 * math.exp(-s / 400) + 0.03 * rng.normal()}
+        for s in range(10, steps + 1, 10)
+    ]
+    report = {
+        "kind": "pretrain",
+        "objective": "completion",
+        "source": "completion",
+        "name": "completion",
+        "seed": 0,
+        "steps": steps,
+        "global_batch": 64,
+        "seconds": 402.7,
+        "samples_per_s": 262.0,
+        "world_size": 2,
+        "recipe_hash": "ab" * 32,
+        "metrics": {k: v for k, v in history[-1].items() if k != "step"},
+        "history": history,
+    }
+    _write_run(folder, report, f"name: completion\nsteps: {steps}\n", training, history)
+    _panel(folder / "panels" / f"step_{steps:06d}_completion.png", rng)
+    return folder
+
+
+def _write_run(
+    folder: Path, report: dict | None, recipe: str, training: list[dict], history: list[dict]
+) -> None:
+    (folder / "panels").mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe)
+    (folder / "environment.json").write_text(
+        json.dumps(
+            {
+                "python": "3.11.7",
+                "platform": "Linux-6.1-x86_64",
+                "packages": {"torch": "2.10.0", "ray": "2.60.0", "ffcv": "1.0.2"},
+                "cpus": 2,
+                "gpus": [],
+            }
+        )
+    )
+    lines = [*training]
+    lines += [
+        {"step": row["step"], **{f"val/{k}": v for k, v in row.items() if k != "step"}}
+        for row in history
+    ]
+    lines.sort(key=lambda row: row["step"])
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    if report is not None:
+        (folder / "report.json").write_text(json.dumps(report))
+        (folder / "DONE").touch()
+
+
+def _panel(path: Path, rng: np.random.Generator) -> None:
+    """Stick people on coloured ground, four to a row, as a task's sheet would be."""
+    tile, columns, rows = 160, 4, 4
+    sheet = Image.new("RGB", (columns * (tile + 4) + 4, rows * (tile + 4) + 26), (250, 250, 248))
+    draw = ImageDraw.Draw(sheet)
+    for row in range(rows):
+        ground = tuple(int(v) for v in rng.integers(90, 200, 3))
+        for column in range(columns):
+            x, y = 4 + column * (tile + 4), 22 + row * (tile + 4)
+            draw.rectangle((x, y, x + tile, y + tile), fill=ground)
+            arms = rng.integers(-30, 30, 2)
+            ink = (35, 60, 90) if column == 0 else (230, 225, 210)
+            draw.ellipse((x + 68, y + 25, x + 92, y + 49), fill=ink)
+            draw.line((x + 80, y + 49, x + 80, y + 100), fill=ink, width=16)
+            draw.line((x + 80, y + 60, x + 40, y + 80 + arms[0]), fill=ink, width=8)
+            draw.line((x + 80, y + 60, x + 120, y + 80 + arms[1]), fill=ink, width=8)
+            draw.line((x + 80, y + 98, x + 62, y + 150), fill=ink, width=10)
+            draw.line((x + 80, y + 98, x + 98, y + 150), fill=ink, width=10)
+    sheet.save(path)

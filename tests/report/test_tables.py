@@ -1,0 +1,131 @@
+"""Means, intervals, differences and what the page claims from them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpse_dist.report.runs import Run, Study, read_study
+from hpse_dist.report.tables import answer, costs, gains, interval, task_tables, write_tables
+from tests.report.made_study import FINAL, make_study
+
+
+def run_of(source: str, seed: int, value: float, name: str = "pa_mpjpe") -> Run:
+    return Run(
+        folder=Path(f"{source}-{seed}"),
+        name=f"{source}-{seed}",
+        kind="finetune",
+        source=source,
+        task="body_mesh",
+        seed=seed,
+        done=True,
+        metrics={name: value},
+    )
+
+
+def study_of(**finals: list[float]) -> Study:
+    runs = [run_of(s, seed, v) for s, values in finals.items() for seed, v in enumerate(values)]
+    return Study("s", tuple(runs), baseline="random")
+
+
+def test_interval_is_students() -> None:
+    # by hand: mean 2, standard deviation 1, t(0.975, 2) = 4.302653
+    found = interval([1.0, 2.0, 3.0])
+    assert found.mean == 2.0
+    assert found.high - found.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+
+
+def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
+    one = interval([5.0])
+    assert (one.mean, one.n, one.known) == (5.0, 1, False)
+    assert math.isnan(one.low)
+    assert math.isnan(interval([]).mean)
+    assert interval([1.0, math.nan, 3.0]).n == 2
+
+
+def test_sources_are_ranked_best_first_and_compared_by_seed(tmp_path: Path) -> None:
+    (table,) = task_tables(read_study(make_study(tmp_path)))
+    assert [row.source for row in table.rows] == ["completion", "random"]
+    assert table.ranked_by == "pa_mpjpe"
+    assert table.metric_names == ("pa_mpjpe", "mpjpe", "pve")
+    best, base = table.rows
+    assert base.difference is None
+    assert best.difference is not None
+    by_seed = [a - b for a, b in zip(FINAL["completion"], FINAL["random"], strict=True)]
+    assert best.difference.mean == pytest.approx(sum(by_seed) / 3)
+    assert best.difference == interval(by_seed)
+
+
+def test_a_figure_where_higher_is_better_is_ranked_so() -> None:
+    runs = [run_of("a", 0, 1.0, "reference_gain"), run_of("b", 0, 9.0, "reference_gain")]
+    (table,) = task_tables(Study("s", tuple(runs)))
+    assert [row.source for row in table.rows] == ["b", "a"]
+    assert "Highest reference gain" in answer(table)
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    (table,) = task_tables(study_of(random=[70.0, 71.0, 72.0], better=[60.0, 61.0]))
+    assert table.rows[0].difference is not None
+    assert table.rows[0].difference.n == 2
+    assert table.rows[0].difference.mean == pytest.approx(-10.0)
+
+
+@pytest.mark.parametrize(
+    ("finals", "words"),
+    [
+        ({"random": [70, 71, 72], "a": [60, 61, 62.5]}, "9.8 mm better than random (95 %"),
+        ({"random": [70, 71, 72], "a": [60, 90, 62]}, "may be chance"),
+        ({"random": [70, 71, 72], "a": [75, 76, 77]}, "No source comes before the baseline"),
+        ({"random": [70], "a": [60]}, "one seed proves nothing"),
+        ({"random": [70, 99, 99], "a": [75]}, "it is not ahead of random"),
+        ({"a": [75, 76]}, "Lowest PA-MPJPE on body mesh: a with 75.5 mm"),
+    ],
+)
+def test_the_answer_claims_no_more_than_the_seeds_show(
+    finals: dict[str, list[float]], words: str
+) -> None:
+    (table,) = task_tables(study_of(**finals))
+    assert words in answer(table)
+
+
+def test_unfinished_runs_are_in_no_table() -> None:
+    study = study_of(random=[70.0], a=[60.0])
+    pending = replace(study.runs[1], done=False)
+    (table,) = task_tables(replace(study, runs=(study.runs[0], pending)))
+    assert [row.source for row in table.rows] == ["random"]
+
+
+def test_gains_and_costs(tmp_path: Path) -> None:
+    study = read_study(make_study(tmp_path))
+    (row,) = gains(study)
+    assert row["view"] > row["all"] > row["pose"] > 0
+    spent = costs(study)
+    assert sum(row["share"] for row in spent) == pytest.approx(1.0)
+    assert spent[0]["samples"] == 1500 * 64
+
+
+def test_tables_hold_full_numbers_and_no_formulas(tmp_path: Path) -> None:
+    study = read_study(make_study(tmp_path / "study"))
+    runs = tuple(
+        replace(run, source="=HYPERLINK(1)") if run.source == "completion" else run
+        for run in study.runs
+    )
+    paths = write_tables(replace(study, runs=runs), tmp_path / "tables")
+    assert sorted(path.name for path in paths) == [
+        "costs.csv",
+        "curves.csv",
+        "runs.csv",
+        "summary.csv",
+    ]
+    with (tmp_path / "tables" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    first = next(row for row in rows if row["metric"] == "pa_mpjpe")
+    assert first["source"] == "'=HYPERLINK(1)"
+    assert float(first["mean"]) == pytest.approx(sum(FINAL["completion"]) / 3)
+    assert float(first["difference"]) < 0
+    assert all(row["difference"] == "" for row in rows if row["source"] == "random")
