@@ -1,0 +1,91 @@
+"""Carry out a study's plan: shared pre-trainings one by one, then the arms side by side."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cluster.launch import connected, launch
+from cluster.sweep import Job, Outcome, is_done, sweep
+from hpse_dist.study import PlannedRun
+
+
+def carry_out(
+    runs: Sequence[PlannedRun],
+    folder: Path,
+    *,
+    at_once: int | None = None,
+    progress: bool = True,
+    debug: bool = False,
+) -> list[Outcome]:
+    """Run what is not done yet, in the plan's order; says how every run ended.
+
+    A run that fails is reported and those that need it are given up; the others go on. Crashed
+    workers are started again as often as the run's own recipe allows.
+    """
+    if all(is_done(run.folder) for run in runs):
+        return [Outcome(run.name, run.folder, skipped=True) for run in runs]
+    outcomes: dict[str, Outcome] = {}
+    with connected(debug=debug):
+        for run in runs:
+            if run.kind == "pretrain":
+                outcomes[run.name] = _pretrain(run, progress=progress, debug=debug)
+                _say(outcomes[run.name], progress)
+        ready = []
+        for run in runs:
+            lost = next((name for name in run.after if outcomes[name].error), None)
+            if run.kind == "finetune" and lost is None:
+                ready.append(run)
+            elif run.kind == "finetune":
+                outcomes[run.name] = Outcome(run.name, run.folder, f"its source {lost} failed")
+        for device, group in itertools.groupby(ready, key=lambda run: run.recipe.machine.device):
+            for outcome in sweep(
+                [_job(run) for run in group],
+                folder / "ray",
+                device=device,
+                at_once=at_once,
+                max_failures=min(run.recipe.machine.max_failures for run in ready),
+                progress=progress,
+                debug=debug,
+            ):
+                outcomes[outcome.name] = outcome
+    return [outcomes[run.name] for run in runs]
+
+
+def _pretrain(run: PlannedRun, *, progress: bool, debug: bool) -> Outcome:
+    """One pre-training over all the workers that its recipe asks for."""
+    done = Outcome(run.name, run.folder)
+    if is_done(run.folder):
+        return replace(done, skipped=True)
+    try:
+        launch(
+            run.target,
+            run.recipe,
+            run.folder,
+            workers=run.recipe.machine.workers,
+            device=run.recipe.machine.device,
+            steps=run.recipe.steps,
+            max_failures=run.recipe.machine.max_failures,
+            progress=progress,
+            debug=debug,
+        )
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        return replace(done, error=str(error))
+    return done if is_done(run.folder) else replace(done, error="stopped before its last step")
+
+
+def _job(run: PlannedRun) -> Job:
+    return Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps)
+
+
+def _say(outcome: Outcome, progress: bool) -> None:
+    if progress:
+        how = f"failed: {outcome.error}" if outcome.error else "done"
+        tqdm.write(f"{outcome.name} {how}", file=sys.stderr)

@@ -1,0 +1,70 @@
+"""Runs made up for tests of the launcher: small, real process groups, errors and deaths on order.
+
+A module of its own on the workers' path, so it imports torch only inside.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from hpse_dist.world import World
+
+
+def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
+    """Add one per worker and step, keep every step as a checkpoint, go on from the last one.
+
+    recipe: steps; kill_at: the last rank kills itself there, once; error: {rank or "all": text};
+    crash: the main rank raises RuntimeError at the first step.
+    """
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / "state.json"
+    step, total = json.loads(state.read_text()) if state.exists() else (0, 0)
+    logging.getLogger("hpse_dist.targets").info("going on from step %d", step)
+    errors = recipe.get("error", {})
+    if "all" in errors or str(world.rank) in errors:
+        raise ValueError(errors.get("all") or errors[str(world.rank)])
+    if recipe.get("crash") and world.is_main:
+        raise RuntimeError("the engine broke")
+    while step < recipe["steps"]:
+        step += 1
+        part = torch.ones(1)
+        if world.size > 1:
+            torch.distributed.all_reduce(part)
+        total += int(part.item())
+        marker = folder / "killed"
+        if step == recipe.get("kill_at") and world.rank == world.size - 1 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if world.is_main:
+            _write(state, [step, total])
+            with (folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, "loss": 1.0 / step}) + "\n")
+        time.sleep(recipe.get("pause_s", 0.0))
+    if world.is_main:
+        facts = {"total": total, "cwd": os.getcwd(), "root": os.environ.get("HPSE_ROOT")}
+        facts["threads"] = os.environ.get("OMP_NUM_THREADS")
+        _write(folder / "facts.json", facts)
+        (folder / "DONE").touch()
+
+
+def say(recipe: Any, world: World, folder: Path) -> None:
+    """Log at two levels, then stop as the recipe says."""
+    log = logging.getLogger("hpse_dist.targets")
+    log.info("starting")
+    log.warning("checkpoint step_00000100 is broken, the one before is used")
+    if isinstance(recipe, BaseException):
+        raise recipe
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)

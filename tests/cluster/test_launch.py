@@ -1,0 +1,154 @@
+"""The launcher's decisions, without starting Ray: tests/integration starts it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster import launch as launching
+from cluster.launch import Cluster, launch, prepare_environment
+from cluster.resources import Node
+from cluster.sweep import Job, sweep
+from cluster.worker import Final, write_final
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "x")  # so that monkeypatch puts back what a test sets
+        monkeypatch.delenv(name)
+    for name in launching.SWITCHES:
+        monkeypatch.setenv(name, os.environ.get(name, launching.SWITCHES[name]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_an_own_cluster_asks_for_a_token_that_no_file_holds(tmp_path: Path) -> None:
+    prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_the_users_choice_of_authentication_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_a_users_token_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("t")
+    prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+@pytest.mark.parametrize(("token", "mode"), [("t", "token"), ("", "disabled")])
+def test_an_existing_cluster_is_met_with_the_token_at_hand(
+    monkeypatch: pytest.MonkeyPatch, token: str, mode: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    if token:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == mode
+    assert os.environ.get("RAY_AUTH_TOKEN", "") == token
+
+
+def test_the_users_switches_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "7")
+    prepare_environment()
+    assert os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "7"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def _on(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
+    """Pretend to be connected to an own cluster of these nodes."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def connected(*, debug: bool = False):
+        yield Cluster(nodes, own=True)
+
+    monkeypatch.setattr(launching, "connected", connected)
+
+
+def test_a_run_that_can_never_fit_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _on(monkeypatch, Node(2))
+    with pytest.raises(ValueError, match=r"needs 5 workers .* room for 2 of them"):
+        launch("hpse_dist.run:pretrain", {}, tmp_path / "run", workers=5)
+    with pytest.raises(ValueError, match="ask for no GPU"):
+        launch("hpse_dist.run:pretrain", {}, tmp_path / "run", device="cuda")
+
+
+def _ended(monkeypatch: pytest.MonkeyPatch, folder: Path, error: BaseException | None) -> None:
+    """Pretend that the workers' job ended with this error, or without one."""
+
+    def watch(job: launching._Job, *_: object) -> None:
+        if isinstance(error, ValueError):
+            write_final(folder, 1, Final("ValueError", str(error)))
+        else:
+            job.error = error
+
+    monkeypatch.setattr(launching, "_watch", watch)
+    _on(monkeypatch, Node(2))
+
+
+def test_a_workers_error_comes_out_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _ended(monkeypatch, tmp_path, ValueError("loss is not finite at step 7"))
+    with pytest.raises(ValueError, match=r"^loss is not finite at step 7$"):
+        launch("m:f", {}, tmp_path, workers=2)
+
+
+def test_a_crash_names_the_worker_that_died_and_the_way_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ray.train import WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    lost_peer = RuntimeError("Connection closed\nby peer")
+    dead = WorkerHealthCheckFailedError("x", RuntimeError("died"))
+    _ended(monkeypatch, tmp_path, WorkerGroupError("x", {0: lost_peer, 1: dead}))
+    with pytest.raises(ChildProcessError, match=r"4 times, .* worker 1 died .* goes on"):
+        launch("m:f", {}, tmp_path, workers=2)
+    _ended(monkeypatch, tmp_path, WorkerGroupError("x", {0: lost_peer}))
+    with pytest.raises(ChildProcessError, match="worker 0 stopped with RuntimeError: Connection"):
+        launch("m:f", {}, tmp_path, workers=2, max_failures=0)
+
+
+def test_workers_that_find_no_room_are_a_timeout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    _ended(monkeypatch, tmp_path, ControllerError(WorkerGroupStartupTimeoutError(2)))
+    with pytest.raises(TimeoutError, match=r"no room for 2 workers .* in the cluster \(1 node"):
+        launch("m:f", {}, tmp_path, workers=2)
+
+
+def test_an_old_error_does_not_end_a_new_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_final(tmp_path, 0, Final("ValueError", "of yesterday"))
+    _ended(monkeypatch, tmp_path, None)
+    launch("m:f", {}, tmp_path)
+
+
+def test_a_sweep_of_finished_runs_starts_nothing(tmp_path: Path) -> None:
+    jobs = [Job(name, "m:f", {}, tmp_path / name) for name in "ab"]
+    for job in jobs:
+        job.folder.mkdir()
+        (job.folder / "DONE").touch()
+    outcomes = sweep(jobs, tmp_path / "ray")
+    assert [(o.name, o.error, o.skipped) for o in outcomes] == [
+        ("a", None, True),
+        ("b", None, True),
+    ]

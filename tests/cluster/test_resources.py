@@ -1,0 +1,89 @@
+"""What fits where, in plain numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.resources import Need, Node, even_share, gpus_for, nodes_of, places, shortage
+
+LAPTOP = (Node(2),)
+GPU_BOX = (Node(16, 1),)
+RACK = (Node(64, 8), Node(64, 8), Node(8))
+
+
+def test_a_run_that_fits_has_no_shortage() -> None:
+    assert shortage(Need(2), LAPTOP) is None
+    assert shortage(Need(16, 8, 1), RACK) is None
+
+
+def test_a_worker_never_straddles_two_nodes() -> None:
+    assert places(Need(1, 40), (Node(32), Node(32))) == 0
+    assert places(Need(1, 20), (Node(32), Node(32))) == 2
+
+
+@pytest.mark.parametrize(
+    ("need", "nodes", "words"),
+    [
+        (Need(3), LAPTOP, ("3 workers with 1 CPU each", "1 node: 2 CPUs, no GPU", "at most 2")),
+        (Need(1, 1, 1), LAPTOP, ("1 worker with 1 CPU and 1 GPU,", "room for none", "no GPU")),
+        (Need(2, 4, 1), GPU_BOX, ("room for 1 of them", "at most 1 worker,")),
+        (Need(1, 100), RACK, ("3 nodes: 136 CPUs and 16 GPUs", "ask for less per worker")),
+    ],
+)
+def test_a_shortage_says_what_is_needed_what_is_there_and_what_to_do(
+    need: Need, nodes: tuple[Node, ...], words: tuple[str, ...]
+) -> None:
+    sentence = shortage(need, nodes)
+    assert sentence is not None
+    for word in words:
+        assert word in sentence
+    assert "add machines" in sentence
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "nodes", "share"),
+    [
+        (1, 0, LAPTOP, 2),
+        (2, 0, LAPTOP, 1),
+        (6, 0, LAPTOP, 1),  # two at a time
+        (1, 1, GPU_BOX, 16),
+        (16, 1, RACK, 8),
+        (6, 0, (Node(16),), 2),
+        (3, 0, (Node(4), Node(2)), 2),
+        (1, 1, LAPTOP, 1),  # no place at all: the shortage says so
+    ],
+)
+def test_machines_are_shared_evenly(
+    workers: int, gpus: float, nodes: tuple[Node, ...], share: float
+) -> None:
+    assert even_share(workers, gpus, nodes) == share
+
+
+def test_a_share_still_leaves_a_place_for_every_worker() -> None:
+    for workers in range(1, 40):
+        share = even_share(workers, 0, RACK)
+        assert places(Need(1, share), RACK) >= workers
+
+
+def test_device_decides_on_gpus() -> None:
+    assert gpus_for("auto", LAPTOP) == 0
+    assert gpus_for("auto", GPU_BOX) == 1
+    assert gpus_for("cpu", GPU_BOX) == 0
+    assert gpus_for("cuda", LAPTOP) == 1
+    with pytest.raises(ValueError, match="auto, cpu or cuda"):
+        gpus_for("tpu", LAPTOP)
+
+
+def test_dead_nodes_do_not_count() -> None:
+    listed = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 8.0}},
+        {"Alive": True, "Resources": {}},
+    ]
+    assert nodes_of(listed) == (Node(4, 1), Node(0, 0))
+
+
+@pytest.mark.parametrize("need", [{"workers": 0}, {"cpus": 0}, {"gpus": -1}])
+def test_impossible_needs_are_refused(need: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="found"):
+        Need(**need)  # type: ignore[arg-type]
