@@ -1,0 +1,139 @@
+"""The plan of a study: names, order, overrides, folders; nothing is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpse_dist.config import ConfigError, build
+from hpse_dist.recipe import FinetuneRecipe, StudyRecipe
+from hpse_dist.study import describe, plan, write_plan
+
+PRETRAIN = """
+name: {name}
+collections: [{{path: collections/demo}}]
+steps: 30
+seed: 4
+global_batch: 64
+machine: {{workers: 2, micro_batch: 32, out: {out}}}
+"""
+FINETUNE = """
+name: unused
+collections: [{{path: collections/demo}}]
+steps: 20
+global_batch: 32
+machine: {{workers: 2, micro_batch: 16, engine: ddp, out: {out}}}
+"""
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict:
+    for name in ("completion", "mae"):
+        text = PRETRAIN.format(name=name, out=tmp_path / "runs")
+        (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "mesh.yaml").write_text(FINETUNE.format(out=tmp_path / "elsewhere"))
+    return {
+        "name": "study",
+        "sources": {
+            "random": {"run": "random"},
+            "completion": {"pretrain": str(tmp_path / "completion.yaml")},
+            "again": {"pretrain": str(tmp_path / "completion.yaml")},
+            "mae": {"pretrain": str(tmp_path / "mae.yaml")},
+            "found": {"run": str(tmp_path / "old run")},
+        },
+        "tasks": {"mesh": str(tmp_path / "mesh.yaml")},
+        "seeds": [0, 3],
+        "overrides": ["steps=10"],
+        "machine": {"out": str(tmp_path / "runs")},
+    }
+
+
+def test_pretraining_comes_first_and_is_shared(values: dict, tmp_path: Path) -> None:
+    runs = plan(build(StudyRecipe, values))
+    assert [run.name for run in runs[:2]] == ["completion", "mae"]
+    assert [run.kind for run in runs] == ["pretrain"] * 2 + ["finetune"] * 10
+    assert runs[0].folder == tmp_path / "runs" / "completion"
+    by_name = {run.name: run for run in runs}
+    for arm in ("completion", "again"):
+        run = by_name[f"{arm}-mesh-seed3"]
+        assert run.after == ("completion",)
+        assert isinstance(run.recipe, FinetuneRecipe)
+        assert run.recipe.source == str(tmp_path / "runs" / "completion")
+        assert run.recipe.source_name == arm
+
+
+def test_fine_tuning_runs_are_the_recipe_with_few_changes(values: dict, tmp_path: Path) -> None:
+    runs = plan(build(StudyRecipe, values))
+    run = next(run for run in runs if run.name == "random-mesh-seed3")
+    recipe = run.recipe
+    assert (recipe.seed, recipe.steps, recipe.name) == (3, 10, "random-mesh-seed3")
+    assert recipe.machine.workers == 1
+    assert recipe.machine.engine == "ddp"
+    assert run.folder == recipe.folder() == tmp_path / "runs" / "study" / "random-mesh-seed3"
+    assert run.target == "hpse_dist.run:finetune"
+    found = next(run for run in runs if run.name == "found-mesh-seed0").recipe
+    assert isinstance(found, FinetuneRecipe)
+    assert found.source == str(tmp_path / "old run")
+
+
+def test_the_plan_is_the_same_each_time_and_starts_nothing(values: dict, tmp_path: Path) -> None:
+    study = build(StudyRecipe, values)
+    assert plan(study) == plan(study)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_seeds_interleave_sources(values: dict) -> None:
+    """After each seed every source has been seen: a study cut short still compares."""
+    names = [run.name for run in plan(build(StudyRecipe, values)) if run.kind == "finetune"]
+    assert all("seed0" in name for name in names[:5])
+    assert all("seed3" in name for name in names[5:])
+
+
+def test_the_plan_is_written_for_the_report(values: dict, tmp_path: Path) -> None:
+    study = build(StudyRecipe, values)
+    folder = write_plan(study, plan(study))
+    document = json.loads((folder / "plan.json").read_text())
+    assert (document["study"], document["baseline"]) == ("study", "random")
+    assert document["runs"][2] == {
+        "name": "random-mesh-seed0",
+        "kind": "finetune",
+        "folder": str(folder / "random-mesh-seed0"),
+        "source": "random",
+        "task": "mesh",
+        "seed": 0,
+    }
+
+
+def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None:
+    runs = plan(build(StudyRecipe, values))
+    runs[0].folder.mkdir(parents=True)
+    (runs[0].folder / "DONE").touch()
+    lines = describe(runs)
+    assert "done" in lines[0] and "30 steps" in lines[0] and str(runs[0].folder) in lines[0]
+    assert "to do" in lines[1]
+    assert len(lines) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sources": {"a/b": {"run": "random"}}, "baseline": "a/b"}, "names become folders"),
+        ({"tasks": {"..": "x.yaml"}}, "names become folders"),
+        ({"tasks": {"mesh": "absent.yaml"}}, "absent.yaml: no such recipe file"),
+        ({"overrides": ["stepz=3"]}, "did you mean 'steps'"),
+        ({"baseline": "nobody"}, "baseline must be one of the sources"),
+        ({"seeds": [1, 1]}, "give one another name"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(values: dict, change: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        plan(build(StudyRecipe, values | change))
+
+
+def test_two_recipes_for_one_folder_are_refused(values: dict, tmp_path: Path) -> None:
+    text = PRETRAIN.format(name="completion", out=tmp_path / "runs")
+    (tmp_path / "mae.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"mae\.yaml and .*completion\.yaml both make"):
+        plan(build(StudyRecipe, values))
