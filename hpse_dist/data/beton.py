@@ -18,6 +18,7 @@ import errno
 import hashlib
 import math
 import os
+import queue
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,17 +71,28 @@ class ShardSpec:
 
 @cache
 def _ffcv() -> Any:
-    """The package, imported late: its import compiles for 3 s and sets torch to one thread."""
-    threads = torch.get_num_threads()
+    """The package, imported late and tamed: its import compiles for 3 s and sets torch's threads.
+
+    What it compiles is a table of two numbers in numba's typed dictionary, which is a plain one
+    while numba's compiler is off.
+    """
+    import numba.typed
+
+    settings: Any = numba.config
+    threads, compiler_off = torch.get_num_threads(), settings.DISABLE_JIT
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports distutils
-        import ffcv
-        import ffcv.fields
-        import ffcv.libffcv
-        import ffcv.pipeline.compiler
-        import ffcv.reader
-        import ffcv.types
-    torch.set_num_threads(threads)
+        try:
+            settings.DISABLE_JIT = True
+            import ffcv
+            import ffcv.fields
+            import ffcv.libffcv
+            import ffcv.pipeline.compiler
+            import ffcv.reader
+            import ffcv.types
+        finally:
+            settings.DISABLE_JIT = compiler_off
+            torch.set_num_threads(threads)
     return ffcv
 
 
@@ -112,9 +124,6 @@ def _stored_name(name: str) -> str:
         return name
     mark = hashlib.blake2b(name.encode(), digest_size=2).hexdigest()
     return f"{name.encode('ascii', 'replace').decode()[:11]}~{mark}"
-
-
-# ---------------------------------------------------------------------------------- reading
 
 
 class Shard:
@@ -177,10 +186,6 @@ class Shard:
         if int((starts + sizes).max()) > len(self._data):
             raise ValueError(f"{self.path}: cut short, its last rows are missing")
         return ranges
-
-    def has(self, name: str) -> bool:
-        """Whether the shard holds a field."""
-        return _stored_name(name) in self._fields
 
     def layout(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         """(shape of one row, dtype) of a field."""
@@ -262,12 +267,11 @@ def ffcv_batches(path: Path, batch_size: int, num_workers: int = 1) -> Iterator[
                     yield images.numpy()
             finally:
                 epoch.close()
-                epoch.join()
+                while epoch.is_alive():  # its last word waits for ever for room in a full queue
+                    with contextlib.suppress(queue.Empty):
+                        epoch.output_queue.get(timeout=0.05)
     finally:
         torch.set_num_threads(threads)
-
-
-# ---------------------------------------------------------------------------------- writing
 
 
 class BetonWriter:

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from typing import Any
 
 _CHILD = "from hpse_dist.data.child import _serve; _serve()"
@@ -115,7 +114,7 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to the errors
     signal.signal(signal.SIGTERM, lambda *_: _stop(0))
-    threading.Thread(target=_watch_workers, daemon=True).start()
+    signal.signal(signal.SIGCHLD, _worker_ended)
     module, _, name = sys.argv[1].partition(":")
     function = getattr(importlib.import_module(module), name)
     while True:
@@ -132,12 +131,14 @@ def _serve() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _watch_workers() -> None:
-    """End this process once a worker of its has died: the library would wait for ever."""
-    while True:
-        time.sleep(0.1)
-        if any(worker.exitcode for worker in multiprocessing.active_children()):
-            _stop(_WORKER_DIED)
+def _worker_ended(*_: object) -> None:
+    """On SIGCHLD: end this process if a worker has failed, for the library would wait for ever.
+
+    Looks without reaping: that is left to multiprocessing.
+    """
+    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is not None and ended.si_status != 0:
+        _stop(_WORKER_DIED)
 
 
 def _stop(code: int) -> None:

@@ -236,16 +236,18 @@ class Prefetcher(Generic[Job]):
         future, _ = self._running.popitem(last=False)
         while True:
             try:
-                return future.result(timeout=0.5)
+                error = future.exception(timeout=0.5)
+                break
             except NotYet:
-                if future.done():
-                    return future.result()  # done just now, or a timeout raised inside
-                if not all(thread.is_alive() for thread in self._threads):
+                if not all(thread.is_alive() for thread in self._threads) and not future.done():
                     self.close()
                     raise RuntimeError("a decoding thread has died; its batch is lost") from None
-            except BaseException:
-                self.close()
-                raise
+        if error is None:
+            return future.result()
+        self.close()
+        if isinstance(error, Exception):
+            raise error
+        raise RuntimeError(f"a decoding thread was ended by {type(error).__name__}") from error
 
     def release(self, buffer: Buffer) -> None:
         """The contents are no longer needed: the buffer may be filled again."""
