@@ -210,7 +210,12 @@ def load_body(path: str | Path = "free", gender: Gender = "neutral") -> Body:
         if gender != "neutral":
             raise ValueError(f"the free body comes in one gender, neutral, found {gender!r}.")
         return Body(read_body_file(free_body_path()))
-    return Body(read_body_file(_model_file(Path(path), ("SMPL", "SMPLX", "SMPLH"), gender.upper())))
+    file = _model_file(Path(path), ("SMPL", "SMPLX", "SMPLH"), gender.upper())
+    arrays = read_body_file(file)
+    try:
+        return Body(arrays)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def load_hand(folder: str | Path, side: Literal["left", "right"], flat_mean: bool = False) -> Hand:

@@ -133,8 +133,8 @@ def joint_regressor(
     regressor = np.zeros((len(mean), len(template)))
     sum_weight = 100.0  # a sum of weights off by 1 % costs as much as a joint off by a metre
     for joint, (place, slope) in enumerate(zip(mean, slopes, strict=True)):
-        # A quarter of the mesh: an inner joint needs vertices all around it.
-        near = np.argsort(np.linalg.norm(template - place, axis=1))[: len(template) // 4]
+        # Half of the mesh: an inner joint needs vertices all around it.
+        near = np.argsort(np.linalg.norm(template - place, axis=1))[: len(template) // 2]
         equations = np.concatenate(
             [
                 (template[near] - place).T,
