@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 
@@ -71,13 +72,14 @@ class PairsConfig:
 def write_pairs(collection: Collection, config: PairsConfig) -> Collection:
     """Mine a collection's pairs into pairs.parquet; pairs of the same config are kept as they are.
 
-    The collection is changed in place and returned.
+    The collection is changed in place and returned; contact sheets of other pairs are removed.
     """
     mark = digest(config, ignore=())
     if collection.manifest.get("pairs", {}).get("digest") == mark:
         return collection
     table = mine(collection.frames, config)
     summary = {"digest": mark, "config": to_dict(config), **pair_counts(table)}
+    shutil.rmtree(collection.folder / "sheets", ignore_errors=True)
     collection.update_file("pairs.parquet", lambda path: pq.write_table(table, path), pairs=summary)
     return collection
 

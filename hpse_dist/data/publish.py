@@ -27,11 +27,10 @@ def partial_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
             raise
-        size = sum(path.stat().st_size for path in partial.glob("*"))
         raise OSError(
             errno.ENOSPC,
-            f"the disk is full after {size / 2**20:.0f} MiB; nothing was published and what was "
-            "written is removed: free space, or name another folder",
+            "the disk is full; nothing was published and what was written is removed: free space, "
+            "or name another folder",
             str(folder),
         ) from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,24 @@ _NAMES = {VIEW: "cross-view", POSE: "cross-pose"}
 def write_sheets(collection: Collection, folder: Path | None = None, count: int = 24) -> list[Path]:
     """frames.png, pairs_view.png and pairs_pose.png, `count` tiles each; returns those written.
 
-    In `folder`, by default the collection's `sheets/`. A kind without pairs has no sheet.
+    In `folder`, by default the collection's `sheets/`, which is replaced as a whole. A kind without
+    pairs has no sheet.
     """
     folder = folder or collection.folder / "sheets"
-    folder.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     sheets = {
         "frames": frame_sheet(collection, count),
         "pairs_view": pair_sheet(collection, VIEW, count),
         "pairs_pose": pair_sheet(collection, POSE, count),
     }
-    paths = []
-    for name, sheet in sheets.items():
-        if sheet is not None:
-            paths.append(folder / f"{name}.png")
-            sheet.save(paths[-1])
-    return paths
+    made = {f"{name}.png": sheet for name, sheet in sheets.items() if sheet is not None}
+    for name, sheet in made.items():
+        sheet.save(part / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return [folder / name for name in made]
 
 
 def pair_sheet(collection: Collection, kind: int, count: int = 24) -> Image.Image | None:

@@ -1,0 +1,31 @@
+"""Importers: one module per dataset layout, and the table recipes choose from.
+
+An importer knows nothing of crops, shards or pairs: it yields a `FrameRecord` for each person it
+finds and a `Reject` for each it leaves out. Three edits add one: its module, a line in the table,
+a YAML under configs/data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from hpse_dist.data.importers import rig
+from hpse_dist.records import FrameRecord, Provenance, Reject
+
+
+class FrameSource(Protocol):
+    """What a source of frames offers, as a module does."""
+
+    @property
+    def Config(self) -> type:
+        """Frozen dataclass of its keys in a recipe."""
+
+    def frames(self, config: Any) -> Iterator[FrameRecord | Reject]:
+        """Records in the order of time, a moment's together; ValueError for what a user did."""
+
+    def provenance(self, config: Any) -> Provenance:
+        """Licence and origin of those frames."""
+
+
+IMPORTERS: dict[str, FrameSource] = {"rig": rig}
