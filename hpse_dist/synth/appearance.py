@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from hpse_dist.synth import additions
 from hpse_dist.synth.additions import Addition
@@ -72,7 +73,7 @@ def _finish(wear: Wardrobe, betas: np.ndarray) -> Look:
         colours.append(np.repeat(addition.colour[:, None], body.cells**2, axis=1))
     paint = wear.paint.reshape(len(body.faces), -1, 3)
     vertices = np.concatenate([np.zeros((0, 3)), *(a.vertices for a in extra)])
-    near = np.array([_nearest(body.template, v) for v in vertices], dtype=np.int64)
+    near = cKDTree(body.template).query(vertices)[1].astype(np.int64)
     return Look(
         betas=betas.astype(np.float32),
         cloth_shift=wear.shift,
@@ -85,10 +86,6 @@ def _finish(wear: Wardrobe, betas: np.ndarray) -> Look:
         skirted=wear.skirted,
         paint=np.concatenate([paint, *colours]).clip(0.003, 0.95).astype(np.float32),
     )
-
-
-def _nearest(points: np.ndarray, point: np.ndarray) -> int:
-    return int(((points - point) ** 2).sum(1).argmin())
 
 
 def _draw_skin(rng: np.random.Generator) -> np.ndarray:

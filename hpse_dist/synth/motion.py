@@ -81,8 +81,7 @@ def make_motion(
     if name not in GAITS and name not in ACTIONS:
         raise ValueError(f"no motion is called {name!r}; there are {', '.join([*GAITS, *ACTIONS])}")
     clock = np.arange(np.ceil(float(times[-1]) * RATE_HZ) + 2) / RATE_HZ  # (T,)
-    angles = GAITS[name](clock, manner, rng) if name in GAITS else _act(name, clock, manner, rng)
-    angles = _personal(angles, clock, manner, rng)
+    angles = motion_angles(name, clock, manner, rng)
     rotations = joint_rotations(angles, rest_joints)  # (T, 24, 3, 3)
     root = walk_path(rotations, rest_joints, angles[:, COLUMN["lift"]], name in GAITS)
     if name in GAITS and rng.random() < 0.25:
@@ -98,6 +97,14 @@ def make_motion(
         lift=angles[pick, COLUMN["lift"]].astype(np.float32),
         seat=name in ACTIONS and ACTIONS[name].seat,
     )
+
+
+def motion_angles(
+    name: str, clock: np.ndarray, manner: Manner, rng: np.random.Generator
+) -> np.ndarray:
+    """Anatomical angles (T, A) of a motion at the seconds `clock` (T,), inside their limits."""
+    angles = GAITS[name](clock, manner, rng) if name in GAITS else _act(name, clock, manner, rng)
+    return _personal(angles, clock, manner, rng)
 
 
 # --- angles over time ---------------------------------------------------------------------------

@@ -29,6 +29,8 @@ class Picture:
     """(H, W) uint8, 0 background."""
     uv_map: np.ndarray
     """(2, H, W) float32 in 0..1, 0 on the background."""
+    visible: float
+    """Share of the person's pixels that nothing else hides; 0 when there are none."""
 
 
 def render(
@@ -53,7 +55,8 @@ def render(
     image[coarse_at] = rays.colour(coarse_at)
     if len(fine_at):
         step = (np.arange(supersample) + 0.5) / supersample
-        dx, dy = np.tile(step, supersample), np.repeat(step, supersample)
+        dx = np.tile(step, supersample)
+        dy: np.ndarray = np.repeat(step, supersample)
         some = _Rays(
             moment,
             camera,
@@ -64,7 +67,8 @@ def render(
         every = np.arange(len(some.kind))
         image[fine_at] = some.colour(every).reshape(len(fine_at), -1, 3).mean(1)
     part_map, uv_map = rays.labels(size)
-    return Picture(_develop(image.reshape(size, size, 3), camera, rng), mask, part_map, uv_map)
+    image = _develop(image.reshape(size, size, 3), camera, rng)
+    return Picture(image, mask, part_map, uv_map, rays.visible)
 
 
 class _Rays:
@@ -91,6 +95,7 @@ class _Rays:
         on_body, on_thing = self.body["primID"] >= 0, self.things["primID"] >= 0
         nearer = self.body["tfar"] < self.things["tfar"]
         self.on_person = on_body & (nearer | ~on_thing)
+        self.visible = float(self.on_person.sum() / max(on_body.sum(), 1))
         on_thing &= ~self.on_person
         # -2 the person, -1 background, else the colour group of the thing
         self.kind = np.where(self.on_person, -2, np.where(on_thing, self.things["primID"], -1))

@@ -34,6 +34,11 @@ from hpse_dist.synth.render import Moment, Stage
 from hpse_dist.synth.scene import Camera, draw_scene
 from hpse_dist.synth.surface import BodySurface
 
+_LEAST_VISIBLE = 0.25  # share of the person; less behind a table or plant is a reject
+
+
+Records = list[FrameRecord | Reject]
+
 
 @dataclass(frozen=True)
 class SyntheticConfig:
@@ -149,7 +154,7 @@ class Studio:
         rng = generator(self.config.seed, "synth.subject", subject)
         return draw_look(rng, self.surface), draw_manner(rng)
 
-    def sequence(self, subject: int, sequence: int) -> Iterator[FrameRecord]:
+    def sequence(self, subject: int, sequence: int) -> Iterator[FrameRecord | Reject]:
         """Records of one sequence, by moment, then camera."""
         config = self.config
         rng = generator(config.seed, "synth.sequence", subject, sequence)
@@ -181,12 +186,15 @@ class Studio:
         motion: Motion,
         moment: Moment,
         camera: Camera,
-    ) -> FrameRecord:
+    ) -> FrameRecord | Reject:
         subject, sequence, index, number = place
+        source = f"synthetic {subject}/{sequence}, moment {index}, camera {number}"
         size = self.config.crop_px
         vertices = posed.person[index].vertices
         intrinsics = crop_intrinsics(camera, vertices, size, self.config.box_scale, rng)
         picture = render(moment, camera, intrinsics, size, rng, self.config.supersample)
+        if picture.visible < _LEAST_VISIBLE:
+            return Reject(source, f"{100 * picture.visible:.0f} % of the person can be seen")
         return FrameRecord(
             image=picture.image,
             box=(0.0, 0.0, float(size), float(size)),
@@ -194,7 +202,7 @@ class Studio:
             sequence=f"s{subject:05d}_{sequence:02d}_{motion.name}",
             camera=f"cam{number}",
             time=float(motion.times[index]),
-            source=f"synthetic {subject}/{sequence}, moment {index}, camera {number}",
+            source=source,
             track="0",
             intrinsics=intrinsics.astype(np.float64),
             rotation=camera.rotation,
@@ -254,9 +262,9 @@ class _Crew:
                 process.kill()
                 process.join()
 
-    def in_order(self, jobs: list[tuple[int, int]]) -> Iterator[list[FrameRecord]]:
+    def in_order(self, jobs: list[tuple[int, int]]) -> Iterator[Records]:
         """One list of records per job, in order; RuntimeError if a process dies or fails."""
-        done: dict[int, list[FrameRecord]] = {}
+        done: dict[int, Records] = {}
         doing: dict[Connection, int] = {}
         idle = list(self._links)
         given = wanted = 0
@@ -283,14 +291,14 @@ class _Crew:
         except OSError:
             raise self._died(link, job) from None
 
-    def _receive(self, link: Connection, job: tuple[int, int]) -> list[FrameRecord]:
+    def _receive(self, link: Connection, job: tuple[int, int]) -> Records:
         try:
             answer: Any = link.recv()
         except (EOFError, OSError):
             raise self._died(link, job) from None
         if isinstance(answer, str):
             raise RuntimeError(f"rendering subject {job[0]}, sequence {job[1]} failed:\n{answer}")
-        records: list[FrameRecord] = answer
+        records: Records = answer
         return records
 
     def _died(self, link: Connection, job: tuple[int, int]) -> RuntimeError:
