@@ -35,14 +35,14 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
         raise RuntimeError("the engine broke")
     while step < recipe["steps"]:
         step += 1
-        part = torch.ones(1)
-        if world.size > 1:
-            torch.distributed.all_reduce(part)
-        total += int(part.item())
         marker = folder / "killed"
         if step == recipe.get("kill_at") and world.rank == world.size - 1 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        part = torch.ones(1)
+        if world.size > 1:
+            torch.distributed.all_reduce(part)
+        total += int(part.item())
         if world.is_main:
             _write(state, [step, total])
             with (folder / "metrics.jsonl").open("a") as file:

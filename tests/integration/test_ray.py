@@ -1,0 +1,96 @@
+"""Real Ray workers: they agree, come back after a kill, and end at once for a user's error."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.launch import Cluster, connected, launch
+from cluster.sweep import Job, sweep
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
+]
+COUNT = "tests.cluster.targets:count"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two CPUs' worth of our own cluster for all tests here; the environment is put back."""
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = str(ROOT)  # for workers that start from anywhere
+    os.environ.pop("RAY_ADDRESS", None)
+    try:
+        with connected() as made:
+            if sum(node.cpus for node in made.nodes) < 2:
+                pytest.skip("two CPUs are needed for two workers")
+            yield made
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def test_a_killed_worker_comes_back_and_nothing_is_lost(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    launch(COUNT, {"steps": 20, "kill_at": 8}, folder, workers=2, cpus_per_worker=1, steps=20)
+    assert (folder / "DONE").is_file()
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["total"] == 2 * 20  # every step counted once by both workers
+    assert facts["root"] == os.getcwd() != facts["cwd"]  # relative paths still start here
+    assert facts["threads"] == "1"
+    assert len((folder / "logs" / "starts").read_text().split()) == 2
+    log = (folder / "logs" / "worker_0.log").read_text()
+    assert "going on from step 0" in log and "going on from step 7" in log
+    said = capsys.readouterr().err
+    assert "run: workers were lost; start 2 of at most 4" in said
+    assert len(said.splitlines()) == 1  # none of Ray's paragraphs
+    assert not (folder / "ray").exists()
+
+
+def test_a_users_error_in_one_worker_ends_the_run_in_its_own_words(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    recipe = {"steps": 20, "error": {"1": "loss is not finite at step 3"}}
+    with pytest.raises(ValueError, match=r"^loss is not finite at step 3$"):
+        launch(COUNT, recipe, tmp_path / "run", workers=2, cpus_per_worker=1)
+    starts = (tmp_path / "run" / "logs" / "starts").read_text().split()
+    assert len(starts) == 1  # it was not tried again
+
+
+def test_workers_that_keep_crashing_are_given_up(cluster: Cluster, tmp_path: Path) -> None:
+    recipe = {"steps": 20, "crash": True}
+    with pytest.raises(ChildProcessError, match="worker 0 stopped with RuntimeError: the engine"):
+        launch(COUNT, recipe, tmp_path / "run", max_failures=0)
+
+
+def test_a_sweep_goes_on_past_a_failed_run_and_a_killed_one(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = {
+        "good": {"steps": 20},
+        "killed": {"steps": 20, "kill_at": 8},
+        "bad": {"steps": 20, "error": {"all": "source old: 3 tensors do not fit"}},
+        "done": {"steps": 20, "error": {"all": "must not be started"}},
+    }
+    jobs = [Job(name, COUNT, recipe, tmp_path / name, 20) for name, recipe in recipes.items()]
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "DONE").touch()
+    outcomes = {outcome.name: outcome for outcome in sweep(jobs, tmp_path / "ray")}
+    assert list(outcomes) == list(recipes)
+    assert outcomes["good"].error is None and not outcomes["good"].skipped
+    assert outcomes["killed"].error is None
+    assert json.loads((tmp_path / "killed" / "facts.json").read_text())["total"] == 20
+    assert outcomes["bad"].error == "source old: 3 tensors do not fit"
+    assert outcomes["done"].skipped
+    captured = capsys.readouterr()
+    assert captured.err == "bad failed: source old: 3 tensors do not fit\n"
+    assert captured.out == ""
+    assert list((tmp_path / "ray").iterdir()) == []
