@@ -1,8 +1,7 @@
-"""Body joints: SMPL's 24 and other sets, left/right pairs, body parts, limits of motion."""
+"""Body joints: SMPL's 24 and other sets, left/right pairs, body parts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -121,33 +120,6 @@ _PART_OF_JOINT = {
     "foot": "foot",
 }
 
-# Per joint and axis (x, y, z) the least and greatest angle in degrees, for a left or middle joint;
-# the right side is its mirror image. Rest pose: arms out to the sides, palms down, facing +z, y up.
-# Wide enough for sport. The three components are limited one by one, so that corners of the box
-# may still be more than a person can do.
-_LIMITS_DEG: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
-    # -x lifts the thigh forward, +z spreads the left leg
-    "hip": ((-120, 35), (-45, 45), (-25, 60)),
-    # +x bends the knee backward
-    "knee": ((0, 150), (-10, 10), (-5, 5)),
-    # +x points the toes down
-    "ankle": ((-35, 50), (-20, 20), (-20, 20)),
-    "foot": ((-45, 20), (0, 0), (0, 0)),
-    # +x bends forward
-    "spine1": ((-20, 35), (-20, 20), (-20, 20)),
-    "spine2": ((-10, 25), (-15, 15), (-15, 15)),
-    "spine3": ((-10, 20), (-15, 15), (-15, 15)),
-    "neck": ((-30, 30), (-40, 40), (-25, 25)),
-    "head": ((-25, 25), (-40, 40), (-20, 20)),
-    "collar": ((-10, 10), (-20, 20), (-15, 30)),
-    # -z lowers the left arm, -y brings it to the front
-    "shoulder": ((-90, 60), (-110, 45), (-90, 85)),
-    # -y bends the left elbow to the front, x turns the forearm
-    "elbow": ((-90, 60), (-145, 0), (-10, 10)),
-    "wrist": ((-30, 30), (-25, 35), (-70, 70)),
-    "hand": ((-10, 10), (-10, 10), (-80, 20)),
-}
-
 
 def left_right_order(names: Sequence[str]) -> tuple[int, ...]:
     """For each name the index of its mirror image: its twin's, or its own for a middle joint.
@@ -192,17 +164,3 @@ def parts_from_weights(weights: np.ndarray, joint_of_column: Sequence[int]) -> n
     for column, joint in enumerate(joint_of_column):
         shares[:, part_of_joint(SMPL24[joint])] += weights[:, column]
     return shares.argmax(axis=1)
-
-
-def pose_limits() -> tuple[tuple[tuple[float, float], ...], ...]:
-    """Least and greatest axis-angle component, radians: 23 joints (no pelvis) x 3 axes x 2."""
-    return tuple(_limits_of(name) for name in SMPL24[1:])
-
-
-def _limits_of(name: str) -> tuple[tuple[float, float], ...]:
-    side, _, bare = name.partition("_")
-    low_high = [tuple(math.radians(angle) for angle in pair) for pair in _LIMITS_DEG[bare or name]]
-    if side == "right":
-        # Mirroring at the plane x = 0 keeps turns about x and reverses those about y and z.
-        low_high[1:] = [(-high, -low) for low, high in low_high[1:]]
-    return tuple((low, high) for low, high in low_high)

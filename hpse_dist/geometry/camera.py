@@ -30,12 +30,6 @@ def weak_to_full(camera: Tensor, focal: float, side: float) -> Tensor:
     return stack([tx, ty, 2 * focal / (side * scale + 1e-9)], dim=-1)
 
 
-def full_to_weak(transl: Tensor, focal: float, side: float) -> Tensor:
-    """Inverse of `weak_to_full`: translation (B, 3) in metres -> (s, tx, ty)."""
-    tx, ty, depth = transl.unbind(-1)
-    return stack([2 * focal / (side * depth), tx, ty], dim=-1)
-
-
 def look_at(
     eye: np.ndarray, target: np.ndarray, up: np.ndarray | tuple[float, float, float]
 ) -> tuple[np.ndarray, np.ndarray]:

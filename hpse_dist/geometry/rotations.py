@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import roma
-import torch
 from torch import Tensor
 
 SixDLayout = Literal["contiguous", "interleaved"]
@@ -43,11 +42,6 @@ def matrix_to_six_d(matrix: Tensor, layout: SixDLayout = "contiguous") -> Tensor
     if layout == "contiguous":
         columns = columns.transpose(-1, -2)
     return columns.flatten(-2)
-
-
-def angle_between(first: Tensor, second: Tensor) -> Tensor:
-    """(..., 3, 3) twice -> (...) radians of the rotation that takes one to the other, 0..pi."""
-    return torch.linalg.vector_norm(matrix_to_axis_angle(first.transpose(-1, -2) @ second), dim=-1)
 
 
 def _check_layout(layout: str) -> None:

@@ -14,7 +14,7 @@ from smplx.utils import Struct
 
 from hpse_dist.body import free_body as module
 from hpse_dist.body.free_body import free_body_path
-from hpse_dist.body.joints import PART_NAMES, SMPL24, left_right_order, part_of_joint, pose_limits
+from hpse_dist.body.joints import PART_NAMES, SMPL24, left_right_order, part_of_joint
 from hpse_dist.body.model import Body, BodyOutput
 
 X, Y, Z = np.eye(3)
@@ -145,9 +145,8 @@ def test_file_keeps_to_the_format(free_body: Body) -> None:
         assert (vertices.mean(dim=0) - joint).norm() < 0.15
 
 
-def test_no_pose_inside_the_limits_tears_the_body(free_body: Body) -> None:
-    low, high = torch.tensor(pose_limits()).reshape(69, 2).T
-    pose = low + (high - low) * torch.rand(16, 69)
+def test_no_pose_tears_the_body(free_body: Body) -> None:
+    pose = 0.5 * torch.randn(16, 69)
     output = free_body(torch.zeros(16, 3), pose, torch.randn(16, 10), torch.zeros(16, 3))
     edges = output.vertices[:, free_body.faces]
     lengths = (edges - edges.roll(1, dims=2)).norm(dim=-1)

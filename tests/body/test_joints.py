@@ -1,4 +1,4 @@
-"""Joint names, mirror images, parts and limits agree with one another."""
+"""Joint names, mirror images and parts agree with one another."""
 
 import numpy as np
 import pytest
@@ -37,17 +37,6 @@ def test_every_part_has_a_joint_and_keeps_its_side() -> None:
     assert set(parts) == set(joints.PART_NAMES[1:])
     for name, part in zip(joints.SMPL24, parts, strict=True):
         assert part == "torso" or part.split("_")[0] in (name.split("_")[0], "head")
-
-
-def test_limits_are_mirror_images_and_hold_the_rest_pose() -> None:
-    limits = np.array(joints.pose_limits())
-    assert limits.shape == (23, 3, 2)
-    assert (limits[..., 0] <= 0).all() and (limits[..., 1] >= 0).all()
-    order = np.array(joints.left_right_order(joints.SMPL24))[1:] - 1
-    mirrored = limits[order]
-    assert np.allclose(mirrored[:, 0], limits[:, 0])
-    sided = order != np.arange(23)
-    assert np.allclose(mirrored[sided, 1:, 0], -limits[sided, 1:, 1])
 
 
 def test_parts_follow_the_weights() -> None:

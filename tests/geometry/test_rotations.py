@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hpse_dist.geometry.rotations import (
-    angle_between,
     axis_angle_to_matrix,
     matrix_to_axis_angle,
     matrix_to_six_d,
@@ -61,8 +60,3 @@ def test_layouts_read_the_same_numbers_differently() -> None:
 def test_unknown_layout_is_refused() -> None:
     with pytest.raises(ValueError, match="'contiguous' or 'interleaved', found 'rows'"):
         six_d_to_matrix(torch.zeros(6), "rows")
-
-
-def test_angle_between() -> None:
-    turned = axis_angle_to_matrix(torch.tensor([0.0, 0.3, 0.4]))
-    assert angle_between(torch.eye(3), turned).item() == pytest.approx(0.5, abs=1e-6)
