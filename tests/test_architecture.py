@@ -15,7 +15,8 @@ PACKAGES = ("hpse_dist", "cluster", "pipelines")
 LAYERS: list[list[str]] = [
     ["pipelines"],
     ["cluster"],
-    ["hpse_dist.run", "hpse_dist.run_folder", "hpse_dist.prepare", "hpse_dist.study"],
+    ["hpse_dist.run", "hpse_dist.prepare", "hpse_dist.study"],
+    ["hpse_dist.run_folder"],
     ["hpse_dist.recipe"],
     ["hpse_dist.train"],
     [
@@ -26,6 +27,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.data",
         "hpse_dist.synth",
         "hpse_dist.report",
+        "hpse_dist.source",
     ],
     ["hpse_dist.optim"],
     ["hpse_dist.models", "hpse_dist.body", "hpse_dist.masking", "hpse_dist.metrics"],
