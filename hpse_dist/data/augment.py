@@ -30,9 +30,10 @@ _PERSON_SAMPLES = 4  # per patch and direction, to estimate the share that the p
 class AugmentConfig:
     """Random crops and colours; the two images of a pair are treated independently."""
 
-    crop_scale: tuple[float, float] | None = None
-    """Side of the window over the side of the stored crop, drawn uniformly; above 1 the border is
-    the mean colour. null: as many pixels as the encoder wants, cut out without resampling."""
+    crop_scale: tuple[float, float] = (0.875, 0.875)
+    """Side of the window over the side of the stored crop, drawn uniformly: 0.875 is 224 of 256.
+    A window of as many pixels as the encoder wants is cut out without resampling; above 1 the
+    border is the mean colour."""
     translation: float = 1.0
     """How far the window moves from the middle, over the room it has inside the stored crop."""
     rotation_deg: float = 0.0
@@ -45,7 +46,7 @@ class AugmentConfig:
     """Factor drawn from 1 - x to 1 + x, about each pixel's grey."""
 
     def __post_init__(self) -> None:
-        if self.crop_scale is not None and not 0.1 <= self.crop_scale[0] <= self.crop_scale[1] <= 4:
+        if not 0.1 <= self.crop_scale[0] <= self.crop_scale[1] <= 4:
             raise ValueError(
                 f"crop_scale must be two rising numbers in 0.1..4, found {list(self.crop_scale)}"
             )
@@ -55,10 +56,8 @@ class AugmentConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, found {getattr(self, name)}")
 
-    def middle_scale(self, crop_px: int, image_px: int) -> float:
-        """The window's side in evaluation, over the stored crop's."""
-        if self.crop_scale is None:
-            return min(1.0, image_px / crop_px)
+    def middle_scale(self) -> float:
+        """The window's side in evaluation, over the stored crop's: never beyond its border."""
         return min(1.0, sum(self.crop_scale) / 2)
 
 
@@ -120,7 +119,7 @@ class _Draws:
         """The map of one image, and the turn (B, 3, 3) of its camera."""
         stored_px = self.raw[image].shape[1]
         draw = self._draw(f"{image}.window", 4).double()
-        scale = self._scale(draw[:, 0], stored_px, px)
+        scale = self._scale(draw[:, 0])
         turn = self._turn(draw[:, 3])
         camera = _camera_or_middle(intrinsics, len(draw), self.device)
         turned = camera @ turn @ torch.linalg.inv_ex(camera).inverse
@@ -140,22 +139,20 @@ class _Draws:
 
     def _cuts(self, stored_px: int, px: int) -> bool:
         """Whether the window is upright and has exactly as many pixels as the training crop."""
-        if px > stored_px or (self.train and self.config.rotation_deg > 0):
-            return False
-        if self.config.crop_scale is None:
-            return True
-        return not self.train and self.config.middle_scale(stored_px, px) * stored_px == px
+        low, high = self.config.crop_scale
+        if not self.train:
+            low = high = self.config.middle_scale()
+        turned = self.train and self.config.rotation_deg > 0
+        return low == high <= 1 and low * stored_px == px and not turned
 
-    def _scale(self, draw: Tensor, stored_px: int, px: int) -> Tensor:
-        if self.config.crop_scale is None or not self.train:
-            return torch.full_like(draw, self.config.middle_scale(stored_px, px))
+    def _scale(self, draw: Tensor) -> Tensor:
+        if not self.train:
+            return torch.full_like(draw, self.config.middle_scale())
         low, high = self.config.crop_scale
         return low + (high - low) * (draw + 1) / 2
 
-    def _least_scale(self, stored_px: int, px: int) -> float:
-        if self.config.crop_scale is None or not self.train:
-            return self.config.middle_scale(stored_px, px)
-        return self.config.crop_scale[0]
+    def _least_scale(self) -> float:
+        return self.config.crop_scale[0] if self.train else self.config.middle_scale()
 
     def _turn(self, draw: Tensor) -> Tensor:
         """(B, 3, 3) rotation about the camera's z axis."""
@@ -175,7 +172,7 @@ class _Draws:
         if window.corner_px is not None:
             pixels = _cut_out(stored, window.corner_px, px)
         else:
-            pixels = _resample(stored, window, px, self._least_scale(stored.shape[1], px))
+            pixels = _resample(stored, window, px, self._least_scale())
         mean, std = _channels(IMAGE_MEAN, self.device), _channels(IMAGE_STD, self.device)
         config = self.config
         if self.train and (config.brightness or config.contrast or config.saturation):
