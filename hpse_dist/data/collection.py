@@ -12,12 +12,13 @@ disk: a collection is there whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -298,7 +299,11 @@ def _store(
     """Write shards, frames.parquet and rejects.parquet; returns the writer and the counts."""
     rejects, pictures = _Rejects(partial / "rejects.parquet"), Pictures()
     splits, seen = Splits(config), Counter[tuple[str, str]]()
-    with ShardWriter(partial, config) as shards:
+    # a source with processes of its own ends them when it is closed, after an error too
+    source = (
+        contextlib.closing(records) if isinstance(records, Generator) else contextlib.nullcontext()
+    )
+    with source, ShardWriter(partial, config) as shards:
         for record in records:
             try:
                 if isinstance(record, Reject):

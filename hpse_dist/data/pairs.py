@@ -99,9 +99,10 @@ def mine(frames: pa.Table, config: PairsConfig) -> pa.Table:
     """All pairs of a collection's frames.parquet, in the columns of pairs.parquet.
 
     angle_deg: between viewing directions at the person (0 for cross-pose pairs of a still camera,
-    null where the camera is unknown). overlap: Jaccard index of the body surface both show, else,
-    for cross-pose, intersection over union of the boxes, else null. weight: 4 cos a (1 - cos a) for
-    cross-view pairs, 1 for cross-pose pairs. The schema's metadata `dropped` counts, as JSON, the
+    null where the camera is unknown). pose_distance: of cross-pose pairs, null where nothing is
+    known of the poses. overlap: Jaccard index of the body surface both show, else, for cross-pose,
+    intersection over union of the boxes, else null. weight: 4 cos a (1 - cos a) for cross-view
+    pairs, 1 for cross-pose pairs. The schema's metadata `dropped` counts, as JSON, the
     candidates left out by reason.
     """
     dropped = Counter[str]()
@@ -333,14 +334,15 @@ def _table(frames: _Frames, kind: int, a: np.ndarray, b: np.ndarray, both_orders
     order = np.lexsort((b, a))
     a, b = a[order], b[order]
     angle, overlap = frames.angle(a, b), frames.covisibility(a, b)
-    weight = view_weight(angle)
-    if kind == POSE:
+    if kind == VIEW:
+        weight, distance = view_weight(angle), np.full(len(a), np.nan)
+    else:
+        weight, distance = np.ones(len(a)), frames.pose_change(a, b)[0]
         overlap = np.where(np.isnan(overlap), _box_iou(frames.box[a], frames.box[b]), overlap)
-        weight = np.ones_like(weight)
     measures = {
         "angle_deg": angle,
         "time_gap_s": np.abs(frames.time[a] - frames.time[b]),
-        "pose_distance": frames.pose_change(a, b)[0],
+        "pose_distance": distance,
         "overlap": overlap,
         "weight": weight,
     }

@@ -129,10 +129,19 @@ def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, plain_shards):  
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         path.write_bytes(bytes(1 << 20))
 
+    closed = []
+
+    def records() -> Iterator[FrameRecord]:
+        try:
+            yield from made_rig.frames(subjects=4)
+        finally:
+            closed.append(True)
+
     monkeypatch.setattr(PlainWriter, "write", write_until_full)
     with pytest.raises(OSError, match="the disk is full; nothing was published"):
-        write(tmp_path / "made", made_rig.frames(subjects=4))
+        write(tmp_path / "made", source := records())
     assert list(tmp_path.iterdir()) == []
+    assert closed and source.gi_frame is None  # not left to the garbage collector
 
 
 @pytest.mark.usefixtures("plain_shards")
