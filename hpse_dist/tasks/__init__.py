@@ -1,0 +1,19 @@
+"""Downstream tasks: one file each, and the table that names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpse_dist.models.encoder import Encoder
+from hpse_dist.tasks.base import Task
+from hpse_dist.tasks.body_mesh import BodyMesh
+
+TASKS: dict[str, type[Task]] = {"body_mesh": BodyMesh}
+
+
+def build(config: Any, encoder: Encoder, seed: int) -> Task:
+    """The task that a config describes; `seed` keys its random draws."""
+    for kind in TASKS.values():
+        if type(config) is kind.Config:
+            return kind(config, encoder, seed)
+    raise ValueError(f"no task has a config of type {type(config).__name__}")

@@ -1,0 +1,350 @@
+"""Body mesh from one picture: pose, shape and camera of a parametric body.
+
+After HMR 2.0 (Goel et al., ICCV 2023): one query reads the encoder's tokens, three linear layers
+give differences to a start pose, shape and camera. Two things differ. The camera is full
+perspective: the weak-perspective numbers place the pelvis along the ray through the crop's centre,
+by the crop's own intrinsics, and rotations are predicted relative to that ray, so that equal
+pictures have equal answers wherever in the full image they were cut out. And every loss is a mean
+over elements, summed over the rows that have the label and divided by the batch, so it does not
+depend on how a batch was split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpse_dist.body.model import BodyOutput, load_body
+from hpse_dist.body.overlay import draw_mesh
+from hpse_dist.fields import Batch
+from hpse_dist.geometry.camera import project
+from hpse_dist.geometry.rotations import (
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    matrix_to_six_d,
+    six_d_to_matrix,
+)
+from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe, pve
+from hpse_dist.models.encoder import Encoder
+from hpse_dist.models.heads import QueryHead
+from hpse_dist.objectives.base import PANEL_ROWS, TILE_PX, sheet, to_rgb
+from hpse_dist.tasks.base import Prediction, Task
+
+NUM_JOINTS = 24
+NUM_BETAS = 10
+NEAREST = 0.2  # metres: points nearer than this are projected as if they were here
+
+
+@dataclass(frozen=True)
+class BodyMeshConfig:
+    """Pose, shape and camera of a parametric body by one query over the encoder's tokens."""
+
+    body: str = "free"
+    """"free", an SMPL, SMPL-H or SMPL-X file, or a folder of such files."""
+    head_dim: int = 1024
+    """Channels of the query."""
+    head_depth: int = 6
+    """Blocks of the head."""
+    heads: int = 8
+    """Attention heads of 64 channels in each block."""
+    head_hidden: int = 1024
+    """Channels inside the head's MLPs."""
+    start_pose: tuple[float, ...] = ()
+    """Body pose (69 axis-angle numbers) from which the head predicts differences; none: zero."""
+    start_betas: tuple[float, ...] = ()
+    """Shape (10 numbers) from which the head predicts differences; none: zero."""
+    start_scale: float = 0.9
+    """Weak-perspective scale at the start: half crop sides per metre, 0.9 shows 2.2 m."""
+    focal: float = 5.0
+    """Focal length in crop sides for rows without intrinsics."""
+    joints3d_weight: float = 5.0
+    """L1 of joints relative to the pelvis, metres."""
+    joints2d_weight: float = 5.0
+    """L1 of projected joints, shares of the crop."""
+    orient_weight: float = 1.0
+    """Squared error of the global rotation's matrix."""
+    pose_weight: float = 1.0
+    """Squared error of the other joints' rotation matrices."""
+    betas_weight: float = 0.01
+    """Squared error of the shape."""
+    vertices_weight: float = 0.0
+    """L1 of vertices relative to the pelvis, metres; 0 skips the skinning in training."""
+
+    def __post_init__(self) -> None:
+        for name in ("head_dim", "head_depth", "heads", "head_hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if min(self.start_scale, self.focal) <= 0.0:
+            raise ValueError("start_scale and focal must be above 0")
+        for name, count in (("start_pose", 3 * (NUM_JOINTS - 1)), ("start_betas", NUM_BETAS)):
+            if len(getattr(self, name)) not in (0, count):
+                raise ValueError(f"{name} must have {count} numbers, or none for zeros")
+        weights = [v for k, v in vars(self).items() if k.endswith("_weight")]
+        if min(weights) < 0.0 or not any(weights):
+            raise ValueError("the weights must be 0 or more and not all 0")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The fields read from a batch."""
+        labels = ("global_orient", "body_pose", "betas", "transl", "has_body")
+        return ("image", "sample_id", "joints2d", "joints3d", *labels, "intrinsics")
+
+
+class BodyMesh(Task):
+    """Encoder, query head, and a parametric body."""
+
+    Config = BodyMeshConfig
+    config: BodyMeshConfig
+    start_rotations: Tensor
+    start_betas: Tensor
+
+    def __init__(self, config: BodyMeshConfig, encoder: Encoder, seed: int) -> None:
+        super().__init__(config, encoder, seed)
+        self.body = load_body(config.body)
+        self.head = QueryHead(
+            encoder.dim, config.head_dim, config.head_depth, config.heads, 64, config.head_hidden
+        )
+        self.to_pose = nn.Linear(config.head_dim, NUM_JOINTS * 6)
+        self.to_betas = nn.Linear(config.head_dim, NUM_BETAS)
+        self.to_camera = nn.Linear(config.head_dim, 3)
+        for layer in (self.to_pose, self.to_betas, self.to_camera):
+            nn.init.xavier_uniform_(layer.weight, gain=0.01)  # starts at the start pose
+            nn.init.zeros_(layer.bias)
+        rotations, betas = start_of(config)
+        self.register_buffer("start_rotations", matrix_to_six_d(rotations), persistent=False)
+        self.register_buffer("start_betas", betas, persistent=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss` and its parts before weighting: L1 of 3D and 2D joints and of vertices, squared
+        errors of global rotation, pose and shape.
+
+        Each part is a mean over a row's elements, summed over the rows that have the label and
+        divided by B.
+        """
+        guess = self._regress(batch)
+        has_body = batch["has_body"].float()
+        pose = torch.cat((batch["global_orient"], batch["body_pose"]), dim=1)
+        apart = (guess["rotations"] - axis_angle_to_matrix(pose.unflatten(1, (-1, 3)))).square()
+        joints3d, weight3d = self._labelled_joints(batch, "joints3d")
+        joints2d, weight2d = self._labelled_joints(batch, "joints2d")
+        apart3d = (_from_pelvis(guess["joints3d"]) - _from_pelvis(joints3d)).abs().mean(-1)
+        # a joint's place relative to the pelvis is known only where the pelvis is
+        weight3d = weight3d * (weight3d[:, :1] > 0)
+        parts = {
+            "joints3d": _weighted(apart3d, weight3d),
+            "joints2d": _weighted((guess["joints2d"] - joints2d).abs().mean(-1), weight2d),
+            "orient": (apart[:, 0].mean((1, 2)) * has_body).mean(),
+            "pose": (apart[:, 1:].mean((1, 2, 3)) * has_body).mean(),
+            "betas": ((guess["betas"] - batch["betas"]).square().mean(1) * has_body).mean(),
+        }
+        if self.config.vertices_weight:
+            parts["vertices"] = (self._mesh_error(guess, batch) * has_body).mean()
+        terms = [getattr(self.config, f"{name}_weight") * part for name, part in parts.items()]
+        logged = {f"loss_{name}": part.detach() for name, part in parts.items()}
+        return {"loss": torch.stack(terms).sum()} | logged
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Prediction:
+        """The body in each picture, from `image` and, where known, `intrinsics`.
+
+        rotations (B, 24, 3, 3), global_orient (B, 3), body_pose (B, 69), betas (B, 10), transl
+        (B, 3), joints3d (B, 24, 3) and vertices (B, V, 3) in metres in the camera frame, joints2d
+        (B, 24, 2) in 0..1 of the crop, intrinsics (B, 3, 3) as used.
+        """
+        guess = self._regress(batch)
+        pelvis = guess["joints3d"][:, 0]
+        transl = pelvis - self.body.rest_joints(guess["betas"])[:, 0]
+        output = self.body.forward_matrices(guess["rotations"], guess["betas"], transl)
+        pose = matrix_to_axis_angle(guess["rotations"])
+        return guess | {
+            "global_orient": pose[:, 0],
+            "body_pose": pose[:, 1:].flatten(1),
+            "transl": transl,
+            "vertices": output.vertices,
+        }
+
+    @torch.no_grad()
+    def truth(self, batch: Batch) -> Prediction:
+        """The labelled body under the names of `predict`; its joints are the labels' own."""
+        names = ("global_orient", "body_pose", "betas", "transl")
+        pose = torch.cat((batch["global_orient"], batch["body_pose"]), dim=1)
+        return {name: batch[name] for name in names} | {
+            "rotations": axis_angle_to_matrix(pose.unflatten(1, (-1, 3))),
+            "joints3d": self._labelled_joints(batch, "joints3d")[0],
+            "joints2d": self._labelled_joints(batch, "joints2d")[0],
+            "vertices": self._true_body(batch).vertices,
+            "intrinsics": self._intrinsics(batch),
+        }
+
+    def errors(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """mpjpe, pa_mpjpe (over labelled joints) and pve, mm per example.
+
+        Joints are the body's own 24, the pelvis is the root; NaN for a row without the label.
+        """
+        true, confidence = self._labelled_joints(batch, "joints3d")
+        known = confidence > 0
+        body = self._true_body(batch)
+        mine = prediction["joints3d"]
+        mesh = pve(prediction["vertices"], body.vertices, mine[:, 0], body.joints[:, 0])
+        return {
+            "mpjpe": mpjpe(mine, true, known),
+            "pa_mpjpe": pa_mpjpe(mine, true, known),
+            "pve": mesh.where(batch["has_body"], math.nan),
+        }
+
+    @torch.no_grad()
+    def panels(self, batch: Batch) -> dict[str, Tensor]:
+        """The predicted mesh over the picture, and from the side beside the labelled one."""
+        batch = {name: value[:PANEL_ROWS] for name, value in batch.items()}
+        guess, errors = self.predict(batch), self.metrics(batch)
+        true = self._true_body(batch)
+        faces, pictures = self.body.faces.cpu().numpy(), to_rgb(batch["image"]).cpu()
+        rows, captions = [], []
+        for i, picture in enumerate(_enlarged(pictures)):
+            vertices = guess["vertices"][i].float().cpu().numpy()
+            over = draw_mesh(picture, vertices, faces, _pixels(guess["intrinsics"][i]))
+            row = [picture, over, self._from_the_side(vertices, guess["joints3d"][i, 0])]
+            if bool(batch["has_body"][i]):
+                row.append(self._from_the_side(true.vertices[i].cpu().numpy(), true.joints[i, 0]))
+            else:
+                row.append(np.full_like(picture, 235))
+            rows.append([torch.from_numpy(tile).permute(2, 0, 1) / 255.0 for tile in row])
+            error = float(errors["mpjpe"][i])
+            captions.append(f"{error:.0f} mm" if math.isfinite(error) else "")
+        titles = ("picture", "predicted", "from the side", "truth from the side")
+        return {"body_mesh": sheet(rows, titles, captions)}
+
+    def _regress(self, batch: Batch) -> Prediction:
+        """Rotations, shape and joints from the picture, with gradients and without skinning."""
+        token = self.head(self.encoder(batch["image"]))
+        six_d = self.to_pose(token).float().unflatten(1, (NUM_JOINTS, 6))
+        betas = self.start_betas.float() + self.to_betas(token).float()
+        camera = self.to_camera(token).float()
+        intrinsics = self._intrinsics(batch)
+        with torch.autocast(betas.device.type, enabled=False):
+            rotations = six_d_to_matrix(self.start_rotations.float() + six_d, "contiguous")
+            ray = rotation_to_ray(intrinsics)
+            scale = self.config.start_scale * camera[:, 0].exp()
+            depth = 2.0 * intrinsics[:, 0, 0] / scale
+            pelvis = ray @ torch.cat((camera[:, 1:], depth[:, None]), dim=1)[..., None]
+            rotations = torch.cat((ray[:, None] @ rotations[:, :1], rotations[:, 1:]), dim=1)
+            joints = place_joints(rotations, self.body.rest_joints(betas), self.body.parents)
+            joints = joints + pelvis.transpose(1, 2)
+            seen = torch.cat((joints[..., :2], joints[..., 2:].clamp(min=NEAREST)), dim=-1)
+        return {
+            "rotations": rotations,
+            "betas": betas,
+            "joints3d": joints,
+            "joints2d": project(seen, intrinsics),
+            "intrinsics": intrinsics,
+        }
+
+    def _intrinsics(self, batch: Batch) -> Tensor:
+        """The batch's camera matrices; the config's focal length where a row has none (zeros)."""
+        focal = self.config.focal
+        default = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
+        default = default.to(batch["image"].device)
+        if "intrinsics" not in batch:
+            return default.expand(len(batch["image"]), 3, 3)
+        known = batch["intrinsics"][:, :1, :1] > 0
+        return torch.where(known, batch["intrinsics"].float(), default)
+
+    def _labelled_joints(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """Places (B, 24, 2 or 3) and confidence (B, 24) of the joints in a field."""
+        joints = batch[name]
+        if joints.shape[1] != NUM_JOINTS:
+            raise ValueError(
+                f"{name}: the labels have {joints.shape[1]} joints and body_mesh needs the body's "
+                f"own {NUM_JOINTS}; use a collection whose joint set is SMPL's"
+            )
+        return joints[..., :-1], joints[..., -1]
+
+    def _true_body(self, batch: Batch) -> BodyOutput:
+        names = ("global_orient", "body_pose", "betas", "transl")
+        return self.body(*(batch[name] for name in names))
+
+    def _mesh_error(self, guess: Prediction, batch: Batch) -> Tensor:
+        """Mean L1 distance of vertices relative to each mesh's own pelvis, (B,) metres."""
+        nowhere = torch.zeros_like(batch["transl"])
+        mine = self.body.forward_matrices(guess["rotations"], guess["betas"], nowhere)
+        true = self._true_body(batch)
+        apart = (mine.vertices - mine.joints[:, :1]) - (true.vertices - true.joints[:, :1])
+        return apart.abs().mean((1, 2))
+
+    def _from_the_side(self, vertices: np.ndarray, pelvis: Tensor) -> np.ndarray:
+        """The mesh (V, 3) turned a quarter round about the vertical, on a plain ground."""
+        x, y, z = (vertices - pelvis.float().cpu().numpy()).T
+        turned = np.stack((z, y, -x), axis=1) + np.array([0.0, 0.0, 6.0])
+        ground: np.ndarray = np.full((TILE_PX, TILE_PX, 3), 235, dtype=np.uint8)
+        camera = np.array([[2.7, 0.0, 0.5], [0.0, 2.7, 0.5], [0.0, 0.0, 1.0 / TILE_PX]]) * TILE_PX
+        return draw_mesh(ground, turned, self.body.faces.cpu().numpy(), camera)
+
+
+def start_of(config: BodyMeshConfig) -> tuple[Tensor, Tensor]:
+    """Start rotations (24, 3, 3) and shape (10,): the person upright and facing the camera.
+
+    The camera frame has y down and z forward, a body's own frame y up and its face along z: so the
+    start of the global rotation is half a turn about x, diag(1, -1, -1).
+    """
+    pose = torch.zeros(NUM_JOINTS, 3)
+    if config.start_pose:
+        pose[1:] = torch.tensor(config.start_pose).view(-1, 3)
+    rotations = axis_angle_to_matrix(pose)
+    rotations[0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    return rotations, torch.tensor(config.start_betas or (0.0,) * NUM_BETAS)
+
+
+def place_joints(rotations: Tensor, rest: Tensor, parents: Sequence[int]) -> Tensor:
+    """Joints relative to the pelvis: forward kinematics without a mesh.
+
+    rotations (B, J, 3, 3) relative to each joint's parent, rest (B, J, 3) -> (B, J, 3), metres.
+    """
+    turned, placed = [rotations[:, 0]], [torch.zeros_like(rest[:, 0])]
+    for joint, parent in enumerate(parents[1:], start=1):
+        offset = (rest[:, joint] - rest[:, parent]).unsqueeze(-1)
+        placed.append(placed[parent] + (turned[parent] @ offset).squeeze(-1))
+        turned.append(turned[parent] @ rotations[:, joint])
+    return torch.stack(placed, dim=1)
+
+
+def rotation_to_ray(intrinsics: Tensor) -> Tensor:
+    """The smallest rotation that takes the optical axis to the ray through the crop's centre.
+
+    intrinsics (B, 3, 3) for 0..1 coordinates -> (B, 3, 3). Rodrigues' formula with the axis
+    v = z x d and cosine c = d_z: I + [v] + [v]^2 / (1 + c).
+    """
+    centre = intrinsics.new_tensor([0.5, 0.5, 1.0]).expand(len(intrinsics), 3)
+    ray = torch.linalg.solve_ex(intrinsics, centre)[0]  # without waiting for a check of errors
+    x, y, z = (ray / ray.norm(dim=-1, keepdim=True)).unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack((zero, zero, x, zero, zero, y, -x, -y, zero), dim=-1).unflatten(-1, (3, 3))
+    eye = torch.eye(3, device=x.device)
+    return eye + cross + cross @ cross / (1.0 + z)[:, None, None]
+
+
+def _from_pelvis(joints: Tensor) -> Tensor:
+    return joints - joints[:, :1]
+
+
+def _weighted(errors: Tensor, weights: Tensor) -> Tensor:
+    """Mean over joints by confidence, summed over the rows that have any, over B: (B, J) -> ()."""
+    total = weights.sum(1)
+    return ((errors * weights).sum(1) / total.clamp(min=1e-6)).mean()
+
+
+def _enlarged(pictures: Tensor) -> Iterable[np.ndarray]:
+    """Pictures (B, 3, H, W) 0..1 as tiles of a panel, uint8 (TILE_PX, TILE_PX, 3)."""
+    size = (TILE_PX, TILE_PX)
+    large = F.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
+    return (large.clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _pixels(intrinsics: Tensor) -> np.ndarray:
+    """A camera matrix (3, 3) for 0..1 coordinates as one for the pixels of a panel's tile."""
+    return np.diag([TILE_PX, TILE_PX, 1.0]) @ intrinsics.double().cpu().numpy()

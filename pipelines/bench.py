@@ -1,0 +1,373 @@
+"""`python -m pipelines.bench loader|synth|step`: how fast the parts are, beside what they replace.
+
+Candidates are measured in turn, several times over, so that a machine whose speed drifts or that
+others use treats them alike. A ratio is the median over the rounds of two figures of one round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from hpse_dist import synth
+from hpse_dist.config import load
+from hpse_dist.data.augment import AugmentConfig
+from hpse_dist.data.beton import ffcv_batches, read_rows
+from hpse_dist.data.collection import Collection
+from hpse_dist.data.loader import Loader, Source
+from hpse_dist.log import METRICS_FILE, read_metrics
+from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.records import FrameRecord
+from hpse_dist.world import World
+from pipelines import command_parser, progress_bar, run_command
+
+_PREFETCHED = 12  # batches that may have been ready before a measurement began
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    unit: str
+    rounds: tuple[float, ...]
+    """What each round measured."""
+    median: float
+    ratio: float | None
+    """To the line that is the measure of the others; None on that line."""
+    target: str = ""
+
+    @property
+    def spread(self) -> float:
+        """Half the range of the rounds over their median."""
+        return (max(self.rounds) - min(self.rounds)) / 2 / self.median
+
+
+def figures(
+    rounds: Mapping[str, list[float]], unit: str, against: str, targets: Mapping[str, str]
+) -> list[Figure]:
+    """The table of several candidates measured in the same rounds."""
+    lines = []
+    for name, values in rounds.items():
+        ratios = [a / b for a, b in zip(values, rounds[against], strict=True)]
+        ratio = None if name == against else statistics.median(ratios)
+        target = targets.get(name, "")
+        lines.append(Figure(name, unit, tuple(values), statistics.median(values), ratio, target))
+    return lines
+
+
+def table(lines: list[Figure]) -> str:
+    """Figures as aligned text."""
+    rows = [("", "median", "spread", "ratio", "target")]
+    for line in lines:
+        ratio = "" if line.ratio is None else f"{line.ratio:.3f}"
+        value = f"{line.median:,.1f} {line.unit}"
+        rows.append((line.name, value, f"±{line.spread:.1%}", ratio, line.target))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(
+        row[0].ljust(widths[0]) + "".join(f"  {row[i].rjust(widths[i])}" for i in range(1, 5))
+        for row in rows
+    )
+
+
+# ------------------------------------------------------------------------------------ loader
+
+
+def bench_loader(
+    collection: Collection, *, batch: int, threads: int, rounds: int, seconds: float
+) -> list[Figure]:
+    """Frames/s of one shard's pictures: bare FFCV, our loader, torch's with PIL."""
+    one = largest_shard(collection)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpse_bench_")))
+        write_jpegs(one, folder)
+        candidates = {
+            "FFCV's own loop": _lengths(ffcv_batches(one.shards[0], batch, threads)),
+            "our loader": _lengths(_ours(one, batch, threads, stack).decoded()),
+            "our loader, cropped and coloured": _lengths(iter(_ours(one, batch, threads, stack))),
+            "torch DataLoader, PIL": _lengths(_torch_batches(folder, batch, threads)),
+        }
+        for iterator in candidates.values():
+            stack.enter_context(closing(iterator))
+        measured = in_turn(
+            {name: partial(rate, it, seconds) for name, it in candidates.items()}, rounds
+        )
+    return figures(measured, "frames/s", "FFCV's own loop", {"our loader": "at least 0.85"})
+
+
+def largest_shard(collection: Collection) -> Collection:
+    """A collection of one shard: the same file for all."""
+    shards = np.asarray(collection.frames["shard"])
+    number = int(np.bincount(shards).argmax())
+    manifest = {**collection.manifest, "shards": [collection.manifest["shards"][number]]}
+    one = Collection(collection.folder, manifest)
+    rows = collection.frames.filter(pc.equal(collection.frames["shard"], number))
+    zeros = np.zeros(rows.num_rows, np.int32)
+    place = rows.schema.get_field_index("shard")
+    one.__dict__["frames"] = rows.set_column(place, "shard", [zeros])
+    return one
+
+
+def write_jpegs(one: Collection, folder: Path) -> None:
+    """The shard's frames as one JPEG file each."""
+    quality = one.config.jpeg_quality
+    for start in range(0, len(one.frames), 256):
+        index = range(start, min(start + 256, len(one.frames)))
+        for i, image in zip(
+            index, read_rows(one.shards[0], index, ["image"])["image"], strict=True
+        ):
+            Image.fromarray(image).save(folder / f"{i:06d}.jpg", quality=quality)
+
+
+def _ours(one: Collection, batch: int, threads: int, stack: ExitStack) -> Loader:
+    loader = Loader(
+        [Source(one, split=None)],
+        needs=["image"],
+        sampling="frames",
+        world=World(),
+        seed=0,
+        global_batch=batch,
+        micro_batch=batch,
+        augment=AugmentConfig(),
+        image_px=one.config.crop_px * 7 // 8,
+        patch_px=one.config.crop_px * 7 // 8,
+        threads=threads,
+    )
+    stack.callback(loader.close)
+    return loader
+
+
+class _Files(Dataset[torch.Tensor]):
+    """What a plain torch data set of JPEG files does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.glob("*.jpg"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with Image.open(self.paths[index]) as file:
+            return torch.from_numpy(np.array(file.convert("RGB")))
+
+
+def _torch_batches(folder: Path, batch: int, threads: int) -> Iterator[torch.Tensor]:
+    """Endless; worker processes in place of threads."""
+    loader = DataLoader(
+        _Files(folder),
+        batch_size=batch,
+        shuffle=True,
+        num_workers=threads,
+        persistent_workers=True,
+        multiprocessing_context="forkserver",  # forking a process with threads is not safe
+    )
+    while True:
+        yield from loader
+
+
+def _lengths(batches: Iterator[Any]) -> Generator[int, None, None]:
+    for batch in batches:
+        yield len(batch["image"] if isinstance(batch, dict) else batch)
+
+
+def rate(counts: Iterator[int], seconds: float) -> float:
+    """Things per second of an endless iterator, what was ready beforehand left out."""
+    for _ in range(_PREFETCHED):
+        next(counts)
+    done, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        done += next(counts)
+    return done / passed
+
+
+def in_turn(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """`rounds` rounds of every measure; each round begins with another."""
+    names = list(measures)
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    with progress_bar(rounds * len(names), "bench") as bar:
+        for number in range(rounds):
+            for i in range(len(names)):
+                name = names[(number + i) % len(names)]
+                measured[name].append(measures[name]())
+                bar.update()
+    return measured
+
+
+# ------------------------------------------------------------------------------------- synth
+
+
+def bench_synth(*, crop_px: int, sequences: int, rounds: int) -> list[Figure]:
+    """Labelled crops per second of one core's time, the renderer's start left out."""
+    torch.set_num_threads(1)
+    names = [f"synthetic people, {crop_px} px, one core's time", "the same by the clock"]
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    with progress_bar(rounds, "bench") as bar:
+        for seed in range(rounds):
+            for name, value in zip(names, _synthesis(crop_px, sequences, seed), strict=True):
+                measured[name].append(value)
+            bar.update()
+    return figures(measured, "crops/s", names[0], {names[0]: "at least 25 at 128 px"})
+
+
+def _synthesis(crop_px: int, sequences: int, seed: int) -> tuple[float, float]:
+    """Crops per second of processor time and of wall time, on one process.
+
+    A sequence's crops come at once when all are rendered: so the time from the first crop of all
+    to the first crop of the last sequence is that of all sequences but the first.
+    """
+    config = synth.Config(
+        num_subjects=sequences + 1, sequences_per_subject=1, crop_px=crop_px, seed=seed
+    )
+    first = last = None
+    subject, crops = "", 0
+    for frame in synth.frames(config, processes=1):
+        if isinstance(frame, FrameRecord):
+            if frame.subject != subject:
+                subject, last = frame.subject, (time.process_time(), time.perf_counter())
+            if first is None:
+                first, start = last, subject
+            crops += subject != start
+    if first is None or last is None or first == last:
+        raise ValueError(f"{sequences} sequences gave no crops to count; render more")
+    return crops / (last[0] - first[0]), crops / (last[1] - first[1])
+
+
+# -------------------------------------------------------------------------------------- step
+
+
+def bench_step(
+    recipe: Path, overrides: list[str], *, steps: int, skip: int, rounds: int
+) -> list[Figure]:
+    """Optimizer steps/s of one worker under Ray and without it, start-up left out."""
+    load(PretrainRecipe, recipe, overrides)  # a mistake is said before anything starts
+    with tempfile.TemporaryDirectory(prefix="hpse_bench_") as folder:
+        names = iter(range(2 * rounds))
+
+        def run(*options: str) -> float:
+            name = f"run{next(names)}"
+            return _steps_per_s(recipe, overrides, Path(folder), name, steps, skip, options)
+
+        measures = {"without Ray": lambda: run("--without-ray"), "under Ray": lambda: run()}
+        measured = in_turn(measures, rounds)
+    return figures(measured, "steps/s", "without Ray", {"under Ray": "at least 0.97"})
+
+
+def _steps_per_s(
+    recipe: Path,
+    overrides: list[str],
+    folder: Path,
+    name: str,
+    steps: int,
+    skip: int,
+    options: tuple[str, ...],
+) -> float:
+    """One run of `pipelines.pretrain` in a process of its own, read from its log."""
+    total = steps + skip
+    settings = [f"name={name}", f"steps={total}", f"evaluate_every={total}", "evaluate_limit=1"]
+    machine = {"workers": 1, "out": folder, "log_every": 1}
+    machine |= {"checkpoint_every": total, "panels_every": 10 * total}
+    settings += [f"machine.{key}={value}" for key, value in machine.items()]
+    command = [sys.executable, "-m", "pipelines.pretrain", str(recipe), *overrides, *settings]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return steps_per_s(folder / name / METRICS_FILE, skip)
+
+
+def steps_per_s(metrics: Path, skip: int) -> float:
+    """From the times of the log's lines, the first `skip` steps left out: 1 / median step."""
+    times = {row["step"]: row["time"] for row in read_metrics(metrics) if "loss" in row}
+    kept = [times[step] for step in sorted(times) if step > skip]
+    if len(kept) < 3:
+        raise ValueError(f"{metrics}: {len(kept)} steps after the first {skip} are too few")
+    return 1 / statistics.median(np.diff(kept).tolist())
+
+
+# ----------------------------------------------------------------------------------- command
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command_parser(
+        "bench",
+        "How fast the loader, the renderer and a training step are.",
+        "python -m pipelines.bench loader collections/demo --json loader.json",
+    )
+    parts = made.add_subparsers(dest="part", required=True, metavar="loader|synth|step")
+    loader = parts.add_parser("loader", help="decoded frames/s beside bare FFCV and torch with PIL")
+    loader.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
+    loader.add_argument("--batch", type=int, default=64)
+    loader.add_argument("--threads", type=int, default=1, help="decoding threads of each loader")
+    loader.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    rendering = parts.add_parser("synth", help="crops/s of the renderer on one core")
+    rendering.add_argument("--crop-px", type=int, default=128)
+    rendering.add_argument("--sequences", type=int, default=2, help="of 16 moments, each round")
+    step = parts.add_parser("step", help="steps/s under Ray beside the same recipe without it")
+    step.add_argument("recipe", type=Path, nargs="?", default=Path("configs/pretrain/demo.yaml"))
+    step.add_argument("overrides", nargs="*", metavar="key=value")
+    step.add_argument("--steps", type=int, default=60, help="counted in each run")
+    step.add_argument("--skip", type=int, default=10, help="steps before those, to warm up")
+    for part, rounds in ((loader, 7), (rendering, 3), (step, 3)):
+        part.add_argument("--rounds", type=int, default=rounds, help="repeats, candidates in turn")
+        part.add_argument("--json", type=Path, help="write the figures here too")
+    return made
+
+
+def main(options: argparse.Namespace) -> None:
+    if options.rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, found {options.rounds}")
+    if options.part == "loader":
+        lines = bench_loader(
+            Collection.open(options.collection),
+            batch=options.batch,
+            threads=options.threads,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        )
+    elif options.part == "synth":
+        lines = bench_synth(
+            crop_px=options.crop_px, sequences=options.sequences, rounds=options.rounds
+        )
+    else:
+        lines = bench_step(
+            options.recipe,
+            options.overrides,
+            steps=options.steps,
+            skip=options.skip,
+            rounds=options.rounds,
+        )
+    print(table(lines))
+    print(f"{options.rounds} rounds on {machine()}; spread is half the range over the median")
+    if options.json:
+        content = {"machine": machine(), "figures": [asdict(line) for line in lines]}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"done: {options.json}")
+
+
+def machine() -> str:
+    """The computer in a few words; how busy it was belongs to a figure."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} cores ({platform.machine()}), load {load:.1f}{gpu}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, parser()))

@@ -1,0 +1,105 @@
+"""What every task in the table keeps to; an entry added there is tested here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpse_dist import fields
+from hpse_dist.body.model import load_body
+from hpse_dist.fields import Batch
+from hpse_dist.models.encoder import EncoderConfig, build_encoder
+from hpse_dist.tasks import TASKS, build
+from hpse_dist.tasks.base import Task
+from hpse_dist.tasks.body_mesh import BodyMeshConfig
+from tests.fabricate import fabricate, gradients, rows, tiny_body_file
+
+SMALL: dict[str, Callable[[Path], Any]] = {
+    "body_mesh": lambda body: BodyMeshConfig(
+        body=str(body), head_dim=32, head_depth=1, heads=1, head_hidden=32, vertices_weight=1.0
+    ),
+}
+"""A small config of every task, given a body file: a new one adds its own here."""
+
+
+@pytest.fixture(scope="module")
+def body_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_body_file(tmp_path_factory.mktemp("body"))
+
+
+@pytest.fixture(params=sorted(TASKS))
+def task(request: pytest.FixtureRequest, body_file: Path) -> Task:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig("custom", 32, 8, dim=32, depth=2, heads=2))
+    return build(SMALL[request.param](body_file), encoder, seed=3)
+
+
+@pytest.fixture
+def batch(task: Task, body_file: Path) -> Batch:
+    return fabricate(task.needs, body=load_body(body_file))
+
+
+def test_needs_are_fields_and_suffice(task: Task, batch: Batch) -> None:
+    assert fields.missing(task.needs, fields.FIELDS) == []
+    scalars = task(batch)
+    assert all(value.ndim == 0 and value.isfinite() for value in scalars.values())
+    assert [name for name, value in scalars.items() if value.requires_grad] == ["loss"]
+    task.eval()
+    for name, values in task.metrics(batch).items():
+        assert values.shape == (8,), name
+        assert values.isfinite().all() and not values.requires_grad
+    for value in task.predict(batch).values():
+        assert len(value) == 8
+    for picture in task.panels(batch).values():
+        assert picture.ndim == 3 and picture.shape[0] == 3 and picture.device.type == "cpu"
+        assert picture.min() >= 0.0 and picture.max() <= 1.0
+
+
+def test_a_perfect_prediction_has_no_error(task: Task, batch: Batch) -> None:
+    prediction, truth = task.predict(batch), task.truth(batch)
+    assert set(truth) == set(prediction)
+    for name, value in truth.items():
+        assert value.shape == prediction[name].shape, name
+    for name, values in task.errors(truth, batch).items():
+        assert values.abs().max() < 0.01, name
+    for name, values in task.errors(prediction, batch).items():
+        assert values.min() > 1.0, name
+
+
+def test_every_trainable_parameter_learns(task: Task, batch: Batch) -> None:
+    found = gradients(task, [batch])
+    for name, parameter in task.named_parameters():
+        if parameter.requires_grad:
+            assert name in found and found[name].abs().max() > 0, f"{name} gets no gradient"
+
+
+def test_one_batch_can_be_learnt(task: Task, batch: Batch) -> None:
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = task(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_one_batch_or_two_halves_are_the_same(task: Task, batch: Batch) -> None:
+    """Uneven halves too: rows without a label count as nothing, wherever they fall."""
+    for name in set(batch) & {"has_body"}:
+        batch[name][:3] = False
+    for name in set(batch) & {"joints2d", "joints3d"}:
+        batch[name][1:4, :, -1] = 0.0
+    halves = [rows(batch, 0, 4), rows(batch, 4, 8)]
+    whole, parts = task(batch), [task(half) for half in halves]
+    for name, value in whole.items():
+        mean = torch.stack([part[name] for part in parts]).mean()
+        torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-6)
+    one, two = gradients(task, [batch]), gradients(task, halves)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
