@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -119,7 +120,8 @@ def provenance(config: SyntheticConfig) -> Provenance:
 def frames(config: SyntheticConfig, processes: int = 0) -> Iterator[FrameRecord | Reject]:
     """All records, ordered by subject, sequence, moment, camera. processes 0: one per usable core.
 
-    The order and every pixel depend on the config alone. At most about two sequences per process
+    The order and every pixel depend on the config alone; labels do up to the last digit of float32,
+    which matrix products leave to the alignment of memory. At most about two sequences per process
     are held in memory.
     """
     if processes < 0:
@@ -312,7 +314,8 @@ class _Crew:
 
 def _work(config: SyntheticConfig, link: Connection) -> None:
     """A process of the crew: jobs in, lists of records out, until the other end closes."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the processes share the cores already
+    cv2.setNumThreads(1)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         studio: Studio | None = None
         while True:

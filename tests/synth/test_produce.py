@@ -38,8 +38,8 @@ def test_two_processes_give_the_same_frames_and_a_dead_one_an_error() -> None:
         assert isinstance(one, FrameRecord) and isinstance(two, FrameRecord)
         assert (one.subject, one.time, one.camera) == (two.subject, two.time, two.camera)
         np.testing.assert_array_equal(one.image, two.image)
-        for name, value in one.labels.items():
-            np.testing.assert_array_equal(value, two.labels[name])
+        for name, value in one.labels.items():  # matrix products may differ in the last digit
+            np.testing.assert_allclose(value, two.labels[name], rtol=1e-6, atol=1e-6)
     workers = [p for p in multiprocessing.active_children() if p.name.startswith("synth-")]
     assert len(workers) == 2 and workers[0].pid
     os.kill(workers[0].pid, signal.SIGKILL)
