@@ -188,7 +188,8 @@ def _wall_colour(wall: Wall, scene: Scene, points: np.ndarray, footprint: np.nda
         row = (scene.high[second] - points[:, second]) * wall.scale
     level = np.log2(np.maximum(footprint * wall.scale, 1.0)).astype(int)
     level = np.minimum(level, len(wall.pyramid) - 1)
-    border = cv2.BORDER_WRAP if wall.repeat else cv2.BORDER_REPLICATE
+    # mirrored, so that the edges of the picture cannot be seen
+    border = cv2.BORDER_REFLECT if wall.repeat else cv2.BORDER_REPLICATE
     image: np.ndarray = np.empty((len(points), 3), dtype=np.float32)
     for number in np.unique(level):
         on = level == number

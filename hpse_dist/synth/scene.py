@@ -71,7 +71,7 @@ class Wall:
     pyramid: tuple[np.ndarray, ...]
     """(H, W, 3) linear RGB, each half the size of the one before."""
     repeat: bool
-    """Whether the picture is repeated instead of stretched over the whole side."""
+    """Whether the picture is repeated, mirrored, instead of covering the whole side."""
 
 
 @dataclass(frozen=True)
