@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hpse_dist.config import digest
 from hpse_dist.data.collection import Collection, find_finished, write_collection
 from hpse_dist.data.pairs import write_pairs
 from hpse_dist.data.sheets import write_sheets
-from hpse_dist.recipe import FRAME_SOURCES, DataRecipe
+from hpse_dist.recipe import FRAME_SOURCES, DataRecipe, located
 
 
 def prepare(
@@ -27,12 +28,14 @@ def prepare(
     collection = find_finished(folder, mark, overwrite)
     if collection is None:
         source = FRAME_SOURCES[recipe.source_name()]
+        root = getattr(recipe.source, "root", None)
+        where = recipe.source if root is None else replace(recipe.source, root=located(root))
         folder.parent.mkdir(parents=True, exist_ok=True)
         collection = write_collection(
             folder,
-            source.frames(recipe.source),
+            source.frames(where),
             recipe.collection,
-            source.provenance(recipe.source),
+            source.provenance(where),
             progress,
             recipe_digest=mark,
             overwrite=overwrite,

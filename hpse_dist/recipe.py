@@ -273,7 +273,7 @@ class StudyRecipe:
 
 def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> Any:
     """A recipe from YAML; its collections exist, so that nothing starts in vain."""
-    recipe = load(cls, path, overrides)
+    recipe: Any = load(cls, path, overrides)
     for use in getattr(recipe, "collections", ()):
         if not (located(use.path) / "manifest.json").is_file():
             raise ConfigError(

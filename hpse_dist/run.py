@@ -215,6 +215,7 @@ class _Watch:
 
     def batches(self, limit: int | None) -> Iterator[Batch]:
         module = self._module()
+        assert self.held_out is not None
         return evaluation_batches(
             self.held_out,
             needs=module.needs,

@@ -49,6 +49,8 @@ class RigConfig:
     """How pictures of another size than the calibration's came about."""
     undistort_px: float = 0.25
     """Pictures are undistorted if their lens moves some pixel by at least this much."""
+    accept_truncated: bool = False
+    """Go on with a truncated video: instants that some camera lacks become rejects."""
     stride: int = 1
     """Every how many common instants one is taken."""
     max_instants: int | None = None
@@ -134,6 +136,7 @@ def _open(config: RigConfig) -> RigFolder:
         unit_m=config.unit_m,
         size_mismatch=config.size_mismatch,
         undistort_px=config.undistort_px,
+        accept_truncated=config.accept_truncated,
     )
     if len(rig.videos) < 2 and config.boxes is None:
         raise ValueError(

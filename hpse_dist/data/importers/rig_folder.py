@@ -41,6 +41,7 @@ class RigFolder:
         unit_m: float,
         size_mismatch: SizeMismatch,
         undistort_px: float,
+        accept_truncated: bool,
     ) -> None:
         self.root = root
         self.notes: list[str] = []
@@ -60,7 +61,7 @@ class RigFolder:
             self.cameras[name] = camera.straight(undistort_px)
         self.times = {name: video.times() for name, video in self.videos.items()}
         self._note_rates()
-        self._note_ends()
+        self._note_ends(accept_truncated)
         self.instants, self.nearest = common_instants(self.videos, self.times)
 
     def _fit(self, video: Video, camera: Camera, size_mismatch: SizeMismatch) -> Camera:
@@ -87,11 +88,18 @@ class RigFolder:
                 "the slowest one's are taken"
             )
 
-    def _note_ends(self) -> None:
+    def _note_ends(self, accept_truncated: bool) -> None:
+        """Refuse a truncated video, or take note of it; take note of the shortest."""
         ends = {}
         for name, video in self.videos.items():
             decoded = len(self.times[name])
             ends[name] = max(video.promised, decoded) / video.rate
+            if decoded < video.promised and not accept_truncated:
+                raise ValueError(
+                    f"{video.path}: truncated, its header promises {video.promised} frames and "
+                    f"{decoded} can be decoded; copy it again, or set source.accept_truncated=true "
+                    "to use the instants that all cameras have"
+                )
             if decoded < video.promised:
                 self.notes.append(
                     f"{video}: the header promises {video.promised} frames, {decoded} can be "

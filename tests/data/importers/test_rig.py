@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -143,6 +144,9 @@ def test_lost_frames_become_rejects(folder: Path, tmp_path: Path) -> None:
     video = (root / "cam2.avi").read_bytes()
     (root / "cam2.avi").write_bytes(video[: len(video) * 6 // 10])
     config = RigConfig(root=root, boxes=write_boxes(root))
+    with pytest.raises(ValueError, match=r"cam2.avi: truncated, .*source.accept_truncated=true"):
+        list(rig.frames(config))
+    config = replace(config, accept_truncated=True)
     good, lost = split(list(rig.frames(config)))
     assert len(good) + len(lost) == 3 * made.FRAMES
     assert 15 * 3 < len(good) < 30 * 3 and len(good) % 3 == 0
