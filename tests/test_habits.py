@@ -1,0 +1,71 @@
+"""Formatter, linter and types, as everyone runs them; and every shipped recipe and command."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpse_dist import recipe as recipes
+from hpse_dist.config import build, dump, load, to_dict
+from pipelines import bench, finetune, prepare, pretrain, report, study
+
+ROOT = Path(__file__).parents[1]
+KINDS = {
+    "data": recipes.DataRecipe,
+    "pretrain": recipes.PretrainRecipe,
+    "finetune": recipes.FinetuneRecipe,
+    "study": recipes.StudyRecipe,
+}
+PIPELINES = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (bench, finetune, prepare, pretrain, report, study)
+}
+YAMLS = sorted((ROOT / "configs").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "command", ["ruff format --check .", "ruff check .", "mypy"], ids=lambda text: text[:12]
+)
+def test_habits(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_shipped_recipe_reads_and_round_trips(path: Path) -> None:
+    kind = KINDS[path.parent.name]
+    recipe = load(kind, path)
+    assert build(kind, to_dict(recipe)) == recipe
+    assert dump(recipe)
+    text = path.read_text()
+    assert len(text.splitlines()) <= 60 and text.startswith("#")
+    assert "python -m pipelines." in text
+
+
+def commands() -> list[str]:
+    texts = [ROOT / "README.md", *YAMLS]
+    found = []
+    for path in texts:
+        found += re.findall(r"python -m pipelines\.[^\n`]*", path.read_text().replace("\\\n", " "))
+    return sorted({command.partition("  #")[0].strip() for command in found})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_in_the_texts_parses(command: str) -> None:
+    name, *rest = shlex.split(
+        command.partition("python -m pipelines.")[2].replace("[", "").replace("]", "")
+    )
+    if rest and not rest[0].startswith("<"):
+        parser = PIPELINES[name].parser()
+        parse = parser.parse_args if name == "bench" else parser.parse_intermixed_args  # as run
+        options = parse(rest)
+        path = getattr(options, "recipe", None)
+        if path is not None and path.suffix == ".yaml":
+            assert (ROOT / path).is_file(), path
