@@ -283,13 +283,15 @@ def _steps_per_s(
     """One run of `pipelines.pretrain` in a process of its own, read from its log."""
     total = steps + skip
     settings = [f"name={name}", f"steps={total}", f"evaluate_every={total}", "evaluate_limit=1"]
+    settings.append("optim.warmup_steps=1")
     machine = {"workers": 1, "out": folder, "log_every": 1}
     machine |= {"checkpoint_every": total, "panels_every": 10 * total}
     settings += [f"machine.{key}={value}" for key, value in machine.items()]
     command = [sys.executable, "-m", "pipelines.pretrain", str(recipe), *overrides, *settings]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+        *_, reason = ["no message", *done.stderr.strip().splitlines()]
+        raise RuntimeError(f"the run {name} of {recipe} failed: {reason}")
     return steps_per_s(folder / name / METRICS_FILE, skip)
 
 
