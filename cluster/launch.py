@@ -290,7 +290,7 @@ def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> Non
                     f"{job.max_failures + 1} goes on from the last checkpoint"
                 )
             if bar:
-                bar.update()
+                bar.update("" if watch.step or job.starts() else "starting workers")
     finally:
         if bar:
             bar.close()

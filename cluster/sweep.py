@@ -154,6 +154,8 @@ class _Trials(threading.Thread):
             self.error = error
         finally:
             shutil.rmtree(self.storage / name, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another sweep's records may still be there
+                self.storage.rmdir()
 
     def _tuner(self, name: str) -> Any:
         for switch, value in SWITCHES.items():

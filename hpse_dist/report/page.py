@@ -35,6 +35,10 @@ from hpse_dist.report.tables import (
 )
 
 MINUS = "\N{MINUS SIGN}"
+NO_GAIN = (
+    "Reference gain was not measured: it needs a finished run of an objective with two pictures, "
+    "and held-out pairs of at least two subjects."
+)
 CURVES_SHOWN = 4  # figures per task: its ranking metric and the next ones, then the loss
 CURVE_METRICS = ("pa_mpjpe", "mpjpe", "pve", "reference_gain", "hidden_loss")
 
@@ -250,7 +254,7 @@ def _pretraining(study: Study, ink: Mapping[str, str]) -> tuple[dict[str, Any] |
             }
             for row in rows
         ],
-        "sentence": _gain_sentence(rows) if rows else "",
+        "sentence": _gain_sentence(rows) or NO_GAIN,
         "meaning": f"Reference gain: {metric('reference_gain').meaning}.",
         "svg": Markup(figures.gain_svg(bars, colour)) if rows else "",
         "pictures": pictures,

@@ -173,7 +173,7 @@ def answer(table: TaskTable) -> str:
     text = f"{what.better.replace('er', 'est').capitalize()} {what.label} on {spoken(table.task)}: "
     text += f"{best.source} with {figure(value.mean, what)}{_range(value, what)}"
     if best.source == table.baseline and len(table.rows) > 1:
-        return f"{text}. No source comes before the baseline."
+        return f"{text}. No source comes before the baseline{_behind(table.rows[1], what)}."
     if best.difference is None or best.difference.n == 0:
         return f"{text}."
     size = figure(abs(best.difference.mean), what)
@@ -188,6 +188,15 @@ def answer(table: TaskTable) -> str:
         f"{text}. The {size} between it and {table.baseline} may be chance: the interval of the "
         f"difference over {best.difference.n} seeds holds zero."
     )
+
+
+def _behind(row: SourceRow, what: Metric) -> str:
+    """How far the next source is behind the baseline, where seeds allow to say so."""
+    if row.difference is None or not row.difference.known:
+        return ""
+    size = figure(abs(row.difference.mean), what)
+    chance = "" if row.difference.excludes_zero else ", which may be chance"
+    return f"; {row.source} is {size} behind{chance}"
 
 
 def spoken(name: str) -> str:

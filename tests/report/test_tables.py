@@ -80,7 +80,8 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     [
         ({"random": [70, 71, 72], "a": [60, 61, 62.5]}, "9.8 mm better than random (95 %"),
         ({"random": [70, 71, 72], "a": [60, 90, 62]}, "may be chance"),
-        ({"random": [70, 71, 72], "a": [75, 76, 77]}, "No source comes before the baseline"),
+        ({"random": [70, 71, 72], "a": [75, 76, 78]}, "before the baseline; a is 5.3 mm behind."),
+        ({"random": [70, 71, 72], "a": [60, 90, 90]}, "a is 9.0 mm behind, which may be chance."),
         ({"random": [70], "a": [60]}, "one seed proves nothing"),
         ({"random": [70, 99, 99], "a": [75]}, "it is not ahead of random"),
         ({"a": [75, 76]}, "Lowest PA-MPJPE on body mesh: a with 75.5 mm"),
