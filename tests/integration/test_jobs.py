@@ -19,6 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from hpse_dist.config import dump, to_dict
+from tests.data.made_collection import made_collection
+from tests.test_run import pretraining
+
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -143,10 +147,13 @@ def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def submit(head: Head, working_dir: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def submit(
+    head: Head, working_dir: Path, *command: str, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(RAY, "job", "submit", "--address", head.address),
+            *("--runtime-env-json", json.dumps({"env_vars": variables or {}})),
             *("--working-dir", str(working_dir), "--", *command),
         ],
         env=head.environment,
@@ -157,13 +164,23 @@ def submit(head: Head, working_dir: Path, *command: str) -> subprocess.Completed
     )
 
 
-def test_a_job_runs_its_workers_on_the_head(head: Head, working_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    done = submit(head, working_dir, "python", "-m", "tests.integration.job", str(folder))
+def test_pretraining_runs_as_a_job(head: Head, working_dir: Path, tmp_path: Path) -> None:
+    """Two DeepSpeed workers; the recipe's relative paths start at HPSE_ROOT, not at the upload."""
+    collection = made_collection()
+    values = to_dict(pretraining(tmp_path, collection, name="job", steps=4))
+    values["collections"] = [{"path": "collections/made"}]
+    values["machine"] |= {"out": "runs", "engine": "zero", "workers": 2}
+    (tmp_path / "collections").mkdir()
+    (tmp_path / "collections" / "made").symlink_to(collection.folder)
+    recipe = working_dir / "configs" / "pretrain" / "job.yaml"
+    recipe.write_text(dump(values))
+    command = ("python", "-m", "pipelines.pretrain", "configs/pretrain/job.yaml")
+    done = submit(head, working_dir, *command, variables={"HPSE_ROOT": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "job"
     assert f"done: {folder}" in done.stdout
-    facts = json.loads((folder / "facts.json").read_text())
-    assert facts["total"] == 2 * 5
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["steps"], report["world_size"]) == (4, 2)
 
 
 def test_only_what_a_job_needs_is_uploaded(head: Head, working_dir: Path) -> None:
