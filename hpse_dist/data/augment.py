@@ -97,6 +97,8 @@ class _Window:
     """(B, 3, 3) float64, homogeneous 0..1 coordinates, stored -> training."""
     cut: Tensor
     """(B, 3, 3) its part after the turn: scale and shift, so that K' = cut K."""
+    back: Tensor
+    """(B, 2, 3) training -> stored, as coordinates of grid_sample: -1..1."""
     corner_px: Tensor | None
     """(B, 2) whole pixels x, y where the window is a plain cut of the stored picture."""
 
@@ -121,9 +123,8 @@ class _Draws:
         draw = self._draw(f"{image}.window", 4).double()
         scale = self._scale(draw[:, 0])
         turn = self._turn(draw[:, 3])
-        camera = _camera_or_middle(intrinsics, len(draw), self.device)
-        turned = camera @ turn @ torch.linalg.inv_ex(camera).inverse
-        middle = turned @ torch.tensor([0.5, 0.5, 1.0], dtype=torch.float64, device=self.device)
+        turned, turned_back = self._in_picture(turn, intrinsics)
+        middle = _apply(turned, turned.new_tensor([[[0.5, 0.5, 1.0]]]))[:, 0]
         room = (1 - scale).abs()[:, None] / 2
         corner = middle[:, :2] + self.config.translation * room * draw[:, 1:3] - scale[:, None] / 2
         corner_px = None
@@ -131,11 +132,19 @@ class _Draws:
             corner_px = (corner * stored_px).round().clamp(0, stored_px - px)
             corner = corner_px / stored_px
             corner_px = corner_px.long()
-        cut = torch.zeros(len(draw), 3, 3, dtype=torch.float64, device=self.device)
-        cut[:, 0, 0] = cut[:, 1, 1] = 1 / scale
-        cut[:, :2, 2] = -corner / scale[:, None]
-        cut[:, 2, 2] = 1
-        return _Window(cut @ turned, cut, corner_px), turn
+        cut = _scale_and_shift(1 / scale, -corner / scale[:, None])
+        uncut = _scale_and_shift(scale, corner)
+        back = 2 * _product(turned_back, uncut)[:, :2] - uncut.new_tensor([0.0, 0.0, 1.0])
+        return _Window(_product(cut, turned), cut, back, corner_px), turn
+
+    def _in_picture(self, turn: Tensor, intrinsics: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What a turn of the camera does to picture coordinates, (B, 3, 3), and its inverse."""
+        if not self.train or self.config.rotation_deg == 0:
+            return turn, turn  # none, exactly
+        camera = _camera_or_middle(intrinsics, len(turn), self.device)
+        inverse = torch.linalg.inv_ex(camera).inverse
+        turned = _product(_product(camera, turn), inverse)
+        return turned, _product(_product(camera, turn.mT), inverse)
 
     def _cuts(self, stored_px: int, px: int) -> bool:
         """Whether the window is upright and has exactly as many pixels as the training crop."""
@@ -182,6 +191,28 @@ class _Draws:
         return pixels.div_(255 * std).sub_(mean / std)
 
 
+# Products written out: a batched matrix product may round differently in batches of another size.
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """(B, n, 3) @ (B, 3, m)."""
+    return (first[:, :, :, None] * second[:, None]).sum(2)
+
+
+def _apply(matrix: Tensor, points: Tensor) -> Tensor:
+    """(B, n, 3) and points (B or 1, N, 3) -> (B, N, n)."""
+    return (matrix[:, None] * points[:, :, None]).sum(3)
+
+
+def _scale_and_shift(scale: Tensor, shift: Tensor) -> Tensor:
+    """(B,), (B, 2) -> (B, 3, 3)."""
+    matrix = torch.zeros(len(scale), 3, 3, dtype=scale.dtype, device=scale.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = scale
+    matrix[:, :2, 2] = shift
+    matrix[:, 2, 2] = 1
+    return matrix
+
+
 def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
@@ -199,10 +230,10 @@ def _camera_or_middle(intrinsics: Tensor | None, count: int, device: torch.devic
 
 def _cut_out(stored: Tensor, corner_px: Tensor, px: int) -> Tensor:
     """(B, H, H, 3) uint8 and corners (B, 2) -> (B, 3, px, px) float 0..255, pixel for pixel."""
-    steps = torch.arange(px, device=stored.device)
-    columns, rows = corner_px[:, :1] + steps, corner_px[:, 1:] + steps
+    # a view (B, places, places, px, px, 3), whose rows of px x 3 bytes are copied whole
+    windows = stored.unfold(1, px, 1).unfold(2, px, 1).movedim(3, -1)
     batch = torch.arange(len(stored), device=stored.device)
-    cut = stored[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    cut = windows[batch, corner_px[:, 1], corner_px[:, 0]]
     return cut.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
 
 
@@ -221,23 +252,21 @@ def _resample(stored: Tensor, window: _Window, px: int, least_scale: float) -> T
 
 def _grid(window: _Window, side: int) -> Tensor:
     """Where each of side x side training pixels lies in the stored crop: (B, side, side, 2)."""
-    back = torch.linalg.inv_ex(window.to_crop).inverse[:, :2]
-    steps = (torch.arange(side, dtype=torch.float64, device=back.device) + 0.5) / side
-    x = back[:, None, None, :, 0] * steps[None, None, :, None]
-    y = back[:, None, None, :, 1] * steps[None, :, None, None]
-    return ((x + y + back[:, None, None, :, 2]) * 2 - 1).to(torch.float32)
+    back = window.back.to(torch.float32)[..., None, None]  # (B, 2, 3, 1, 1)
+    steps = (torch.arange(side, device=back.device) + 0.5) / side
+    return (back[:, :, 0] * steps + back[:, :, 1] * steps[:, None] + back[:, :, 2]).movedim(1, -1)
 
 
 def _recolour(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Brightness, then contrast, then saturation: pixels (B, 3, n, n) 0..255, factor (B, 3)."""
+    """Brightness, contrast, saturation in turn, in place: pixels (B, 3, n, n), factor (B, 3)."""
     brightness, contrast, saturation = factor[:, :, None, None, None].unbind(1)
-    weights = _channels(_GREY, pixels.device)
-    grey = (pixels * weights).sum(1, keepdim=True)
+    red, green, blue = pixels.split(1, 1)
+    grey = (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
     mean = grey.mean((2, 3), keepdim=True)
-    # all three steps are linear in the pixel, its grey and the mean grey: one pass
+    # all three steps are linear in the pixel, its grey and the mean grey: one pass, in place
     scale = brightness * contrast
-    grey = (1 - saturation) * scale * grey + (1 - contrast) * brightness * mean
-    return (pixels * (saturation * scale) + grey).clamp_(0, 255)
+    grey.mul_((1 - saturation) * scale).add_((1 - contrast) * brightness * mean)
+    return pixels.mul_(saturation * scale).add_(grey).clamp_(0, 255)
 
 
 def _move_maps(result: Batch, window: _Window, image_px: int, patch_px: int) -> None:
@@ -262,24 +291,23 @@ def _move_maps(result: Batch, window: _Window, image_px: int, patch_px: int) -> 
 def _move_points(result: Batch, window: _Window, turn: Tensor) -> None:
     """2D and 3D joints, body and camera of the training crop, in place of the stored ones."""
     if "intrinsics" in result:
-        result["intrinsics"] = (window.cut @ result["intrinsics"].double()).float()
+        result["intrinsics"] = _product(window.cut, result["intrinsics"].double()).float()
         # an unknown camera is all zeros and stays so: cut @ 0 = 0
     for name in ("joints2d", "people2d"):
         if name in result:
             points = result[name].double()
-            flat = points[..., :2].flatten(1, -2)  # (B, all points, 2)
-            flat = flat @ window.to_crop[:, :2, :2].mT + window.to_crop[:, None, :2, 2]
-            moved = flat.view(*points.shape[:-1], 2)
+            flat = F.pad(points[..., :2].flatten(1, -2), (0, 1), value=1.0)  # (B, all points, 3)
+            moved = _apply(window.to_crop[:, :2], flat).view(*points.shape[:-1], 2)
             result[name] = torch.cat([moved, points[..., 2:]], -1).float()
     joints = result.get("joints3d")
     if "transl" in result and joints is not None:
         # smplx turns about the pelvis J0 of the shape: x = R (v - J0) + J0 + transl
         transl = result["transl"].double()
         pelvis = joints[:, 0, :3].double()
-        result["transl"] = ((turn @ pelvis[..., None])[..., 0] - (pelvis - transl)).float()
+        result["transl"] = (_apply(turn, pelvis[:, None])[:, 0] - (pelvis - transl)).float()
     if joints is not None:
-        moved = joints[..., :3].double() @ turn.mT
+        moved = _apply(turn, joints[..., :3].double())
         result["joints3d"] = torch.cat([moved.float(), joints[..., 3:]], -1)
     if "global_orient" in result:
-        matrix = turn @ axis_angle_to_matrix(result["global_orient"].double())
+        matrix = _product(turn, axis_angle_to_matrix(result["global_orient"].double()))
         result["global_orient"] = matrix_to_axis_angle(matrix).float()
