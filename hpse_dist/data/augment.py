@@ -254,7 +254,8 @@ def _grid(window: _Window, side: int) -> Tensor:
     """Where each of side x side training pixels lies in the stored crop: (B, side, side, 2)."""
     back = window.back.to(torch.float32)[..., None, None]  # (B, 2, 3, 1, 1)
     steps = (torch.arange(side, device=back.device) + 0.5) / side
-    return (back[:, :, 0] * steps + back[:, :, 1] * steps[:, None] + back[:, :, 2]).movedim(1, -1)
+    along_rows = back[:, :, 0] * steps + back[:, :, 2]
+    return (along_rows + back[:, :, 1] * steps[:, None]).movedim(1, -1)
 
 
 def _recolour(pixels: Tensor, factor: Tensor) -> Tensor:
