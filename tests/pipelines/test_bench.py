@@ -1,0 +1,145 @@
+"""`pipelines.bench`: what it measures is what it says; the figures themselves are no test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines import bench, run_command
+from tests.data.made_collection import frame, made_collection
+
+
+def test_ratios_are_of_one_round() -> None:
+    rounds = {"base": [10.0, 20.0, 40.0], "other": [9.0, 10.0, 36.0]}
+    base, other = bench.figures(rounds, "x/s", "base", {"other": "at least 0.85"})
+    assert base.median == 20
+    assert base.ratio is None
+    assert other.median == 10
+    assert other.ratio == pytest.approx(0.9), "not the ratio of medians, which is 0.5"
+    assert base.spread == pytest.approx(0.75)
+    text = bench.table([base, other])
+    assert "0.900  at least 0.85" in text
+    assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_candidates_take_turns() -> None:
+    seen: list[str] = []
+
+    def measure(name: str) -> float:
+        seen.append(name)
+        return float(len(seen))
+
+    measured = bench.in_turn({n: lambda n=n: measure(n) for n in "abc"}, rounds=3)
+    assert seen == list("abcbcacab")
+    assert measured["a"] == [1, 6, 8]
+
+
+def test_a_rate_leaves_out_what_was_ready() -> None:
+    def counts() -> Iterator[int]:
+        for _ in range(10):
+            yield 1000  # at once
+        while True:
+            time.sleep(0.01)
+            yield 2
+
+    assert 0 < bench.rate(counts(), 0.2) <= 220
+
+
+def test_the_loader_beside_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, out = made_collection().folder, tmp_path / "figures.json"
+    command = ["loader", str(folder), "--rounds", "1", "--seconds", "0.05", "--batch", "4"]
+    assert run_command(bench.main, bench.parser(), [*command, "--json", str(out)]) == 0
+    text = capfd.readouterr().out
+    assert "FFCV's own loop" in text
+    assert "1 rounds on" in text
+    lines = json.loads(out.read_text())["figures"]
+    assert [line["name"] for line in lines][-1] == "torch DataLoader, PIL"
+    assert all(line["median"] > 0 for line in lines)
+    assert [line["ratio"] is None for line in lines] == [True, False, False, False]
+
+
+def test_one_shard_stands_for_a_collection() -> None:
+    whole = made_collection()
+    one = bench.largest_shard(whole)
+    assert len(one.shards) == 1
+    assert set(one.frames["shard"].to_pylist()) == {0}
+    sizes = np.bincount(np.asarray(whole.frames["shard"]))
+    assert one.frames.num_rows == max(sizes)
+    assert one.shards[0] == whole.shards[int(sizes.argmax())]
+    assert len(whole.shards) > 1, "the collection itself is as it was"
+
+
+def test_crops_are_those_of_all_sequences_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames(config: Any, processes: int) -> Iterator[Any]:
+        assert processes == 1
+        for subject in range(config.num_subjects):
+            end = time.perf_counter() + 0.05  # rendering, which is busy
+            while time.perf_counter() < end:
+                pass
+            for moment in range(10):
+                yield frame(np.random.default_rng(0), subject, moment, 0)
+
+    monkeypatch.setattr(bench.synth, "frames", frames)
+    _, by_the_clock = bench._synthesis(128, 3, 0)
+    assert 30 / 3 < by_the_clock <= 30 / 0.15
+
+
+def test_steps_are_read_from_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": s, "time": 100 + (5.0 * s if s < 4 else 15 + 0.25 * s)} for s in range(1, 9)]
+    lines = [json.dumps({**row, "loss": 1.0}) for row in rows]
+    lines.append(json.dumps({"step": 8, "time": 400.0, "val/hidden_loss": 1.0}))
+    path.write_text("\n".join(lines) + "\n")
+    assert bench.steps_per_s(path, skip=3) == pytest.approx(4.0)
+    with pytest.raises(ValueError, match="too few"):
+        bench.steps_per_s(path, skip=6)
+
+
+def test_steps_under_ray_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        values = dict(part.split("=", 1) for part in command if "=" in part)
+        folder = Path(values["machine.out"]) / values["name"]
+        folder.mkdir()
+        gap = 0.1 if "--without-ray" in command else 0.125
+        rows = [{"step": s, "time": s * gap, "loss": 1} for s in range(1, int(values["steps"]) + 1)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(bench, "load", lambda *_: None)
+    monkeypatch.setattr(subprocess, "run", run)
+    base, other = bench.bench_step(Path("x.yaml"), ["optim.lr=1"], steps=5, skip=2, rounds=2)
+    assert base.median == pytest.approx(10)
+    assert other.ratio == pytest.approx(0.8)
+    assert ["--without-ray" in command for command in commands] == [True, False, False, True]
+    assert all("machine.workers=1" in c and "optim.lr=1" in c for c in commands)
+    failed = SimpleNamespace(returncode=1, stderr="warning\nerror: no room\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(RuntimeError, match=r"run0 of x\.yaml failed: error: no room"):
+        bench.bench_step(Path("x.yaml"), [], steps=5, skip=2, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (["loader", "/nowhere"], 1, "no collection here"),
+        (["loader", "/nowhere", "--rounds", "0"], 1, "--rounds must be at least 1"),
+        (["step", "/nowhere.yaml"], 2, "no such recipe"),
+        (["dance"], 2, "invalid choice"),
+    ],
+)
+def test_bad_input(
+    command: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(bench.main, bench.parser(), command) == code
+    assert message in capsys.readouterr().err
