@@ -64,7 +64,9 @@ class BodyMeshConfig:
     focal: float = 5.0
     """Focal length in crop sides for rows without intrinsics."""
     joints3d_weight: float = 5.0
-    """L1 of joints relative to the pelvis, metres."""
+    """L1 of joints relative to the pelvis, in the camera frame, metres."""
+    joints_body_weight: float = 5.0
+    """L1 of joints in the pelvis's own frame, metres: the pose, whatever the global rotation."""
     joints2d_weight: float = 5.0
     """L1 of projected joints, shares of the crop."""
     orient_weight: float = 1.0
@@ -130,14 +132,19 @@ class BodyMesh(Task):
         guess = self._regress(batch)
         has_body = batch["has_body"].float()
         pose = torch.cat((batch["global_orient"], batch["body_pose"]), dim=1)
-        apart = (guess["rotations"] - axis_angle_to_matrix(pose.unflatten(1, (-1, 3)))).square()
+        rotations = axis_angle_to_matrix(pose.unflatten(1, (-1, 3)))
+        apart = (guess["rotations"] - rotations).square()
         joints3d, weight3d = self._labelled_joints(batch, "joints3d")
         joints2d, weight2d = self._labelled_joints(batch, "joints2d")
-        apart3d = (_from_pelvis(guess["joints3d"]) - _from_pelvis(joints3d)).abs().mean(-1)
+        mine, true = _from_pelvis(guess["joints3d"]), _from_pelvis(joints3d)
+        in_camera = (mine - true).abs().mean(-1)
+        # row vectors: x R is R^T x, the camera frame turned back into the pelvis's
+        in_body = (mine @ guess["rotations"][:, 0] - true @ rotations[:, 0]).abs().mean(-1)
         # a joint's place relative to the pelvis is known only where the pelvis is
         weight3d = weight3d * (weight3d[:, :1] > 0)
         parts = {
-            "joints3d": _weighted(apart3d, weight3d),
+            "joints3d": _weighted(in_camera, weight3d),
+            "joints_body": _weighted(in_body, weight3d * has_body[:, None]),
             "joints2d": _weighted((guess["joints2d"] - joints2d).abs().mean(-1), weight2d),
             "orient": (apart[:, 0].mean((1, 2)) * has_body).mean(),
             "pose": (apart[:, 1:].mean((1, 2, 3)) * has_body).mean(),
