@@ -51,22 +51,6 @@ class Reject:
 
 
 @dataclass(frozen=True)
-class PairRecord:
-    """Two frames of one collection that go together."""
-
-    a: int
-    b: int
-    kind: int
-    """0 view (one moment, two cameras), 1 pose (one camera, two moments)."""
-    angle_deg: float | None = None
-    """Between the viewing directions at the person, degrees."""
-    time_gap_s: float | None = None
-    pose_distance: float | None = None
-    overlap: float | None = None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
 class Provenance:
     """Where a collection's frames come from, and what may be done with them."""
 
