@@ -123,8 +123,12 @@ class BodyMesh(Task):
         self.register_buffer("start_betas", betas, persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`loss` and its parts before weighting: L1 of 3D and 2D joints and of vertices, squared
-        errors of global rotation, pose and shape.
+        """`loss` and its parts before weighting: L1 of 3D joints (in the camera's and in the
+        pelvis's frame), of 2D joints and of vertices, squared errors of global rotation, pose and
+        shape.
+
+        Joints are compared in the pelvis's frame too because, while the global rotation is still
+        unknown, errors in the camera frame alone are least for limbs drawn in towards the body.
 
         Each part is a mean over a row's elements, summed over the rows that have the label and
         divided by B.

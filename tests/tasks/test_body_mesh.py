@@ -150,13 +150,27 @@ def test_the_loss_of_the_truth_is_zero(
         assert value < 1e-6, name
 
 
+def test_the_error_in_the_bodys_frame_ignores_the_global_rotation(
+    task: BodyMesh, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = axis_angle_to_matrix(torch.tensor([0.3, 2.0, -0.5]))
+    guess = task.truth(batch)
+    guess["joints3d"] = guess["joints3d"] @ turn.T
+    guess["rotations"] = guess["rotations"].clone()
+    guess["rotations"][:, 0] = turn @ guess["rotations"][:, 0]
+    monkeypatch.setattr(task, "_regress", lambda _: guess)
+    parts = task(batch)
+    assert parts["loss_joints_body"] < 1e-6
+    assert parts["loss_joints3d"] > 0.1 and parts["loss_orient"] > 0.1
+
+
 def test_rows_without_labels_add_nothing_and_have_no_figures(task: BodyMesh, batch: Batch) -> None:
     full = {name: value.clone() for name, value in task(batch).items()}
     batch["has_body"][:] = False
     batch["joints3d"][..., 3] = 0.0
     batch["joints2d"][4:, :, 2] = 0.0
     bare = task(batch)
-    for name in ("loss_joints3d", "loss_orient", "loss_pose", "loss_betas"):
+    for name in ("loss_joints3d", "loss_joints_body", "loss_orient", "loss_pose", "loss_betas"):
         assert bare[name] == 0.0 < full[name]
     assert 0.0 < bare["loss_joints2d"] < full["loss_joints2d"]
     assert all(values.isnan().all() for values in task.metrics(batch).values())
