@@ -1,7 +1,8 @@
 """A child process that calls one function as often as asked, under a watchdog.
 
-For libraries that fork workers of their own and wait for ever when one dies. The child watches its
-workers and ends itself; the parent ends a child that takes too long. Errors come back as OSError.
+For libraries that fork workers of their own and wait for ever when one dies. The child ends itself
+when a worker fails or the parent is gone; the parent ends a child that takes too long. Errors come
+back as OSError.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from typing import Any
 
 _CHILD = "from hpse_dist.data.child import _serve; _serve()"
@@ -115,6 +117,7 @@ def _serve() -> None:
     os.dup2(2, 1)  # whatever a library prints goes to the errors
     signal.signal(signal.SIGTERM, lambda *_: _stop(0))
     signal.signal(signal.SIGCHLD, _worker_ended)
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     module, _, name = sys.argv[1].partition(":")
     function = getattr(importlib.import_module(module), name)
     while True:
@@ -129,6 +132,13 @@ def _serve() -> None:
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
             answer = {"errno": getattr(error, "errno", None), "message": " ".join(text.split())}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _watch_parent(parent: int) -> None:
+    """End this process when its parent is gone, even in the middle of a call that never ends."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    _stop(0)
 
 
 def _worker_ended(*_: object) -> None:

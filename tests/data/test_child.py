@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +41,29 @@ def test_one_that_hangs_is_ended() -> None:
     with pytest.raises(TimeoutError, match="not done after 2 s"):
         call("wait_for_ever", timeout_s=2)
     assert time.monotonic() - started < 20
+
+
+ORPHAN = """
+from hpse_dist.data.child import Child
+child = Child("tests.data.child_calls:wait_for_ever", 60)
+print(child._process.pid, flush=True)
+child.call()
+"""
+
+
+def test_it_does_not_outlive_its_parent() -> None:
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True, cwd=root
+    )
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    time.sleep(0.5)  # the call is under way
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < deadline:
+        if not Path(f"/proc/{child}/cmdline").read_bytes():
+            break  # a zombie that nobody reaps: it has ended
+        time.sleep(0.1)
+    assert time.monotonic() < deadline
