@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hpse_dist.checkpoint import Checkpoints
@@ -241,6 +242,13 @@ def main() -> None:
         alone(folder)
     else:
         together(int(rank), port, folder)
+    if dist.is_initialized():
+        dist.barrier()
+    # Everything is written. Taking the interpreter down with several gloo groups alive sometimes
+    # aborts in their threads ("terminate called without an active exception").
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
