@@ -52,8 +52,10 @@ def free_ports(count: int) -> list[int]:
 def head() -> Iterator[Head]:
     """`ray start --head` with its own home, ports and folder; ended by its process group."""
     temporary = Path(tempfile.mkdtemp(prefix="hpse", dir="/tmp"))  # socket paths must be short
-    kept = ("PATH", "LANG", "VIRTUAL_ENV")
+    kept = ("LANG", "VIRTUAL_ENV")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
+    # a job says `python`: this one, as in an activated environment
+    environment["PATH"] = os.pathsep.join([str(RAY.parent), os.environ.get("PATH", "")])
     environment |= {
         "HOME": str(temporary / "home"),
         "RAY_AUTH_MODE": "token",
