@@ -97,6 +97,7 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
         }
     if not debug:
         _hush()
+    _read_authentication_again()
     try:
         ray.init(
             **options,
@@ -109,6 +110,18 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
         yield Cluster(nodes_of(ray.nodes()), own)
     finally:
         ray.shutdown()
+
+
+def _read_authentication_again() -> None:
+    """Let Ray see the mode and the token as they are now.
+
+    It reads the mode when it is imported and the token when it first needs one, and either may lie
+    before us: in a caller's `import ray`, or in another cluster of this process.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _hush() -> None:

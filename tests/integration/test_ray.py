@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray  # before its environment is set, as a user's script may
 
 from cluster.launch import Cluster, connected, launch
 from cluster.sweep import Job, sweep
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two CPUs' worth of our own cluster for all tests here; the environment is put back."""
+    assert not ray.is_initialized()
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = str(ROOT)  # for workers that start from anywhere
     os.environ.pop("RAY_ADDRESS", None)
