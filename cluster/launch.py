@@ -118,7 +118,7 @@ def _read_authentication_again() -> None:
     It reads the mode when it is imported and the token when it first needs one, and either may lie
     before us: in a caller's `import ray`, or in another cluster of this process.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -16,9 +16,11 @@ from typing import Annotated, Any, Literal
 from hpse_dist import synth
 from hpse_dist.config import Choice, ConfigError, digest, load
 from hpse_dist.data.augment import AugmentConfig
-from hpse_dist.data.collection import CollectionConfig
+from hpse_dist.data.collection import Collection, CollectionConfig
+from hpse_dist.data.decode import provided_by
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.pairs import PairsConfig
+from hpse_dist.fields import missing
 from hpse_dist.models.encoder import EncoderConfig
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.optim import OptimConfig
@@ -26,8 +28,8 @@ from hpse_dist.tasks import TASKS
 
 FRAME_SOURCES: dict[str, Any] = {**IMPORTERS, "synthetic": synth}
 _SOURCE_CONFIGS = {name: source.Config for name, source in FRAME_SOURCES.items()}
-_OBJECTIVE_CONFIGS = {name: kind.Config for name, kind in OBJECTIVES.items()}
 _TASK_CONFIGS = {name: kind.Config for name, kind in TASKS.items()}
+_OBJECTIVE_CONFIGS = {name: kind.Config for name, kind in OBJECTIVES.items()} | _TASK_CONFIGS
 RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 
 
@@ -185,7 +187,19 @@ class PretrainRecipe(TrainingRecipe):
     objective: Annotated[Any, Choice(_OBJECTIVE_CONFIGS)] = field(
         default_factory=lambda: _OBJECTIVE_CONFIGS["completion"]()
     )
-    """The pre-training objective and its own keys."""
+    """The pre-training objective and its own keys; any task serves as one, on labelled data."""
+    source: str = "random"
+    """What the encoder starts from: another run's folder, an encoder's file, or `random`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind = OBJECTIVES.get(self.objective_name())
+        sharded = self.machine.engine == "zero" and self.machine.zero_stage == 3
+        if kind is not None and sharded and not kind.shardable:
+            raise ValueError(
+                f"objective {self.objective_name()} keeps a moving average of its weights, which "
+                "ZeRO stage 3 would cut into pieces; set machine.zero_stage to 0, 1 or 2"
+            )
 
     def objective_name(self) -> str:
         return next(k for k, v in _OBJECTIVE_CONFIGS.items() if v is type(self.objective))
@@ -272,7 +286,7 @@ class StudyRecipe:
 
 
 def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> Any:
-    """A recipe from YAML; its collections exist, so that nothing starts in vain."""
+    """A recipe from YAML; its collections exist and suffice, so that nothing starts in vain."""
     recipe: Any = load(cls, path, overrides)
     for use in getattr(recipe, "collections", ()):
         if not (located(use.path) / "manifest.json").is_file():
@@ -280,4 +294,32 @@ def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> 
                 f"{path}, collections: {use.path} is not a collection (no manifest.json); make it "
                 "with python -m pipelines.prepare, or set HPSE_ROOT to the folder it is under"
             )
+    if isinstance(recipe, TrainingRecipe):
+        try:
+            check_fields(recipe)
+        except ValueError as error:
+            raise ConfigError(f"{path}, collections: {error}") from None
     return recipe
+
+
+def check_fields(recipe: TrainingRecipe) -> None:
+    """ValueError where the objective or task needs a field that the collections do not hold."""
+    name, needs = component(recipe)
+    collections = [Collection.open(located(use.path)) for use in recipe.collections]
+    provides = provided_by(collections, pairs="image_ref" in needs)
+    lacking = missing([field for field in needs if field != "valid"], provides)
+    if lacking:
+        folders = ", ".join(str(use.path) for use in recipe.collections)
+        raise ValueError(
+            f"{name} needs the field {', '.join(lacking)}, which {folders} lacks "
+            f"(there are {', '.join(provides)}); prepare a collection that has it, or choose "
+            "another objective or task"
+        )
+
+
+def component(recipe: TrainingRecipe) -> tuple[str, tuple[str, ...]]:
+    """Name of the recipe's objective or task, and the fields it needs."""
+    if isinstance(recipe, PretrainRecipe):
+        return recipe.objective_name(), recipe.objective.needs
+    assert isinstance(recipe, FinetuneRecipe)
+    return recipe.task_name(), recipe.task.needs

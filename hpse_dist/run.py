@@ -48,8 +48,15 @@ def pretrain(recipe: Any, world: World, folder: Path) -> None:
     if not open_folder(recipe, world, folder):
         return
     device = set_up_process(recipe, world)
-    module = objectives.build(recipe.objective, build_encoder(recipe.encoder), recipe.seed)
-    facts = {"kind": "pretrain", "objective": recipe.objective_name(), "source": recipe.name}
+    encoder, card = _source(recipe)
+    kind = objectives if recipe.objective_name() in objectives.OBJECTIVES else tasks
+    module = kind.build(recipe.objective, encoder, recipe.seed)
+    facts = {
+        "kind": "pretrain",
+        "objective": recipe.objective_name(),
+        "source": recipe.name,
+        "started_from": card.get("name", recipe.source),
+    }
     _run(recipe, module, facts, world, folder, device)
 
 
@@ -86,8 +93,8 @@ def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
     return torch.device("cuda", world.local_rank)
 
 
-def _source(recipe: FinetuneRecipe) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder that fine-tuning starts from, and its card."""
+def _source(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder that training starts from, and its card."""
     if recipe.source == "random":
         return build_encoder(recipe.encoder), {"name": "random"}
     source = read_source(located(recipe.source))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hpse_dist.data.beton import Shard
+from hpse_dist.data.collection import Collection
 from hpse_dist.data.items import Items
 
 Job = TypeVar("Job")
@@ -181,10 +182,16 @@ class Decoder:
 
 def provided(sources: Sequence[Items]) -> tuple[str, ...]:
     """Fields that every source has, or that a row can say it lacks."""
+    collections = [items.source.collection for items in sources]
+    return provided_by(collections, pairs=sources[0].second is not None)
+
+
+def provided_by(collections: Sequence[Collection], pairs: bool) -> tuple[str, ...]:
+    """Fields that batches mixed from these collections have, as single frames or as pairs."""
     names = ["image", "sample_id", "epoch", "subject"]
-    if sources[0].second is not None:
+    if pairs:
         names += ["image_ref", "pair_kind", "pair_weight"]
-    having = [set(items.source.collection.label_fields) - {*FLAGS} for items in sources]
+    having = [{*collection.label_fields} - {*FLAGS} for collection in collections]
     common, some = set.intersection(*having), set.union(*having)
     labels = common | {name for name in some if name in _FLAGGED}
     flags = {_FLAGGED[name] for name in labels if name in _FLAGGED} & {*FLAGS}

@@ -27,6 +27,8 @@ class Objective(nn.Module):
     """
 
     Config: ClassVar[type]
+    shardable: ClassVar[bool] = True
+    """False where ZeRO stage 3 does not fit, as with moving averages of the parameters."""
 
     def __init__(self, config: Any, encoder: Encoder, seed: int) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from cluster.sweep import Outcome
 from hpse_dist.study import PlannedRun
+from hpse_dist.tasks.body_mesh import BodyMeshConfig
 from pipelines import run_command
 from pipelines import study as command
 from tests.report.made_study import make_finetuning, make_pretraining
@@ -36,7 +38,11 @@ def study(tmp_path: Path) -> Path:
     for name, text in (("study", STUDY), ("pretrain", RUN), ("finetune", RUN)):
         (tmp_path / f"{name}.yaml").write_text(text.format(here=tmp_path))
     (tmp_path / "collection").mkdir()
-    (tmp_path / "collection" / "manifest.json").write_text("{}")
+    fields = {
+        name: {"shape": [1], "dtype": "float32"} for name in (*BodyMeshConfig().needs, "person")
+    }
+    manifest = {"schema": 1, "files": {}, "fields": fields}
+    (tmp_path / "collection" / "manifest.json").write_text(json.dumps(manifest))
     return tmp_path / "study.yaml"
 
 
@@ -122,3 +128,14 @@ def test_what_would_fail_later_is_found_before_the_start(
     monkeypatch.setattr(command, "carry_out", None)
     assert run_command(command.main, command.parser(), [str(study), override]) == code
     assert words in capsys.readouterr().err
+
+
+def test_a_field_that_the_collection_lacks_is_found_before_the_start(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "collection" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["fields"]["betas"], manifest["fields"]["joints3d"]
+    path.write_text(json.dumps(manifest))
+    assert run_command(command.main, command.parser(), [str(study)]) == 2
+    assert "body_mesh needs the field joints3d, betas, which" in capsys.readouterr().err
