@@ -47,6 +47,7 @@ FIELDS: dict[str, Field] = {
     "joints2d": Field("J 3", "float", "x, y in 0..1 of the crop, confidence"),
     "people2d": Field("P J 3", "float", "joints of up to P people, for whole-picture frames"),
     "joints3d": Field("J 4", "float", "x, y, z in metres in the camera frame, confidence"),
+    "people3d": Field("P J 4", "float", "the same of up to P people, row by row of people2d"),
     "global_orient": Field("3", "float", "smplx, axis-angle, in the camera frame"),
     "body_pose": Field("69", "float", "smplx, 23 axis-angles"),
     "betas": Field("10", "float", "smplx shape components"),
@@ -56,8 +57,11 @@ FIELDS: dict[str, Field] = {
     "part_map": Field("H W", "int", "body part 1..P of each pixel, 0 background"),
     "uv_map": Field("2 H W", "float", "surface coordinates 0..1 of each pixel"),
     "has_parts": Field("", "bool", "part_map and uv_map of this row are real"),
-    "depth_pairs": Field("Q 2", "int", "indices of two joints (or people)"),
+    "depth_pairs": Field(
+        "Q 2", "int", "two joints each, by index in the P J of people2d, or the J"
+    ),
     "depth_order": Field("Q", "float", "-1 the first is nearer, 0 level, +1 farther"),
+    "depth_confidence": Field("Q", "float", "0..1 trust in a relation; 0 where there is none"),
     "label": Field("", "int", "class"),
     "valid": Field("", "bool", "False on padding rows in evaluation"),
 }

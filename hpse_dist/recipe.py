@@ -18,15 +18,17 @@ from hpse_dist.config import Choice, ConfigError, digest, load
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection, CollectionConfig
 from hpse_dist.data.decode import provided_by
+from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.pairs import PairsConfig
 from hpse_dist.fields import missing
 from hpse_dist.models.encoder import EncoderConfig
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.optim import OptimConfig
+from hpse_dist.synth import groups
 from hpse_dist.tasks import TASKS
 
-FRAME_SOURCES: dict[str, Any] = {**IMPORTERS, "synthetic": synth}
+FRAME_SOURCES: dict[str, Any] = {**IMPORTERS, "synthetic": synth, "synthetic_groups": groups}
 _SOURCE_CONFIGS = {name: source.Config for name, source in FRAME_SOURCES.items()}
 _TASK_CONFIGS = {name: kind.Config for name, kind in TASKS.items()}
 _OBJECTIVE_CONFIGS = {name: kind.Config for name, kind in OBJECTIVES.items()} | _TASK_CONFIGS
@@ -190,6 +192,8 @@ class PretrainRecipe(TrainingRecipe):
     """The pre-training objective and its own keys; any task serves as one, on labelled data."""
     source: str = "random"
     """What the encoder starts from: another run's folder, an encoder's file, or `random`."""
+    depth_order: DepthOrderConfig | None = None
+    """How relations of depth are made of joints; null for the defaults, where they are needed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

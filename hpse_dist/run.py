@@ -180,6 +180,7 @@ def _loader(
         device=device,
         threads=recipe.machine.loader_threads,
         label_fraction=getattr(recipe, "label_fraction", 1.0),
+        depth_order=getattr(recipe, "depth_order", None),
     )
 
 
@@ -233,6 +234,7 @@ class _Watch:
             patch_px=module.encoder.patch_px,
             device=self.device,
             limit=limit,
+            depth_order=getattr(self.recipe, "depth_order", None),
         )
 
     def __call__(self, step: int) -> None:

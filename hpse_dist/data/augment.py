@@ -306,9 +306,11 @@ def _move_points(result: Batch, window: _Window, turn: Tensor) -> None:
         transl = result["transl"].double()
         pelvis = joints[:, 0, :3].double()
         result["transl"] = (_apply(turn, pelvis[:, None])[:, 0] - (pelvis - transl)).float()
-    if joints is not None:
-        moved = _apply(turn, joints[..., :3].double())
-        result["joints3d"] = torch.cat([moved.float(), joints[..., 3:]], -1)
+    for name in ("joints3d", "people3d"):
+        if name in result:
+            points = result[name]
+            moved = _apply(turn, points[..., :3].double().flatten(1, -2)).view_as(points[..., :3])
+            result[name] = torch.cat([moved.float(), points[..., 3:]], -1)
     if "global_orient" in result:
         matrix = _product(turn, axis_angle_to_matrix(result["global_orient"].double()))
         result["global_orient"] = matrix_to_axis_angle(matrix).float()

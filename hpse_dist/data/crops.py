@@ -24,9 +24,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "joints2d": ("joints2d",),
     "joints3d": ("joints3d",),
     "people2d": ("people2d",),
+    "people3d": ("people3d",),
     "body": BODY,
     "parts": PARTS,
-    "depth": ("depth_pairs", "depth_order"),
+    "depth": ("depth_pairs", "depth_order", "depth_confidence"),
     "label": ("label",),
 }
 # How a label is stored; the shape after "?" is the importer's, but one for a whole collection.
@@ -34,6 +35,7 @@ _STORED: dict[str, tuple[tuple[int | None, ...], str]] = {
     "joints2d": ((None, 3), "float32"),
     "joints3d": ((None, 4), "float32"),
     "people2d": ((None, None, 3), "float32"),
+    "people3d": ((None, None, 4), "float32"),
     "global_orient": ((3,), "float32"),
     "body_pose": ((69,), "float32"),
     "betas": ((10,), "float32"),
@@ -42,6 +44,7 @@ _STORED: dict[str, tuple[tuple[int | None, ...], str]] = {
     "uv_map": ((2, None, None), "float16"),
     "depth_pairs": ((None, 2), "int16"),
     "depth_order": ((None,), "float32"),
+    "depth_confidence": ((None,), "float32"),
     "label": ((), "int64"),
 }
 
@@ -71,8 +74,8 @@ class CollectionConfig:
     frames_per_shard: int = 1024
     """Most frames of a shard, except that frames of one moment are never parted."""
     labels: tuple[str, ...] = ()
-    """Label groups to store (joints2d joints3d people2d body parts depth label); empty stores
-    those that the first shard's frames carry."""
+    """Label groups to store (joints2d joints3d people2d people3d body parts depth label); empty
+    stores those that the first shard's frames carry."""
     val_ratio: float = 0.1
     """Share of the subjects that go to the split val where the source names no split."""
     split_seed: int = 0
@@ -288,7 +291,7 @@ def _check_labels(record: FrameRecord, height: int, width: int) -> dict[str, np.
             n not in (None, m) for n, m in zip(shape, value.shape, strict=True)
         ):
             raise Unusable(f"{name} has shape {value.shape}, not {shape}")
-        if name in ("joints2d", "joints3d", "people2d"):
+        if name in ("joints2d", "joints3d", "people2d", "people3d"):
             # an unseen joint's place may be anything, even NaN
             value = labels[name] = np.where(value[..., -1:] == 0, 0, value)
         if not np.isfinite(value).all():

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpse_dist.data import depth_order
 from hpse_dist.data.beton import Shard
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.items import Items
@@ -27,6 +28,7 @@ _FLAGGED = {  # a label a source may lack, since its rows say so themselves
     "joints2d": "its confidence",
     "joints3d": "its confidence",
     "people2d": "its confidence",
+    "people3d": "its confidence",
     **dict.fromkeys(("global_orient", "body_pose", "betas", "transl"), "has_body"),
     **dict.fromkeys(("part_map", "uv_map"), "has_parts"),
 }
@@ -195,6 +197,8 @@ def provided_by(collections: Sequence[Collection], pairs: bool) -> tuple[str, ..
     common, some = set.intersection(*having), set.union(*having)
     labels = common | {name for name in some if name in _FLAGGED}
     flags = {_FLAGGED[name] for name in labels if name in _FLAGGED} & {*FLAGS}
+    if "depth_pairs" not in labels and depth_order.basis(collections):
+        labels |= {*depth_order.FIELDS}  # made of the joints, batch by batch
     return (*names, *sorted(labels | flags))
 
 

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from hpse_dist.data.augment import AugmentConfig, augment
 from hpse_dist.data.decode import Buffer, Decoder, Prefetcher, Rows, provided
+from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
+from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
 from hpse_dist.data.items import Items, Source, read_items
 from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
+from hpse_dist.draws import uniform
 from hpse_dist.fields import FIELDS, Batch, missing
 from hpse_dist.world import World
 
@@ -51,9 +54,11 @@ class Loader:
         device: torch.device | str = "cpu",
         threads: int = 1,
         label_fraction: float = 1.0,
+        depth_order: DepthOrderConfig | None = None,
         window: int = 8,
     ) -> None:
-        """`window`: about how many shards are open at a time; it decides the order."""
+        """`window`: about how many shards are open at a time; it decides the order. `depth_order`:
+        how relations of depth are made where they are needed."""
         _check_batches(global_batch, micro_batch, world, threads)
         if not sources:
             raise ValueError("a loader needs at least one source")
@@ -65,7 +70,7 @@ class Loader:
         self._items, self._world, self._threads = items, world, threads
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._finish = _Finish(
-            items, needs, augment, seed, True, image_px, patch_px, torch.device(device)
+            items, needs, augment, seed, True, image_px, patch_px, torch.device(device), depth_order
         )
         self._decoder = Decoder(items, self._finish.labels)
         weights = [source.weight for source in sources]
@@ -224,6 +229,7 @@ class _Finish:
         image_px: int,
         patch_px: int,
         device: torch.device,
+        depth_order: DepthOrderConfig | None = None,
     ) -> None:
         provides = provided(sources)
         lacking = missing([name for name in needs if name != "valid"], provides)
@@ -237,8 +243,34 @@ class _Finish:
         made = {"image", "image_ref", "sample_id", "epoch", "subject", "pair_kind"}
         made |= {"pair_weight", "has_body", "has_parts", "valid"}
         self.labels = [name for name in FIELDS if name in needs and name not in made]
+        self._depth_order: DepthOrder | None = None
+        if {*needs} & {*DEPTH_FIELDS}:
+            self._make_depth_order(sources, depth_order)
         if train and config.rotation_deg > 0:
             self._read_for_rotation(provides)
+
+    def _make_depth_order(self, sources: Sequence[Items], config: DepthOrderConfig | None) -> None:
+        """Where relations of depth are not stored they are made of the stored joints."""
+        collections = [items.source.collection for items in sources]
+        if all("depth_pairs" in collection.fields for collection in collections):
+            return
+        found = basis(collections)
+        assert found is not None  # since they are provided
+        self._joints, joint_set = found
+        self._depth_order = DepthOrder(joint_set, config)
+        self.labels = [name for name in self.labels if name not in DEPTH_FIELDS]
+        self.labels += [self._joints] if self._joints not in self.labels else []
+
+    def _relations(self, raw: Batch) -> Batch:
+        """Relations of depth, of the joints as they are stored: whole and upright."""
+        assert self._depth_order is not None
+        people = raw[self._joints]
+        people = people if people.ndim == 4 else people[:, None]
+        if not self._train:
+            return self._depth_order(people)
+        couples = people.shape[1] * (people.shape[1] - 1) // 2
+        draw = uniform(self._seed, "depth_order", raw["epoch"], raw["sample_id"], couples)
+        return self._depth_order(people, (draw * people.shape[2]).long())
 
     def _read_for_rotation(self, provides: Sequence[str]) -> None:
         """Turning the camera needs its matrix, and turning a body its pelvis."""
@@ -272,6 +304,8 @@ class _Finish:
             image_px=self._px,
             patch_px=self._patch_px,
         )
+        if self._depth_order is not None:
+            fields |= self._relations(raw)
         wanted = [*self._needs, *([] if self._train else ["valid"])]
         return {name: _own(fields[name], raw.get(name)) for name in dict.fromkeys(wanted)}
 
@@ -295,6 +329,7 @@ def evaluation_batches(
     device: torch.device | str = "cpu",
     limit: int | None = None,
     augment: AugmentConfig | None = None,
+    depth_order: DepthOrderConfig | None = None,
 ) -> Iterator[Batch]:
     """Every item of a source once over all ranks, in a fixed order that mixes subjects.
 
@@ -306,7 +341,9 @@ def evaluation_batches(
         raise ValueError(f"limit must be at least 1, or None for all; found {limit}")
     items = read_items(source, sampling)
     config = augment or AugmentConfig(crop_scale=(1.0, 1.0))
-    finish = _Finish([items], needs, config, 0, False, image_px, patch_px, torch.device(device))
+    finish = _Finish(
+        [items], needs, config, 0, False, image_px, patch_px, torch.device(device), depth_order
+    )
     decoder = Decoder([items], finish.labels)
     order = evenly_mixed(items.subject[items.first], 0)[:limit]
     rows = _evaluation_rows(items, order, world, micro_batch)

@@ -66,7 +66,8 @@ def frame_sheet(collection: Collection, count: int = 24) -> Image.Image:
     """Frames drawn at random: the crop with box and joints; beside it person and part map."""
     drawn = permutation(0, "sheet", 2, collection.num_frames)[:count]
     ids = np.sort(collection.frames["sample_id"].to_numpy()[drawn]).tolist()
-    wanted = [name for name in ("joints2d", "part_map") if name in collection.fields]
+    labels = ("joints2d", "people2d", "part_map")
+    wanted = [name for name in labels if name in collection.fields]
     stored = collection.read(ids, ["image", "person", *wanted])
     tiles = []
     for index, about in enumerate(_about(collection, ids)):
@@ -108,24 +109,29 @@ def _scaled(image: np.ndarray) -> Image.Image:
 
 
 def _annotated(one: dict[str, np.ndarray], about: dict[str, Any]) -> Image.Image:
-    """The crop with the person's box and joints."""
+    """The crop with the person's box and joints, or everybody's."""
     image = _scaled(one["image"])
     draw = ImageDraw.Draw(image)
     x, y, side = about["crop"]
     corners = (np.array(about["box"]) - [x, y, x, y]) * (TILE_PX / side)
     draw.rectangle(tuple(corners), outline=(255, 255, 0))
-    joints = one.get("joints2d")
-    if joints is None:
-        return image
+    people = [one["joints2d"]] if "joints2d" in one else one.get("people2d", ())
+    for joints in people:
+        _draw_joints(draw, joints)
+    return image
+
+
+def _draw_joints(draw: ImageDraw.ImageDraw, joints: np.ndarray) -> None:
+    """A skeleton of (J, 3) joints; those that are hidden behind something are grey."""
     places = [tuple(joint[:2] * TILE_PX) if joint[2] > 0 else None for joint in joints]
     parents = PARENTS if len(joints) == len(PARENTS) else (-1,) * len(joints)
     for place, parent in zip(places, parents, strict=True):
         start = places[parent] if parent >= 0 else None
         if place is not None and start is not None:
             draw.line([start, place], fill=(0, 255, 255), width=1)
-    for place in filter(None, places):
-        draw.circle(place, 2, fill=(255, 0, 255))
-    return image
+    for place, joint in zip(places, joints, strict=True):
+        if place is not None:
+            draw.circle(place, 2, fill=(255, 0, 255) if joint[2] > 0.5 else (150, 150, 150))
 
 
 def _person(one: dict[str, np.ndarray]) -> Image.Image:

@@ -11,7 +11,7 @@ import functools
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -124,20 +124,27 @@ def frames(config: SyntheticConfig, processes: int = 0) -> Iterator[FrameRecord 
     which matrix products leave to the alignment of memory. At most about two sequences per process
     are held in memory.
     """
-    if processes < 0:
-        raise ValueError(f"processes must be 0 (all cores) or more, found {processes}")
     jobs = [
         (subject, sequence)
         for subject in range(config.num_subjects)
         for sequence in range(config.sequences_per_subject)
     ]
+    return in_order(Studio, config, jobs, processes)
+
+
+def in_order(
+    studio_of: Callable[[Any], Any], config: Any, jobs: list[tuple[int, int]], processes: int
+) -> Iterator[FrameRecord | Reject]:
+    """`studio_of(config).sequence(*job)` of every job, in order, on so many processes (0: all)."""
+    if processes < 0:
+        raise ValueError(f"processes must be 0 (all cores) or more, found {processes}")
     processes = min(processes or len(os.sched_getaffinity(0)), len(jobs))
-    studio = Studio(config)  # makes the free body once, before several processes ask for it
+    studio = studio_of(config)  # makes the free body once, before several processes ask for it
     if processes == 1:
         for job in jobs:
             yield from studio.sequence(*job)
         return
-    with _Crew(config, processes) as crew:
+    with _Crew(studio_of, config, processes) as crew:
         for records in crew.in_order(jobs):
             yield from records
 
@@ -239,13 +246,16 @@ def _seat(posed: PosedPerson, motion: Motion) -> tuple[float, float, float] | No
 class _Crew:
     """Processes that render sequences; results come in the order of the jobs."""
 
-    def __init__(self, config: SyntheticConfig, processes: int) -> None:
+    def __init__(self, studio_of: Callable[[Any], Any], config: Any, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._links: dict[Connection, BaseProcess] = {}
         for number in range(processes):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_work, args=(config, theirs), name=f"synth-{number}", daemon=True
+                target=_work,
+                args=(studio_of, config, theirs),
+                name=f"synth-{number}",
+                daemon=True,
             )
             process.start()
             theirs.close()  # so that a dead process reads as end of file here
@@ -312,16 +322,16 @@ class _Crew:
         )
 
 
-def _work(config: SyntheticConfig, link: Connection) -> None:
+def _work(studio_of: Callable[[Any], Any], config: Any, link: Connection) -> None:
     """A process of the crew: jobs in, lists of records out, until the other end closes."""
     torch.set_num_threads(1)  # the processes share the cores already
     cv2.setNumThreads(1)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        studio: Studio | None = None
+        studio: Any = None
         while True:
             job = link.recv()
             try:
-                studio = studio or Studio(config)
+                studio = studio or studio_of(config)
                 answer: object = list(studio.sequence(*job))
             except Exception:  # told to the parent, which raises it
                 answer = traceback.format_exc()

@@ -63,6 +63,16 @@ def test_projected_3d_joints_stay_on_the_2d_joints() -> None:
     assert fields["intrinsics"][:, 1, 0].abs().max() == 0, "K stays upright"
 
 
+def test_several_people_move_as_one_person_does() -> None:
+    raw = batch()
+    people = {"people2d": raw["joints2d"], "people3d": raw["joints3d"]}
+    several = {k: torch.stack([v, v.flip(1)], 1) for k, v in people.items()}
+    fields = run({**raw, **several}, WILD)
+    for name, alone in (("people2d", "joints2d"), ("people3d", "joints3d")):
+        torch.testing.assert_close(fields[name][:, 0], fields[alone])
+        torch.testing.assert_close(fields[name][:, 1], fields[alone].flip(1))
+
+
 def test_the_picture_moves_with_its_joints() -> None:
     raw = batch(px=128)
     raw["image"].zero_()
