@@ -30,7 +30,7 @@ def fabricate(
 ) -> Batch:
     """A batch of exactly the fields in `needs`; body labels need a `body`."""
     rng = torch.Generator().manual_seed(seed)
-    fields = _pictures(batch, image_px, patch_px, rng) | _ids(batch)
+    fields = _pictures(batch, image_px, patch_px, rng) | _ids(batch) | _crowd(batch, rng)
     if body is not None:
         fields |= _body(batch, body, rng)
     needs = list(needs)
@@ -68,6 +68,26 @@ def _ids(batch: int) -> Batch:
         "pair_kind": kinds,
         "pair_weight": batch / counts[kinds].float(),
         "valid": torch.ones(batch, dtype=torch.bool),
+    }
+
+
+def _crowd(batch: int, rng: torch.Generator) -> Batch:
+    """Three people of 24 joints to a picture, one of them missing in some, and 40 relations."""
+    people = torch.rand(batch, 3, 24, 3, generator=rng)
+    people[..., 2] = (people[..., 2] > 0.2).float()
+    people[::3, 2, :, 2] = 0.0
+    pairs = torch.randint(0, 72, (batch, 40, 2), generator=rng)
+    order = torch.randint(-1, 2, (batch, 40), generator=rng).float()
+    seen = people[..., 2].flatten(1)
+    both = seen.gather(1, pairs[..., 0]) * seen.gather(1, pairs[..., 1])
+    trust = torch.tensor([0.0, 0.25, 1.0])[torch.randint(0, 3, (batch, 40), generator=rng)]
+    depth = 3 + 4 * torch.rand(batch, 3, 24, 1, generator=rng)
+    return {
+        "people2d": people,
+        "people3d": torch.cat((people[..., :2] * depth, depth, people[..., 2:]), -1),
+        "depth_pairs": pairs,
+        "depth_order": order,
+        "depth_confidence": trust * both,
     }
 
 

@@ -7,8 +7,12 @@ from typing import Any
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.objectives.base import Objective
 from hpse_dist.objectives.completion import Completion
+from hpse_dist.objectives.relative_depth import RelativeDepth
 
-OBJECTIVES: dict[str, type[Objective]] = {"completion": Completion}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "completion": Completion,
+    "relative_depth": RelativeDepth,
+}
 
 
 def build(config: Any, encoder: Encoder, seed: int) -> Objective:

@@ -13,10 +13,12 @@ from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.objectives import OBJECTIVES, build
 from hpse_dist.objectives.base import Objective
 from hpse_dist.objectives.completion import CompletionConfig
+from hpse_dist.objectives.relative_depth import RelativeDepthConfig
 from tests.fabricate import fabricate, gradients, rows
 
 SMALL: dict[str, Any] = {
     "completion": CompletionConfig(decoder=DecoderConfig("custom", dim=32, depth=1, heads=2)),
+    "relative_depth": RelativeDepthConfig(head_dim=32),
 }
 """A small config of every objective: a new one adds its own here."""
 
