@@ -132,7 +132,8 @@ def basis(collections: Sequence[HasJoints]) -> tuple[str, str] | None:
     Whole pictures' people2d, or else single people's joints2d; what a collection lacks has no
     confidence.
     """
-    sets = {c.manifest.get("joint_set") for c in collections if {"people2d", "joints2d"} & {*c.fields}}
+    having = [c for c in collections if {"people2d", "joints2d"} & {*c.fields}]
+    sets: set[str] = {c.manifest.get("joint_set") or "" for c in having}
     if len(sets) != 1 or not _has_limbs(joint_set := sets.pop()):
         return None
     for name in ("people2d", "joints2d"):
@@ -141,8 +142,8 @@ def basis(collections: Sequence[HasJoints]) -> tuple[str, str] | None:
     return None
 
 
-def _has_limbs(joint_set: str | None) -> bool:
-    names = JOINT_SETS.get(joint_set or "", ())
+def _has_limbs(joint_set: str) -> bool:
+    names = JOINT_SETS.get(joint_set, ())
     return all(f"{side}_{end}" in names for bone in _BONES for end in bone for side in _SIDES)
 
 
