@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from hpse_dist.models.blocks import CrossAttention, Mlp, init_weights, layer_norm
+from hpse_dist.models.positions import Grid, sincos_table
 
 
 class QueryBlock(nn.Module):
@@ -28,7 +31,9 @@ class QueryHead(nn.Module):
     """One learned query through a small transformer decoder over the encoder's tokens.
 
     After HMR 2.0 (Goel et al., ICCV 2023). With one query its self-attention is the attention of a
-    token to itself, whose scores change nothing, so there is none here.
+    token to itself, whose scores change nothing, so there is none here. A fixed table of positions
+    is added to the tokens: those of an encoder with rotary positions say what is there and where
+    other things are from there, but not where in the picture that is.
     """
 
     def __init__(
@@ -43,9 +48,15 @@ class QueryHead(nn.Module):
         init_weights(self.modules())
         nn.init.normal_(self.query, std=0.02)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """What the query has read: tokens (B, N, C) -> (B, dim)."""
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """What the query has read: tokens (B, N, C) of rows and columns `grid` -> (B, dim)."""
+        tokens = tokens + _table(grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
         x = self.query.expand(len(tokens), -1, -1)
         for block in self.blocks:
             x = block(x, tokens)
         return self.norm(x)[:, 0]
+
+
+@lru_cache(maxsize=16)
+def _table(grid: Grid, dim: int, device: torch.device) -> Tensor:
+    return sincos_table(grid, dim).to(device)

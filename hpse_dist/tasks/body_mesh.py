@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -70,9 +71,13 @@ class BodyMeshConfig:
     joints2d_weight: float = 5.0
     """L1 of projected joints, shares of the crop."""
     orient_weight: float = 1.0
-    """Squared error of the global rotation's matrix."""
+    """Squared error of the global rotation."""
     pose_weight: float = 1.0
-    """Squared error of the other joints' rotation matrices."""
+    """Squared error of the other joints' rotations."""
+    rotation_error: Literal["matrix", "six_d"] = "matrix"
+    """What those compare: the rotations' matrices, as HMR 2.0, or the six numbers they are made of,
+    before they are made orthonormal: the mean of several rotations is a point that six numbers can
+    go to while a picture is still ambiguous, and no rotation can. Short trainings want it."""
     betas_weight: float = 0.01
     """Squared error of the shape."""
     vertices_weight: float = 0.0
@@ -137,7 +142,7 @@ class BodyMesh(Task):
         has_body = batch["has_body"].float()
         pose = torch.cat((batch["global_orient"], batch["body_pose"]), dim=1)
         rotations = axis_angle_to_matrix(pose.unflatten(1, (-1, 3)))
-        apart = (guess["rotations"] - rotations).square()
+        apart = self._rotation_errors(guess, rotations)
         joints3d, weight3d = self._labelled_joints(batch, "joints3d")
         joints2d, weight2d = self._labelled_joints(batch, "joints2d")
         mine, true = _from_pelvis(guess["joints3d"]), _from_pelvis(joints3d)
@@ -150,8 +155,8 @@ class BodyMesh(Task):
             "joints3d": _weighted(in_camera, weight3d),
             "joints_body": _weighted(in_body, weight3d * has_body[:, None]),
             "joints2d": _weighted((guess["joints2d"] - joints2d).abs().mean(-1), weight2d),
-            "orient": (apart[:, 0].mean((1, 2)) * has_body).mean(),
-            "pose": (apart[:, 1:].mean((1, 2, 3)) * has_body).mean(),
+            "orient": (apart[:, 0] * has_body).mean(),
+            "pose": (apart[:, 1:].mean(1) * has_body).mean(),
             "betas": ((guess["betas"] - batch["betas"]).square().mean(1) * has_body).mean(),
         }
         if self.config.vertices_weight:
@@ -233,13 +238,15 @@ class BodyMesh(Task):
 
     def _regress(self, batch: Batch) -> Prediction:
         """Rotations, shape and joints from the picture, with gradients and without skinning."""
-        token = self.head(self.encoder(batch["image"]))
+        image = batch["image"]
+        token = self.head(self.encoder(image), self.encoder.grid(image))
         six_d = self.to_pose(token).float().unflatten(1, (NUM_JOINTS, 6))
         betas = self.start_betas.float() + self.to_betas(token).float()
         camera = self.to_camera(token).float()
         intrinsics = self._intrinsics(batch)
         with torch.autocast(betas.device.type, enabled=False):
-            rotations = six_d_to_matrix(self.start_rotations.float() + six_d, "contiguous")
+            six_d = self.start_rotations.float() + six_d
+            rotations = six_d_to_matrix(six_d, "contiguous")
             ray = rotation_to_ray(intrinsics)
             scale = self.config.start_scale * camera[:, 0].exp()
             depth = 2.0 * intrinsics[:, 0, 0] / scale
@@ -249,6 +256,7 @@ class BodyMesh(Task):
             joints = joints + pelvis.transpose(1, 2)
             seen = torch.cat((joints[..., :2], joints[..., 2:].clamp(min=NEAREST)), dim=-1)
         return {
+            "six_d": six_d,
             "rotations": rotations,
             "betas": betas,
             "joints3d": joints,
@@ -279,6 +287,15 @@ class BodyMesh(Task):
     def _true_body(self, batch: Batch) -> BodyOutput:
         names = ("global_orient", "body_pose", "betas", "transl")
         return self.body(*(batch[name] for name in names))
+
+    def _rotation_errors(self, guess: Prediction, rotations: Tensor) -> Tensor:
+        """Mean squared error of each joint's rotation: true (B, 24, 3, 3) -> (B, 24)."""
+        if self.config.rotation_error == "matrix":
+            return (guess["rotations"] - rotations).square().mean((2, 3))
+        ray = rotation_to_ray(guess["intrinsics"])
+        from_ray = ray.mT[:, None] @ rotations[:, :1]  # as the global rotation is predicted
+        wanted = matrix_to_six_d(torch.cat((from_ray, rotations[:, 1:]), dim=1))
+        return (guess["six_d"] - wanted).square().mean(2)
 
     def _mesh_error(self, guess: Prediction, batch: Batch) -> Tensor:
         """Mean L1 distance of vertices relative to each mesh's own pelvis, (B,) metres."""
