@@ -174,6 +174,7 @@ class BodyMesh(Task):
         (B, 24, 2) in 0..1 of the crop, intrinsics (B, 3, 3) as used.
         """
         guess = self._regress(batch)
+        del guess["six_d"]
         pelvis = guess["joints3d"][:, 0]
         transl = pelvis - self.body.rest_joints(guess["betas"])[:, 0]
         output = self.body.forward_matrices(guess["rotations"], guess["betas"], transl)

@@ -150,6 +150,21 @@ def test_the_loss_of_the_truth_is_zero(
         assert value < 1e-6, name
 
 
+def test_six_numbers_have_no_error_at_the_truth_and_lead_to_it(
+    tmp_path: Path, batch: Batch
+) -> None:
+    """Squared error of the numbers themselves, of the global rotation from the ray on."""
+    task = small(tmp_path, rotation_error="six_d")
+    guess = task._regress(batch)
+    true = task.truth(batch)["rotations"]
+    ray = rotation_to_ray(guess["intrinsics"])
+    wanted = torch.cat((ray.mT[:, None] @ true[:, :1], true[:, 1:]), dim=1)[..., :2]
+    apart = guess["six_d"].unflatten(-1, (2, 3)).mT - wanted
+    errors = apart.square().mean((2, 3))
+    torch.testing.assert_close(task(batch)["loss_orient"], errors[:, 0].mean())
+    torch.testing.assert_close(task(batch)["loss_pose"], errors[:, 1:].mean())
+
+
 def test_the_error_in_the_bodys_frame_ignores_the_global_rotation(
     task: BodyMesh, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
