@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from colorsys import hsv_to_rgb
 
 import numpy as np
@@ -27,6 +28,7 @@ def depth_panel(
     true: Tensor | None,
     depth_map: Tensor,
     heatmaps: Tensor,
+    captions: Sequence[str],
 ) -> Tensor:
     """One row per picture: it, people by the model's depth and by the true one, both maps.
 
@@ -48,7 +50,7 @@ def depth_panel(
         row.append(hottest.expand(3, -1, -1))
         rows.append(row)
     titles = ["picture", "near to far", *(["true"] if true is not None else []), "depth", "joints"]
-    return sheet(rows, titles, ["" for _ in rows])
+    return sheet(rows, titles, captions)
 
 
 def _enlarged(picture: Tensor) -> Tensor:

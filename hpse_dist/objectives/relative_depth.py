@@ -180,11 +180,25 @@ class RelativeDepth(Objective):
         if self.config.true_depth:
             metres = batch[self.config.metres]
             true = (metres if metres.ndim == 4 else metres[:, None])[..., 2]
-        z = sample(maps[:, 0], people)
         picture = depth_panel(
-            to_rgb(batch["image"]), people, self._seen(people), z, true, maps[:, 0], maps[:, 1:]
+            to_rgb(batch["image"]),
+            people,
+            self._seen(people),
+            sample(maps[:, 0], people),
+            true,
+            maps[:, 0],
+            maps[:, 1:],
+            [f"{share:.0%} right" if share == share else "" for share in self._right(batch)],
         )
         return {"relative_depth": picture}
+
+    def _right(self, batch: Batch) -> list[float]:
+        """Share of relations that the model has right, of each picture; NaN without any."""
+        figures = self.metrics(batch)
+        name = "label_agreement"
+        if self.config.true_depth:
+            name = "accuracy" if self.config.whole_pictures else "accuracy_inside"
+        return figures[name].tolist()
 
     def _enlarge(self) -> int:
         """Cells of the maps to a patch, along one side."""
