@@ -28,6 +28,7 @@ from hpse_dist.objectives.depth_panels import depth_panel
 
 GAPS_M = (0.0, 0.25, 0.5, 1.0, 2.0)  # accuracy is told by the gap in depth, from one to the next
 _LEAST_GAP_M = 0.05  # joints at less distance in depth have no order to be right about
+_LEVEL_RATIO = 1.25  # of depths: beyond it a relation that says level is wrong
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,11 @@ class RelativeDepth(Objective):
 
         label_agreement: labelled relations (-1, +1) that the model repeats. Against true depth:
         accuracy, of the model on labelled relations between people, and accuracy_inside on those
-        inside a person; label_precision, label_precision_inside and label_precision_level (joints
-        within 12 % in depth) of the labels themselves; and for all joints in sight of every two
-        people, labelled or not, accuracy_all, and accuracy_from_X for gaps in depth from X metres
-        to the next. heatmap_gain: 1 - error / error of empty maps.
+        inside a person; label_precision, label_precision_inside and label_precision_level (depths
+        within 25 %) of the labels themselves. For the same joints of every two people as far as
+        both are in sight, labelled or not: accuracy_all, accuracy_from_X for gaps in depth from X
+        metres to the next, and accuracy_people of the means over those joints. heatmap_gain: 1 -
+        error / error of empty maps.
         """
         people = self._people(batch)
         maps = self._maps(batch["image"])
@@ -154,20 +156,26 @@ class RelativeDepth(Objective):
             "accuracy_inside": _share(right, told & real & inside),
             "label_precision": _share(correct, told & real & ~inside),
             "label_precision_inside": _share(correct, told & real & inside),
-            "label_precision_level": _share(ratio <= math.log(1.12), level),
+            "label_precision_level": _share(ratio <= math.log(_LEVEL_RATIO), level),
         }
         if not self.config.whole_pictures:
             return figures
+        return figures | self._all_couples(z, depth, self._seen(people) & sure)
+
+    def _all_couples(self, z: Tensor, depth: Tensor, seen: Tensor) -> dict[str, Tensor]:
+        """Accuracies over every two people, from z, true depth and sight, (B, P, J) each."""
         couples = torch.combinations(torch.arange(z.shape[1], device=z.device))
         first, second = couples.T
-        seen = self._seen(people) & sure
         seen = seen[:, first] & seen[:, second]  # (B, couples, J)
-        gap = depth[:, first] - depth[:, second]
-        right = (z[:, first] - z[:, second]).sign() == gap.sign()
-        figures["accuracy_all"] = _share(right, seen & (gap.abs() >= _LEAST_GAP_M))
+        gap, guess = depth[:, first] - depth[:, second], z[:, first] - z[:, second]
+        right = guess.sign() == gap.sign()
+        figures = {"accuracy_all": _share(right, seen & (gap.abs() >= _LEAST_GAP_M))}
         for low, high in zip(GAPS_M, (*GAPS_M[1:], math.inf), strict=True):
             here = seen & (gap.abs() >= low) & (gap.abs() < high)
             figures[f"accuracy_from_{low:g}m"] = _share(right, here)
+        gap, guess = ((values * seen).sum(-1) for values in (gap, guess))
+        far = gap.abs() >= _LEAST_GAP_M * seen.sum(-1).clamp(min=1)
+        figures["accuracy_people"] = _share(guess.sign() == gap.sign(), far)
         return figures
 
     @torch.no_grad()

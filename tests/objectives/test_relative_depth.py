@@ -145,6 +145,8 @@ def test_figures_of_a_model_that_knows_and_of_one_that_errs(objective: RelativeD
     torch.testing.assert_close(right["accuracy"], torch.ones(3))
     torch.testing.assert_close(wrong["accuracy"], torch.zeros(3))
     torch.testing.assert_close(right["accuracy_all"], torch.ones(3))
+    torch.testing.assert_close(right["accuracy_people"], torch.ones(3))
+    torch.testing.assert_close(wrong["accuracy_people"], torch.zeros(3))
     precision = right["label_precision"]
     assert precision[1:].tolist() == [1, 1] and 0.5 < precision[0] < 0.75
     assert torch.equal(precision, wrong["label_precision"])  # the labels', not the model's
