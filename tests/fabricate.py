@@ -31,6 +31,7 @@ def fabricate(
     """A batch of exactly the fields in `needs`; body labels need a `body`."""
     rng = torch.Generator().manual_seed(seed)
     fields = _pictures(batch, image_px, patch_px, rng) | _ids(batch) | _crowd(batch, rng)
+    fields |= _surface(batch, image_px) | {"label": torch.arange(batch) % 3}
     if body is not None:
         fields |= _body(batch, body, rng)
     needs = list(needs)
@@ -84,11 +85,25 @@ def _crowd(batch: int, rng: torch.Generator) -> Batch:
     depth = 3 + 4 * torch.rand(batch, 3, 24, 1, generator=rng)
     return {
         "people2d": people,
+        "joints2d": people[:, 0].clone(),
         "people3d": torch.cat((people[..., :2] * depth, depth, people[..., 2:]), -1),
         "depth_pairs": pairs,
         "depth_order": order,
         "depth_confidence": trust * both,
     }
+
+
+def _surface(batch: int, image_px: int) -> Batch:
+    """A person who is a disc of 14 parts, sectors of it, a little elsewhere in every picture."""
+    steps = (torch.arange(image_px) + 0.5) / image_px
+    middle = 0.4 + 0.2 * torch.arange(batch) / batch
+    x, y = steps - middle[:, None, None], (steps[:, None] - 0.5).expand(batch, -1, image_px)
+    x = x.expand_as(y)
+    angle, radius = torch.atan2(y, x) / (2 * torch.pi) + 0.5, torch.hypot(x, y)
+    person = radius < 0.35
+    parts = (1 + (14 * angle).long().clamp(max=13)) * person
+    uv = torch.stack((radius / 0.35, (14 * angle) % 1.0), dim=1) * person[:, None]
+    return {"part_map": parts, "uv_map": uv, "has_parts": torch.ones(batch, dtype=torch.bool)}
 
 
 def _body(batch: int, body: Body, rng: torch.Generator) -> Batch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ class MapHead(nn.Module):
         self.last = nn.Conv2d(dim, channels, 1)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """tokens (B, N, C) of rows and columns `grid` -> (B, channels, h, w)."""
         x = tokens.transpose(1, 2).unflatten(2, grid)
         x = torch.nn.functional.gelu(self.widen(x))
         return self.last(torch.nn.functional.gelu(self.mix(x)))
@@ -31,3 +34,70 @@ def gaussian_maps(places: Tensor, shown: Tensor, size: Grid, sigma: float) -> Te
     gx, gy = (torch.exp(-v.square() / (2 * sigma**2)) for v in (x, y))
     gx = gx * shown[..., None]
     return (gy[..., :, None] * gx[..., None, :]).amax(1)
+
+
+def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each map is highest, and how high: (..., h, w) -> (..., 2) 0..1 and (...).
+
+    The highest cell, moved on each axis to the top of the parabola through the logarithms of it and
+    its two neighbours: exact for a gaussian (as in DARK, Zhang et al., CVPR 2020, along the axes).
+    """
+    h, w = maps.shape[-2:]
+    flat = maps.flatten(-2)
+    height, index = flat.max(-1)
+    row, column = index // w, index % w
+    around = flat.clamp(min=1e-6).log()
+
+    def value(r: Tensor, c: Tensor) -> Tensor:
+        cell = r.clamp(0, h - 1) * w + c.clamp(0, w - 1)
+        return around.gather(-1, cell[..., None])[..., 0]
+
+    here = value(row, column)
+    x = column + _top(value(row, column - 1), here, value(row, column + 1))
+    y = row + _top(value(row - 1, column), here, value(row + 1, column))
+    return torch.stack(((x + 0.5) / w, (y + 0.5) / h), dim=-1), height
+
+
+def _top(before: Tensor, here: Tensor, after: Tensor) -> Tensor:
+    """Where the parabola through three values at -1, 0 and 1 is highest, at most half a cell off;
+    0 where it is flat."""
+    bend = before - 2 * here + after
+    offset = 0.5 * (before - after) / bend.where(bend < 0, 1.0)
+    return offset.clamp(-0.5, 0.5).where(bend < -1e-6, 0.0)
+
+
+def cells_per_patch(patch_px: int, cell_px: int) -> int:
+    """Cells of a map to a patch of the encoder, along one side."""
+    if patch_px % cell_px:
+        raise ValueError(f"cell_px must divide the encoder's patch, {patch_px} px; found {cell_px}")
+    return patch_px // cell_px
+
+
+def checked_joints(joints: Tensor, num_joints: int) -> Tensor:
+    """The labelled joints (B, J, 3), if there are as many as the recipe says."""
+    if joints.shape[1] != num_joints:
+        raise ValueError(
+            f"joints2d: the labels have {joints.shape[1]} joints and the recipe says num_joints "
+            f"{num_joints}; set num_joints to the collection's"
+        )
+    return joints
+
+
+def in_crop(joints: Tensor) -> Tensor:
+    """Which joints (..., 3) are labelled and inside the crop: (...) bool."""
+    inside = ((joints[..., :2] >= 0) & (joints[..., :2] <= 1)).all(-1)
+    return inside & (joints[..., 2] > 0)
+
+
+def heatmap_errors(maps: Tensor, joints: Tensor, sigma: float) -> Tensor:
+    """Squared error of heatmaps over the energy of one gaussian, so about 1 for empty maps: (B,).
+
+    maps (B, J, h, w), joints (B, J, 3); a mean over a picture's joints by confidence, 0 where none
+    is in the crop.
+    """
+    shown = in_crop(joints)
+    weight = joints[..., 2] * shown
+    size = (maps.shape[2], maps.shape[3])
+    target = gaussian_maps(joints[:, None, :, :2], shown[:, None], size, sigma)
+    error = (maps - target).square().sum((2, 3)) / (math.pi * sigma**2)
+    return (error * weight).sum(1) / weight.sum(1).clamp(min=1e-6)

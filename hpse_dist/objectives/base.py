@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from hpse_dist.body.joints import PARENTS, SMPL24
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD, Batch
 from hpse_dist.models.encoder import Encoder
 
@@ -87,6 +89,45 @@ def sheet(
             draw.rectangle((gap, top, box[2] + 5, box[3] + 4), fill=(30, 30, 30))
             draw.text((gap + 5, top + 4), caption, fill=(255, 255, 255), font=font)
     return torch.from_numpy(np.asarray(canvas).copy()).permute(2, 0, 1).float() / 255.0
+
+
+def with_joints(picture: Tensor, joints: Tensor, shown: Tensor) -> Tensor:
+    """Joints drawn on a picture: left red, right blue, the middle green; bones where they are
+    SMPL's.
+
+    picture (3, h, w) 0..1, joints (J, 2) 0..1, shown (J,) drawn where above 0 ->
+    (3, TILE_PX, TILE_PX).
+    """
+    canvas = _tile(picture)
+    draw = ImageDraw.Draw(canvas)
+    places = [(float(x) * TILE_PX, float(y) * TILE_PX) for x, y in joints]
+    names: Sequence[str] = SMPL24 if len(places) == len(SMPL24) else [""] * len(places)
+    if names is SMPL24:
+        for joint, parent in enumerate(PARENTS):
+            if parent >= 0 and shown[joint] > 0 and shown[parent] > 0:
+                draw.line(
+                    (places[parent], places[joint]), fill=_joint_colour(names[joint]), width=2
+                )
+    for (x, y), name, seen in zip(places, names, shown.tolist(), strict=True):
+        if seen > 0:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_joint_colour(name))
+    return torch.from_numpy(np.asarray(canvas).copy()).permute(2, 0, 1).float() / 255.0
+
+
+def _joint_colour(name: str) -> tuple[int, int, int]:
+    if name.startswith("left_"):
+        return 235, 64, 52
+    return (52, 120, 235) if name.startswith("right_") else (60, 190, 90)
+
+
+def part_colours(num_parts: int) -> Tensor:
+    """(1 + num_parts, 3) colours 0..1: black for the background, then hues far from one another."""
+    hues = [(0.62 * part) % 1.0 for part in range(num_parts)]
+    shades = [
+        colorsys.hsv_to_rgb(h, 0.55 + 0.4 * (i % 2), 1.0 - 0.3 * (i % 3 == 2))
+        for i, h in enumerate(hues)
+    ]
+    return torch.tensor([(0.0, 0.0, 0.0), *shades])
 
 
 def _tile(picture: Tensor) -> Image.Image:

@@ -45,6 +45,29 @@ METRICS: dict[str, Metric] = {
     "pve": Metric(
         "PVE", "mm", "lower", 1, "mean distance of the vertices, both bodies put at their pelvis"
     ),
+    "pck_005": Metric(
+        "PCK@0.05",
+        "%",
+        "higher",
+        1,
+        "share of joints within 0.05 of the larger side of the box around the labelled joints",
+    ),
+    "pck_01": Metric("PCK@0.1", "%", "higher", 1, "the same within 0.1 of it"),
+    "joint_error": Metric("joint error", "%", "lower", 1, "mean distance of 2D joints over it"),
+    "part_iou": Metric(
+        "part IoU", "%", "higher", 1, "intersection over union, mean over the parts in sight"
+    ),
+    "person_iou": Metric("person IoU", "%", "higher", 1, "the same for person and background"),
+    "surface_right": Metric(
+        "surface right",
+        "%",
+        "higher",
+        1,
+        "share of the person's pixels with the right part and coordinates within 0.05",
+    ),
+    "uv_error": Metric(
+        "surface error", "%", "lower", 1, "distance of coordinates where the part is right"
+    ),
     "reference_gain": Metric(
         "reference gain",
         "%",
