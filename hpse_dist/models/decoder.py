@@ -11,7 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hpse_dist.models.blocks import CrossBlock, init_weights, layer_norm, rotation_table
+from hpse_dist.models.blocks import (
+    Block,
+    CrossBlock,
+    Rotation,
+    init_weights,
+    layer_norm,
+    rotation_table,
+)
 from hpse_dist.models.encoder import Encoder, take
 from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
 
@@ -55,9 +62,12 @@ class DecoderConfig:
 
 
 class Decoder(nn.Module):
-    """Visible tokens of one picture and all tokens of another to pixels of the hidden patches."""
+    """Visible tokens of one picture and all tokens of another to pixels of the hidden patches.
 
-    def __init__(self, config: DecoderConfig, encoder: Encoder) -> None:
+    With `crosses` False there is no other picture, as in MAE.
+    """
+
+    def __init__(self, config: DecoderConfig, encoder: Encoder, crosses: bool = True) -> None:
         """Patch, grid and kind of positions follow the encoder, which is not kept."""
         super().__init__()
         self.dim, depth, self.heads = config.sizes()
@@ -67,7 +77,8 @@ class Decoder(nn.Module):
         self.register_buffer("positions", table, persistent=False)
         self.embed = nn.Linear(encoder.dim, self.dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, self.dim))
-        self.blocks = nn.ModuleList(CrossBlock(self.dim, self.heads) for _ in range(depth))
+        kind = CrossBlock if crosses else Block
+        self.blocks = nn.ModuleList(kind(self.dim, self.heads) for _ in range(depth))
         self.norm = layer_norm(self.dim)
         self.head = nn.Linear(self.dim, 3 * encoder.patch_px**2)
         init_weights(self.modules())
@@ -78,28 +89,32 @@ class Decoder(nn.Module):
         tokens: Tensor,
         visible: Tensor,
         hidden: Tensor,
-        memory: Tensor,
+        memory: Tensor | None,
         grid: Grid,
-        memory_grid: Grid,
+        memory_grid: Grid | None = None,
     ) -> Tensor:
         """Predicted pixels of the hidden patches.
 
         tokens (B, K, C) of the patches `visible` (B, K), memory (B, M, C) of all patches of the
-        reference, hidden (B, L) the indices to predict, grids in rows and columns -> (B, L, 3pp),
-        in the order of `masking.patchify`.
+        reference (None without one), hidden (B, L) the indices to predict, grids in rows and
+        columns -> (B, L, 3pp), in the order of `masking.patchify`.
         """
         num_patches = grid[0] * grid[1]
-        known, memory = self.embed(tokens), self.embed(memory)
+        known = self.embed(tokens)
         x = self.mask_token.to(known.dtype).expand(len(known), num_patches, -1)
         x = x.scatter(1, visible[..., None].expand(-1, -1, self.dim), known)
-        rotation = memory_rotation = None
-        if isinstance(self.positions, Tensor):
-            x = x + resample(self.positions, self.native_grid, grid).to(x.dtype)
-            memory = memory + resample(self.positions, self.native_grid, memory_grid).to(x.dtype)
-        else:
-            head_dim = self.dim // self.heads
-            rotation = rotation_table(grid_positions(grid, x.device), head_dim)
-            memory_rotation = rotation_table(grid_positions(memory_grid, x.device), head_dim)
+        rotation, x = self._placed(x, grid)
+        if memory is None or memory_grid is None:
+            for block in self.blocks:
+                x = block(x, rotation)
+            return self.head(self.norm(take(x, hidden)))
+        memory_rotation, memory = self._placed(self.embed(memory), memory_grid)
         for block in self.blocks:
             x = block(x, memory, rotation, memory_rotation)
         return self.head(self.norm(take(x, hidden)))
+
+    def _placed(self, x: Tensor, grid: Grid) -> tuple[Rotation | None, Tensor]:
+        """The rotation of a picture's tokens, or none and the tokens with the table added."""
+        if isinstance(self.positions, Tensor):
+            return None, x + resample(self.positions, self.native_grid, grid).to(x.dtype)
+        return rotation_table(grid_positions(grid, x.device), self.dim // self.heads), x

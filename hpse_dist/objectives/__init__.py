@@ -8,11 +8,13 @@ from hpse_dist.models.encoder import Encoder
 from hpse_dist.objectives.base import Objective
 from hpse_dist.objectives.completion import Completion
 from hpse_dist.objectives.completion_pose2d import CompletionPose2d
+from hpse_dist.objectives.mae import Mae
 from hpse_dist.objectives.relative_depth import RelativeDepth
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "completion": Completion,
     "completion_pose2d": CompletionPose2d,
+    "mae": Mae,
     "relative_depth": RelativeDepth,
 }
 

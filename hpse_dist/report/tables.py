@@ -45,6 +45,10 @@ METRICS: dict[str, Metric] = {
     "pve": Metric(
         "PVE", "mm", "lower", 1, "mean distance of the vertices, both bodies put at their pelvis"
     ),
+    "accuracy": Metric("accuracy", "%", "higher", 1, "share of pictures with the right class"),
+    "uncertainty": Metric(
+        "uncertainty", "%", "lower", 1, "probability given to classes other than the right one"
+    ),
     "pck_005": Metric(
         "PCK@0.05",
         "%",
@@ -79,6 +83,9 @@ METRICS: dict[str, Metric] = {
     "hidden_loss": Metric("hidden loss", "", "lower", 3, "mean squared error on hidden patches"),
     "hidden_loss_mean": Metric(
         "guessing the mean", "", "", 3, "the same error for each hidden patch's mean colour"
+    ),
+    "hidden_loss_nearest": Metric(
+        "nearest patch", "", "", 3, "the same error for the nearest visible patch in its place"
     ),
 }
 

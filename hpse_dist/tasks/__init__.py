@@ -7,12 +7,14 @@ from typing import Any
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.tasks.base import Task
 from hpse_dist.tasks.body_mesh import BodyMesh
+from hpse_dist.tasks.classify import Classify
 from hpse_dist.tasks.dense_pose import DensePose
 from hpse_dist.tasks.part_segmentation import PartSegmentation
 from hpse_dist.tasks.pose2d import Pose2d
 
 TASKS: dict[str, type[Task]] = {
     "body_mesh": BodyMesh,
+    "classify": Classify,
     "dense_pose": DensePose,
     "part_segmentation": PartSegmentation,
     "pose2d": Pose2d,

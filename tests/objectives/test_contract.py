@@ -14,6 +14,7 @@ from hpse_dist.objectives import OBJECTIVES, build
 from hpse_dist.objectives.base import Objective
 from hpse_dist.objectives.completion import CompletionConfig
 from hpse_dist.objectives.completion_pose2d import CompletionPose2dConfig
+from hpse_dist.objectives.mae import MaeConfig
 from hpse_dist.objectives.relative_depth import RelativeDepthConfig
 from tests.fabricate import fabricate, gradients, rows
 
@@ -22,6 +23,7 @@ SMALL: dict[str, Any] = {
     "completion_pose2d": CompletionPose2dConfig(
         decoder=DecoderConfig("custom", dim=32, depth=1, heads=2), head_dim=16
     ),
+    "mae": MaeConfig(decoder=DecoderConfig("custom", dim=32, depth=1, heads=2)),
     "relative_depth": RelativeDepthConfig(head_dim=32),
 }
 """A small config of every objective: a new one adds its own here."""

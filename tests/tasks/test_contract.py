@@ -17,6 +17,7 @@ from hpse_dist.report.tables import METRICS
 from hpse_dist.tasks import TASKS, build
 from hpse_dist.tasks.base import Task
 from hpse_dist.tasks.body_mesh import BodyMeshConfig
+from hpse_dist.tasks.classify import ClassifyConfig
 from hpse_dist.tasks.dense_pose import DensePoseConfig
 from hpse_dist.tasks.part_segmentation import PartSegmentationConfig
 from hpse_dist.tasks.pose2d import Pose2dConfig
@@ -26,6 +27,7 @@ SMALL: dict[str, Callable[[Path], Any]] = {
     "body_mesh": lambda body: BodyMeshConfig(
         body=str(body), head_dim=32, head_depth=1, heads=1, head_hidden=32, vertices_weight=1.0
     ),
+    "classify": lambda _: ClassifyConfig(num_classes=3, label_smoothing=0.0),
     "dense_pose": lambda _: DensePoseConfig(head_dim=16),
     "part_segmentation": lambda _: PartSegmentationConfig(head_dim=16),
     "pose2d": lambda _: Pose2dConfig(head_dim=16),
@@ -76,7 +78,9 @@ def test_a_perfect_prediction_has_no_error(task: Task, batch: Batch) -> None:
         assert (values - best).abs().max() < 0.01, name
     for name, values in task.errors(prediction, batch).items():
         best = 100.0 if METRICS[name].better == "higher" else 0.0
-        assert (values - best).abs().min() > 1.0, name
+        apart = (values - best).abs()
+        # right or wrong is all that a class can be, so some pictures may be right by chance
+        assert (apart.mean() if name == "accuracy" else apart.min()) > 1.0, name
 
 
 def test_every_trainable_parameter_learns(task: Task, batch: Batch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from hpse_dist.data.importers import rig
+from hpse_dist.data.importers import image_folder, rig
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 
@@ -28,4 +28,4 @@ class FrameSource(Protocol):
         """Licence and origin of those frames."""
 
 
-IMPORTERS: dict[str, FrameSource] = {"rig": rig}
+IMPORTERS: dict[str, FrameSource] = {"image_folder": image_folder, "rig": rig}
