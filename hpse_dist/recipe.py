@@ -239,12 +239,16 @@ class StudySource:
 
     pretrain: Path | None = None
     """A pre-training recipe; run once, however many arms share it."""
+    overrides: tuple[str, ...] = ()
+    """key=value applied to that recipe: arms that differ in a field or two need no file each."""
     run: str | None = None
     """A run folder, a file, or `random`."""
 
     def __post_init__(self) -> None:
         if (self.pretrain is None) == (self.run is None):
             raise ValueError("name either pretrain (a recipe) or run (a folder, a file or random)")
+        if self.overrides and self.pretrain is None:
+            raise ValueError("overrides change a pre-training recipe; name one under pretrain")
 
 
 @dataclass(frozen=True)

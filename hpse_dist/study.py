@@ -53,12 +53,13 @@ class PlannedRun:
 
 def plan(study: StudyRecipe) -> tuple[PlannedRun, ...]:
     """The runs of a study in order: each pre-training once, then source x task x seed."""
-    pretrainings: dict[str, PlannedRun] = {}  # by recipe file: arms may share one
+    pretrainings: dict[tuple[Any, ...], PlannedRun] = {}  # by recipe: arms may share one
     arms: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name, source in study.sources.items():
         _check_name(name, "sources")
         if source.pretrain is not None:
-            run = pretrainings.setdefault(str(source.pretrain), _pretraining(name, source))
+            key = (str(source.pretrain), source.overrides)
+            run = pretrainings.setdefault(key, _pretraining(name, source))
             arms[name] = str(run.folder), (run.name,)
         else:
             assert source.run is not None
@@ -108,13 +109,18 @@ def describe(runs: tuple[PlannedRun, ...]) -> list[str]:
 
 
 def _pretraining(arm: str, source: StudySource) -> PlannedRun:
+    """A recipe changed by overrides is another run, named after the arm unless they name it."""
     assert source.pretrain is not None
-    recipe = load(PretrainRecipe, source.pretrain)
+    overrides = source.overrides
+    recipe = load(PretrainRecipe, source.pretrain, overrides)
+    if overrides and not any(key.startswith("name=") for key in overrides):
+        overrides = (*overrides, f"name={recipe.name}-{arm}")
+        recipe = load(PretrainRecipe, source.pretrain, overrides)
     return PlannedRun(
         name=recipe.name,
         kind="pretrain",
         path=source.pretrain,
-        overrides=(),
+        overrides=overrides,
         folder=recipe.folder(),
         recipe=recipe,
         source=arm,

@@ -64,6 +64,21 @@ def test_pretraining_comes_first_and_is_shared(values: dict, tmp_path: Path) -> 
         assert run.recipe.source_name == arm
 
 
+def test_arms_may_change_a_shared_recipe(values: dict, tmp_path: Path) -> None:
+    recipe = str(tmp_path / "completion.yaml")
+    values["sources"] |= {
+        "short": {"pretrain": recipe, "overrides": ["steps=7"]},
+        "named": {"pretrain": recipe, "overrides": ["steps=8", "name=other"]},
+        "short_again": {"pretrain": recipe, "overrides": ["steps=7"]},
+    }
+    runs = {run.name: run for run in plan(build(StudyRecipe, values))}
+    assert runs["completion"].recipe.steps == 30
+    assert runs["completion-short"].recipe.steps == 7 and runs["other"].recipe.steps == 8
+    assert runs["completion-short"].folder == tmp_path / "runs" / "completion-short"
+    assert runs["short_again-mesh-seed0"].after == ("completion-short",)
+    assert runs["short-mesh-seed0"].recipe.source == str(runs["completion-short"].folder)
+
+
 def test_fine_tuning_runs_are_the_recipe_with_few_changes(values: dict, tmp_path: Path) -> None:
     runs = plan(build(StudyRecipe, values))
     run = next(run for run in runs if run.name == "random-mesh-seed3")
