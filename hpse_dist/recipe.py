@@ -25,10 +25,15 @@ from hpse_dist.fields import missing
 from hpse_dist.models.encoder import EncoderConfig
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.optim import OptimConfig
-from hpse_dist.synth import groups
+from hpse_dist.synth import groups, hands
 from hpse_dist.tasks import TASKS
 
-FRAME_SOURCES: dict[str, Any] = {**IMPORTERS, "synthetic": synth, "synthetic_groups": groups}
+FRAME_SOURCES: dict[str, Any] = {
+    **IMPORTERS,
+    "synthetic": synth,
+    "synthetic_groups": groups,
+    "synthetic_hands": hands,
+}
 _SOURCE_CONFIGS = {name: source.Config for name, source in FRAME_SOURCES.items()}
 _TASK_CONFIGS = {name: kind.Config for name, kind in TASKS.items()}
 _OBJECTIVE_CONFIGS = {name: kind.Config for name, kind in OBJECTIVES.items()} | _TASK_CONFIGS

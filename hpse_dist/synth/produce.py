@@ -30,7 +30,7 @@ from hpse_dist.synth.appearance import Look, draw_look
 from hpse_dist.synth.gaits import Manner
 from hpse_dist.synth.motion import Motion, draw_manner, draw_motion
 from hpse_dist.synth.people import PosedPerson, crop_intrinsics, labels, pose_person
-from hpse_dist.synth.picture import render
+from hpse_dist.synth.picture import Picture, render
 from hpse_dist.synth.render import Moment, Stage
 from hpse_dist.synth.scene import Camera, draw_scene
 from hpse_dist.synth.surface import BodySurface
@@ -183,11 +183,10 @@ class Studio:
         for index in range(len(times)):
             moment = Moment(posed.person[index], stage, rng)
             for number, camera in enumerate(scene.cameras):
-                yield self._record(
-                    rng, (subject, sequence, index, number), posed, motion, moment, camera
-                )
+                place = (subject, sequence, index, number)
+                yield from self.records(rng, place, posed, motion, moment, camera)
 
-    def _record(
+    def records(
         self,
         rng: np.random.Generator,
         place: tuple[int, int, int, int],
@@ -195,15 +194,31 @@ class Studio:
         motion: Motion,
         moment: Moment,
         camera: Camera,
-    ) -> FrameRecord | Reject:
-        subject, sequence, index, number = place
-        source = f"synthetic {subject}/{sequence}, moment {index}, camera {number}"
+    ) -> Iterator[FrameRecord | Reject]:
+        """What one camera gives at one moment: here the person. place: subject, sequence, number
+        of the moment, number of the camera."""
         size = self.config.crop_px
-        vertices = posed.person[index].vertices
+        vertices = posed.person[place[2]].vertices
         intrinsics = crop_intrinsics(camera, vertices, size, self.config.box_scale, rng)
         picture = render(moment, camera, intrinsics, size, rng, self.config.supersample)
         if picture.visible < _LEAST_VISIBLE:
-            return Reject(source, f"{100 * picture.visible:.0f} % of the person can be seen")
+            seen = f"{100 * picture.visible:.0f} % of the person can be seen"
+            yield Reject(source_of(place), seen)
+            return
+        yield self.frame(place, posed, motion, camera, picture, intrinsics)
+
+    def frame(
+        self,
+        place: tuple[int, int, int, int],
+        posed: PosedPerson,
+        motion: Motion,
+        camera: Camera,
+        picture: Picture,
+        intrinsics: np.ndarray,
+    ) -> FrameRecord:
+        """A picture with everything that is known of it."""
+        subject, sequence, index, number = place
+        size = self.config.crop_px
         return FrameRecord(
             image=picture.image,
             box=(0.0, 0.0, float(size), float(size)),
@@ -211,7 +226,7 @@ class Studio:
             sequence=f"s{subject:05d}_{sequence:02d}_{motion.name}",
             camera=f"cam{number}",
             time=float(motion.times[index]),
-            source=source,
+            source=source_of(place),
             track="0",
             intrinsics=intrinsics.astype(np.float64),
             rotation=camera.rotation,
@@ -225,6 +240,12 @@ class Studio:
             },
             split=self.config.split(subject),
         )
+
+
+def source_of(place: tuple[int, int, int, int]) -> str:
+    """Where a picture comes from, for messages."""
+    subject, sequence, index, number = place
+    return f"synthetic {subject}/{sequence}, moment {index}, camera {number}"
 
 
 def _seat(posed: PosedPerson, motion: Motion) -> tuple[float, float, float] | None:

@@ -1,0 +1,97 @@
+"""Hands of synthetic people: crops around each hand, for the hand variant of completion.
+
+The same people, motions, scenes and cameras as whole bodies have. A hand is a subject of its own:
+pairs show one hand. What counts as the person, and is hidden first, is that hand. Fingers keep
+the relaxed pose of the body, so hands differ by wrist, arm and viewpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hpse_dist.body.joints import PART_NAMES, SMPL24
+from hpse_dist.records import FrameRecord, Provenance, Reject
+from hpse_dist.synth import produce
+from hpse_dist.synth.motion import Motion
+from hpse_dist.synth.people import PosedPerson, crop_intrinsics
+from hpse_dist.synth.picture import render
+from hpse_dist.synth.produce import Studio, SyntheticConfig, in_order, source_of
+from hpse_dist.synth.render import Moment
+from hpse_dist.synth.scene import Camera
+
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class HandsConfig(SyntheticConfig):
+    """Rendered hands: whose, how long, seen by how many cameras."""
+
+    box_scale: float = 1.6
+    """Side of a crop relative to the larger side of the hand's box, about."""
+    least_share: float = 0.06
+    """A crop shows a hand if the hand covers at least this share of it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.least_share < 1.0:
+            raise ValueError(f"least_share must be between 0 and 1, found {self.least_share}")
+
+
+Config = HandsConfig
+
+
+def provenance(config: HandsConfig) -> Provenance:
+    """As of whole synthetic people."""
+    return replace(produce.provenance(config), importer="synthetic_hands")
+
+
+def frames(config: HandsConfig, processes: int = 0) -> Iterator[FrameRecord | Reject]:
+    """All records, ordered by person, sequence, moment, camera, hand. processes 0: all cores."""
+    jobs = [
+        (subject, sequence)
+        for subject in range(config.num_subjects)
+        for sequence in range(config.sequences_per_subject)
+    ]
+    return in_order(HandStudio, config, jobs, processes)
+
+
+class HandStudio(Studio):
+    """Two pictures from each camera at each moment: of the left and of the right hand."""
+
+    config: HandsConfig
+
+    def records(
+        self,
+        rng: np.random.Generator,
+        place: tuple[int, int, int, int],
+        posed: PosedPerson,
+        motion: Motion,
+        moment: Moment,
+        camera: Camera,
+    ) -> Iterator[FrameRecord | Reject]:
+        """The hands that can be seen; one behind the body or a thing is a reject."""
+        person, size = posed.person[place[2]], self.config.crop_px
+        for side in SIDES:
+            part = PART_NAMES.index(f"{side}_hand")
+            vertices = person.vertices[person.part == part]
+            intrinsics = crop_intrinsics(camera, vertices, size, self.config.box_scale, rng)
+            picture = render(moment, camera, intrinsics, size, rng, self.config.supersample)
+            mask = picture.part_map == part
+            if mask.mean() < self.config.least_share:
+                seen = f"the {side} hand covers {100 * mask.mean():.0f} % of its crop"
+                yield Reject(f"{source_of(place)}, {side} hand", seen)
+                continue
+            record = self.frame(
+                place, posed, motion, camera, replace(picture, mask=mask), intrinsics
+            )
+            yield replace(
+                record,
+                subject=f"{record.subject}_{side}",
+                sequence=f"{record.sequence}_{side}",
+                track=side,
+                centre=posed.joints[place[2], SMPL24.index(f"{side}_hand")].astype(np.float64),
+                source=f"{record.source}, {side} hand",
+            )
