@@ -116,6 +116,8 @@ class Machine:
     """Optimizer steps between pictures in the log."""
     max_failures: int = 3
     """Restarts of failed workers before the run is given up."""
+    download: bool = False
+    """Whether source=timm:<name> may fetch weights; without, they must be in timm's cache."""
     out: Path = Path("runs")
     """Folder in which the run's folder is made."""
 
@@ -196,7 +198,10 @@ class PretrainRecipe(TrainingRecipe):
     )
     """The pre-training objective and its own keys; any task serves as one, on labelled data."""
     source: str = "random"
-    """What the encoder starts from: another run's folder, an encoder's file, or `random`."""
+    """What the encoder starts from: a run's folder, a file of ours or of other people's,
+    timm:<name>, or `random`."""
+    source_decoder: bool = False
+    """Take completion's decoder from the source too: an earlier run's, or CroCo's."""
     depth_order: DepthOrderConfig | None = None
     """How relations of depth are made of joints; null for the defaults, where they are needed."""
 
@@ -223,7 +228,7 @@ class FinetuneRecipe(TrainingRecipe):
     )
     """The downstream task and its own keys."""
     source: str = "random"
-    """A pre-training run's folder, an encoder.safetensors, or `random`."""
+    """A pre-training run's folder, a file of ours or other people's, timm:<name>, or `random`."""
     source_name: str = ""
     """How tables call the source; empty takes it from `source`."""
     label_fraction: float = 1.0

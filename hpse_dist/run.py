@@ -31,11 +31,22 @@ from hpse_dist.engine import Engine, build_engine
 from hpse_dist.fields import Batch
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
 from hpse_dist.models.encoder import Encoder, build_encoder
+from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
 from hpse_dist.optim import schedule
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, located
 from hpse_dist.run_folder import Clock, open_folder, write_text
-from hpse_dist.source import encoder_of, read_source, write_source
+from hpse_dist.source import (
+    DECODER_FILE,
+    TIMM,
+    Source,
+    encoder_of,
+    fill,
+    named_by_timm,
+    open_source,
+    write_decoder,
+    write_source,
+)
 from hpse_dist.train import evaluate, train
 from hpse_dist.world import World
 
@@ -48,14 +59,16 @@ def pretrain(recipe: Any, world: World, folder: Path) -> None:
     if not open_folder(recipe, world, folder):
         return
     device = set_up_process(recipe, world)
-    encoder, card = _source(recipe)
+    encoder, source = _source(recipe)
     kind = objectives if recipe.objective_name() in objectives.OBJECTIVES else tasks
     module = kind.build(recipe.objective, encoder, recipe.seed)
+    if recipe.source_decoder:
+        _take_decoder(module, source)
     facts = {
         "kind": "pretrain",
         "objective": recipe.objective_name(),
         "source": recipe.name,
-        "started_from": card.get("name", recipe.source),
+        "started_from": source.card if source else {"name": "random"},
     }
     _run(recipe, module, facts, world, folder, device)
 
@@ -66,7 +79,8 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
     if not open_folder(recipe, world, folder):
         return
     device = set_up_process(recipe, world)
-    encoder, card = _source(recipe)
+    encoder, source = _source(recipe)
+    card = source.card if source else {"name": "random"}
     module = tasks.build(recipe.task, encoder, recipe.seed)
     facts = {
         "kind": "finetune",
@@ -93,12 +107,23 @@ def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
     return torch.device("cuda", world.local_rank)
 
 
-def _source(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder that training starts from, and its card."""
+def _source(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Encoder, Source | None]:
+    """The encoder that training starts from, and its source; None if that is `random`."""
     if recipe.source == "random":
-        return build_encoder(recipe.encoder), {"name": "random"}
-    source = read_source(located(recipe.source))
-    return encoder_of(source, recipe.encoder.image_px), source.card
+        return build_encoder(recipe.encoder), None
+    place = recipe.source if recipe.source.startswith(TIMM) else str(located(recipe.source))
+    image_px = recipe.encoder.image_px
+    source = open_source(place, image_px, download=recipe.machine.download)
+    return encoder_of(source, image_px), source
+
+
+def _take_decoder(module: Objective, source: Source | None) -> None:
+    """Completion goes on from the source's decoder."""
+    decoder = getattr(module, "decoder", None)
+    if decoder is None or source is None or not source.decoder:
+        lacks = "this objective has no decoder" if decoder is None else "the source has no decoder"
+        raise ValueError(f"source_decoder: {lacks}; set source_decoder to false")
+    fill(decoder, source.decoder, f"decoder of source {source.name} (see objective.decoder)")
 
 
 def _run(
@@ -154,8 +179,8 @@ def _run(
             figures = watch.figures()
         weights = engine.full_state_dict()
         if world.is_main:
-            card = _card(recipe, facts, figures)
-            _export(recipe, module.encoder, weights, card, folder)
+            card = _card(recipe, module, facts, figures)
+            _export(module, weights, card, folder)
             _report(recipe, facts, figures, clock, world, folder)
     finally:
         loader.close()
@@ -278,7 +303,9 @@ def stop_on_signal() -> Callable[[], bool]:
     return stop.is_set
 
 
-def _card(recipe: TrainingRecipe, facts: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+def _card(
+    recipe: TrainingRecipe, module: Objective, facts: dict[str, Any], figures: dict[str, Any]
+) -> dict[str, Any]:
     """What a source says of itself: recipe, data with licences, figures."""
     data = []
     for use in recipe.collections:
@@ -288,7 +315,11 @@ def _card(recipe: TrainingRecipe, facts: dict[str, Any], figures: dict[str, Any]
     return {
         "name": recipe.name,
         "kind": facts["kind"],
+        "trained_by": facts.get("objective", facts.get("task")),
+        "started_from": facts.get("started_from", facts.get("source_card")),
+        "opens_with": timm_call(module.encoder.config),
         "steps": recipe.steps,
+        "global_batch": recipe.global_batch,
         "recipe_hash": recipe.hash(),
         "collections": data,
         "metrics": figures["metrics"],
@@ -296,16 +327,18 @@ def _card(recipe: TrainingRecipe, facts: dict[str, Any], figures: dict[str, Any]
 
 
 def _export(
-    recipe: TrainingRecipe,
-    encoder: Encoder,
-    weights: dict[str, torch.Tensor],
-    card: dict[str, Any],
-    folder: Path,
+    module: Objective, weights: dict[str, torch.Tensor], card: dict[str, Any], folder: Path
 ) -> None:
-    """encoder.safetensors of a pre-training run, model.safetensors of a fine-tuning run."""
-    prefix = "encoder."
+    """encoder.safetensors with the card beside it, and completion's decoder.safetensors."""
+    encoder = module.encoder
+    prefix = "encoder." if named_by_timm(encoder) is encoder else "encoder.model."
     state = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
     write_source(folder / "encoder.safetensors", encoder.config, state, card)
+    write_text(folder / "card.json", json.dumps(card, indent=1))
+    prefix = "decoder."
+    decoder = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    if decoder:
+        write_decoder(folder / DECODER_FILE, decoder)
 
 
 def _report(

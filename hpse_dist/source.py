@@ -1,25 +1,30 @@
 """A source: a pre-trained encoder in one file that says what it is.
 
 `encoder.safetensors` holds the encoder's tensors under their own (timm's) names and, in its header,
-the encoder's config and a card. Reading it runs no code.
+the encoder's config and a card; `decoder.safetensors` beside it, if there is one, the decoder of
+completion. Reading them runs no code. Other people's files are sources too, see `foreign`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from hpse_dist.config import ConfigError, build, to_dict
+from hpse_dist.foreign import read_foreign
 from hpse_dist.models.encoder import Encoder, EncoderConfig, build_encoder
+from hpse_dist.models.timm_encoder import TimmEncoder, pretrained_config, published_weights
 
 FILE = "encoder.safetensors"
+DECODER_FILE = "decoder.safetensors"
+TIMM = "timm:"
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +36,8 @@ class Source:
     config: EncoderConfig
     state: dict[str, Tensor]
     card: dict[str, Any]
+    decoder: dict[str, Tensor] = field(default_factory=dict)
+    """The decoder of completion, where the source has one."""
 
 
 def write_source(
@@ -38,9 +45,41 @@ def write_source(
 ) -> None:
     """Write the encoder's state dict; readers see the whole file or none."""
     header = {"format": "pt", "encoder": json.dumps(to_dict(config)), "card": json.dumps(card)}
+    _save(path, state, header)
+
+
+def write_decoder(path: Path, state: dict[str, Tensor]) -> None:
+    """Write completion's decoder beside its encoder."""
+    _save(path, state, {"format": "pt"})
+
+
+def _save(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, temporary, header)
     temporary.replace(path)
+
+
+def open_source(place: str, image_px: int, *, download: bool = False) -> Source:
+    """The source at a path, or timm's published weights `timm:<name>` for pictures of `image_px`.
+
+    `download` lets timm fetch them; without it they must be in its cache.
+    """
+    if not place.startswith(TIMM):
+        return read_source(Path(place))
+    name = place.removeprefix(TIMM)
+    known = pretrained_config(name)
+    config = EncoderConfig(
+        "timm",
+        image_px,
+        1,
+        timm=name,
+        input_mean=tuple(known["mean"]),
+        input_std=tuple(known["std"]),
+    )
+    state = published_weights(name, config, download)
+    facts = ("hf_hub_id", "license", "origin_url", "paper_name")
+    card = {"name": place, "timm": {key: known[key] for key in facts if known.get(key)}}
+    return Source(place, config, state, card)
 
 
 def read_source(place: Path) -> Source:
@@ -56,19 +95,34 @@ def read_source(place: Path) -> Source:
             f"source {place}: no such run folder or file; a source is a pre-training run's folder, "
             f"an {FILE} or random"
         )
+    return _own(path) or _foreign(path)
+
+
+def _own(path: Path) -> Source | None:
+    """A source that `write_source` wrote; None for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
+            if "encoder" not in header:
+                return None
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = build(EncoderConfig, json.loads(header["encoder"]), where=f"{path}, header")
         card = json.loads(header.get("card", "{}"))
     except ConfigError:
         raise
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise ValueError(
-            f"source {path}: not a file that hpse_dist's pre-training wrote ({error})"
-        ) from None
-    return Source(str(card.get("name", path.stem)), config, state, card)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        if path.suffix != ".safetensors":
+            return None
+        raise ValueError(f"source {path}: damaged, or no safetensors file ({error})") from None
+    beside = path.with_name(DECODER_FILE)
+    decoder = load_file(beside) if beside.is_file() else {}
+    return Source(str(card.get("name", path.stem)), config, state, card, decoder)
+
+
+def _foreign(path: Path) -> Source:
+    found = read_foreign(path)
+    card = {"name": path.stem, "family": found.family, "file": str(path), "left": len(found.left)}
+    return Source(path.stem, found.config, found.state, card, found.decoder)
 
 
 def encoder_of(source: Source, image_px: int) -> Encoder:
@@ -77,8 +131,23 @@ def encoder_of(source: Source, image_px: int) -> Encoder:
     A tensor that is missing, left over or of another shape is a ValueError.
     """
     encoder = build_encoder(source.config)
-    wanted = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in source.state.items()}
+    fill(named_by_timm(encoder), source.state, f"source {source.name}")
+    if image_px % encoder.patch_px:
+        raise ValueError(
+            f"source {source.name}: encoder.image_px {image_px} is no multiple of the source's "
+            f"patch, {encoder.patch_px} px"
+        )
+    # the positions of other sizes are worked out from the source's own
+    log.info("source %s: all %d tensors taken", source.name, len(source.state))
+    return encoder
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load a state dict whole; a tensor missing, left over or of another shape is a ValueError."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    counts = {n: t for n, t in module.state_dict().items() if n.endswith("num_batches_tracked")}
+    state = {**counts, **state}  # files from before torch 0.4.1 do not count batches
+    found = {name: tuple(t.shape) for name, t in state.items()}
     wrong = [
         f"{name} is {found.get(name, 'missing')}, needed {wanted.get(name, 'nothing of that name')}"
         for name in sorted(wanted.keys() | found.keys())
@@ -86,14 +155,11 @@ def encoder_of(source: Source, image_px: int) -> Encoder:
     ]
     if wrong:
         raise ValueError(
-            f"source {source.name}: {len(wrong)} of {len(wanted)} tensors do not fit its encoder, "
-            f"the first: {wrong[0]}"
+            f"{what}: {len(wrong)} of {len(wanted)} tensors do not fit, the first: {wrong[0]}"
         )
-    if image_px % source.config.patch_px:
-        raise ValueError(
-            f"source {source.name}: encoder.image_px {image_px} is no multiple of the source's "
-            f"patch, {source.config.patch_px} px"
-        )
-    encoder.load_state_dict(source.state)
-    log.info("source %s: all %d tensors taken", source.name, len(wanted))
-    return encoder
+    module.load_state_dict(state)
+
+
+def named_by_timm(encoder: Encoder) -> nn.Module:
+    """The module whose state dict has timm's names: the encoder, or timm's model inside it."""
+    return encoder.model if isinstance(encoder, TimmEncoder) else encoder

@@ -27,7 +27,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.data",
         "hpse_dist.synth",
         "hpse_dist.report",
-        "hpse_dist.source",
+        "hpse_dist.source hpse_dist.foreign",
     ],
     ["hpse_dist.optim"],
     ["hpse_dist.models", "hpse_dist.body", "hpse_dist.masking", "hpse_dist.metrics"],

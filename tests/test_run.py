@@ -157,6 +157,41 @@ def test_finetune_from_the_source(tmp_path: Path, finished: Path, collection: Co
     assert all(report["metrics"][name] > 0 for name in ("mpjpe", "pa_mpjpe", "pve"))
 
 
+def test_completion_goes_on_from_encoder_and_decoder(
+    tmp_path: Path, finished: Path, collection: Collection
+) -> None:
+    changes = {"source": str(finished), "source_decoder": True, "steps": 1}
+    still = {"lr": 1e-12, "weight_decay": 0.0}
+    recipe = pretraining(tmp_path, collection, **changes, optim=still)
+    pretrain(recipe, World(), recipe.folder())
+    for name in ("encoder.safetensors", "decoder.safetensors"):
+        before, after = load_file(finished / name), load_file(recipe.folder() / name)
+        assert before.keys() == after.keys()
+        for tensor, value in before.items():
+            torch.testing.assert_close(after[tensor], value, rtol=0, atol=1e-9)
+    card = json.loads((recipe.folder() / "card.json").read_text())
+    assert card["started_from"]["name"] == "run" and card["trained_by"] == "completion"
+    other = pretraining(tmp_path, collection, **{**changes, "name": "b", "source": "random"})
+    with pytest.raises(ValueError, match="source_decoder: the source has no decoder"):
+        pretrain(other, World(), other.folder())
+
+
+def test_a_resnet_trains_and_comes_back(tmp_path: Path, collection: Collection) -> None:
+    resnet = {"name": "timm", "timm": "resnet18", "image_px": 64}
+    head = {"head_dim": 32, "head_depth": 1, "heads": 1, "head_hidden": 32}
+    task = {"name": "body_mesh", **head}
+    values = recipe_of(tmp_path, collection, objective=task, encoder=resnet, steps=3)
+    recipe = build(PretrainRecipe, values)
+    pretrain(recipe, World(), recipe.folder())
+    encoder = encoder_of(read_source(recipe.folder()), 64)
+    assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, 6, 512)
+    state = encoder.model.state_dict()  # type: ignore[operator, union-attr]
+    assert state["bn1.num_batches_tracked"] > 0
+    hiding = pretraining(tmp_path, collection, encoder=resnet, name="hiding")
+    with pytest.raises(ValueError, match="hides patches, and resnet18 can only look at whole"):
+        pretrain(hiding, World(), hiding.folder())
+
+
 def test_sources_that_cannot_be(tmp_path: Path, finished: Path) -> None:
     with pytest.raises(ValueError, match="no such run folder or file"):
         read_source(tmp_path / "nothing")
@@ -165,7 +200,7 @@ def test_sources_that_cannot_be(tmp_path: Path, finished: Path) -> None:
         read_source(tmp_path / "unfinished")
     junk = tmp_path / "encoder.safetensors"
     junk.write_bytes(b"\x80\x04cos\nsystem\n")
-    with pytest.raises(ValueError, match="not a file that hpse_dist"):
+    with pytest.raises(ValueError, match="damaged, or no safetensors file"):
         read_source(junk)
     source = read_source(finished)
     state = {name: t[:1] if name == "norm.weight" else t for name, t in source.state.items()}

@@ -8,7 +8,7 @@ dict goes to and from `timm.create_model(name, class_token=False, ...)` by copyi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from hpse_dist.models.attention import Lengths
 from hpse_dist.models.blocks import Block, Rotation, init_weights, layer_norm, rotation_table
 from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
+from hpse_dist.models.timm_encoder import TimmEncoder
 
 PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
     "tiny": (64, 2, 2),
@@ -33,8 +34,9 @@ PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
 class EncoderConfig:
     """Size and positions of the encoder."""
 
-    name: Literal["tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h", "custom"] = "vit_b"
-    """Preset of dim, depth and heads; 'custom' needs all three given below."""
+    name: Literal["tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h", "custom", "timm"] = "vit_b"
+    """Preset of dim, depth and heads; 'custom' needs all three given below; 'timm' takes a model of
+    timm's, which looks at whole pictures: for objectives and tasks that hide no patches."""
     image_px: int = 224
     """Side of the square training picture; other multiples of the patch work too."""
     patch_px: int = 16
@@ -49,6 +51,18 @@ class EncoderConfig:
     """Rotary (CroCo v2) turns queries and keys; sincos adds a fixed table (CroCo v1, MAE)."""
     drop_path: float = 0.0
     """Share of blocks left out per sample in training, rising linearly with depth to this."""
+    timm: str = ""
+    """timm's name of the model, such as resnet50; 'vit' for a ViT of the sizes given here."""
+    class_token: bool = False
+    """A class token among the patches (timm 'vit' only)."""
+    registers: int = 0
+    """Register tokens among the patches, as DINOv2's (timm 'vit' only)."""
+    layer_scale: bool = False
+    """Learned scales of each block's branches, as DINOv2's (timm 'vit' only)."""
+    input_mean: tuple[float, float, float] | None = None
+    """Mean that the model's pictures were normalised by, where it is not ImageNet's (timm only)."""
+    input_std: tuple[float, float, float] | None = None
+    """The standard deviation with it (timm only)."""
     recompute: bool = False
     """Recompute each block's activations in the backward pass: less memory, a third more time."""
 
@@ -60,13 +74,19 @@ class EncoderConfig:
                 f"image_px must be a multiple of patch_px, found {self.image_px} and "
                 f"{self.patch_px}"
             )
+        if (self.name == "timm") != bool(self.timm):
+            raise ValueError(
+                "name 'timm' needs timm's name of a model in timm, and only it has one"
+            )
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path must be in [0, 1), found {self.drop_path}")
+        if self.name == "timm" and self.timm != "vit":
+            return  # its sizes are timm's
         dim, depth, heads = self.sizes()
         if min(dim, depth, heads) < 1:
             raise ValueError(f"dim, depth, heads must be positive, found {dim}, {depth}, {heads}")
         if dim % (4 * heads):
             raise ValueError(f"dim must be a multiple of 4 * heads, found {dim} and {heads} heads")
-        if not 0.0 <= self.drop_path < 1.0:
-            raise ValueError(f"drop_path must be in [0, 1), found {self.drop_path}")
 
     def sizes(self) -> tuple[int, int, int]:
         """dim, depth and heads, the preset's where none is given."""
@@ -104,6 +124,7 @@ class PatchEmbed(nn.Module):
 class Encoder(nn.Module):
     """Vision transformer: pictures to normalised tokens."""
 
+    over_patches = True  # it can be given some patches only
     pos_embed: Tensor | None
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -200,5 +221,8 @@ def pack(x: Tensor, y: Tensor, batch: int) -> Tensor:
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
-    """A new encoder with random weights from torch's generator."""
-    return Encoder(config)
+    """A new encoder with random weights from torch's generator.
+
+    timm's models are read like `Encoder`: they have its attributes, `grid` and `forward`.
+    """
+    return cast(Encoder, TimmEncoder(config)) if config.name == "timm" else Encoder(config)

@@ -46,6 +46,11 @@ class HiddenPatches(Objective):
 
     def __init__(self, config: HiddenConfig, encoder: Encoder, seed: int) -> None:
         super().__init__(config, encoder, seed)
+        if not encoder.over_patches:
+            raise ValueError(
+                f"this objective hides patches, and {encoder.config.timm} can only look at whole "
+                "pictures; choose an encoder of this project's own, such as vit_b"
+            )
         rows, columns = encoder.config.grid()
         count = masking.num_hidden(rows * columns, config.mask_ratio, config.count_rule)
         if not 0 < count < rows * columns:

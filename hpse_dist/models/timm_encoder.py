@@ -1,0 +1,194 @@
+"""timm's models as encoders: the only module that imports timm.
+
+A model keeps everything of its own (class and register tokens, scales of layers, batch norms); what
+comes out are its tokens of patches, or the cells of its last feature map row by row.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
+from hpse_dist.models.batch_norm import over_all_ranks
+from hpse_dist.models.positions import Grid
+
+VIT = "vit"  # stands for a vision transformer of the config's own sizes
+
+
+class TimmEncoder(nn.Module):
+    """A timm model whose tokens are read like an `Encoder`'s; it cannot leave patches out."""
+
+    over_patches = False
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, config: Any) -> None:
+        """config: an EncoderConfig with name 'timm'."""
+        super().__init__()
+        self.config = config
+        model: Any = over_all_ranks(_create(config))
+        self.model = model
+        self.prefix: int = getattr(model, "num_prefix_tokens", 0)
+        self.patch_px = _reduction(model)
+        if config.image_px % self.patch_px:
+            raise ValueError(
+                f"image_px must be a multiple of {self.patch_px}, the step of {config.timm}; found "
+                f"{config.image_px}"
+            )
+        self.dim = int(model.num_features)
+        mean, std = config.input_mean or IMAGE_MEAN, config.input_std or IMAGE_STD
+        scale = torch.tensor(IMAGE_STD) / torch.tensor(std)
+        shift = (torch.tensor(IMAGE_MEAN) - torch.tensor(mean)) / torch.tensor(std)
+        self.same_input = tuple(mean) == IMAGE_MEAN and tuple(std) == IMAGE_STD
+        self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
+        """image (B, 3, H, W) in the loader's normalisation -> (B, N, C), row by row."""
+        if visible is not None:
+            raise ValueError(f"{self.config.timm} looks at whole pictures, not at some patches")
+        self.grid(image)
+        if not self.same_input:
+            image = image * self.scale + self.shift
+        tokens = self.model.forward_features(image)
+        if tokens.ndim == 4:
+            return tokens.flatten(2).transpose(1, 2)
+        return tokens[:, self.prefix :]
+
+    def grid(self, image: Tensor) -> Grid:
+        """Rows and columns of tokens of a picture (B, 3, H, W)."""
+        height, width = image.shape[-2:]
+        if height % self.patch_px or width % self.patch_px:
+            raise ValueError(
+                f"image: its height and width must be multiples of {self.patch_px} px; found "
+                f"{height} x {width}"
+            )
+        return height // self.patch_px, width // self.patch_px
+
+
+def pretrained_config(name: str) -> dict[str, Any]:
+    """What timm knows of a model's published weights: where they are, input size, mean and std.
+
+    ValueError for a name that timm does not have.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ValueError(f"timm has no model {name!r}{hint}")
+    found = timm.get_pretrained_cfg(name)
+    if found is None:
+        raise ValueError(f"timm has no published weights of {name!r}")
+    return dict(found.to_dict())
+
+
+def published_weights(name: str, config: Any, download: bool) -> dict[str, Tensor]:
+    """The state dict of timm's published weights: from its cache, or fetched if that was asked for.
+
+    config: the EncoderConfig that they are for.
+    """
+    import huggingface_hub
+
+    known = pretrained_config(name)
+    repository = known.get("hf_hub_id")
+    cached = [
+        huggingface_hub.try_to_load_from_cache(repository, file)
+        for file in ("model.safetensors", "pytorch_model.bin")
+        if repository
+    ]
+    if not download and not any(isinstance(path, str) for path in cached):
+        raise ValueError(
+            f"source timm:{name}: its weights are not on this machine; machine.download=true "
+            f"fetches them through timm (from {repository or known.get('url')})"
+        )
+    options: dict[str, Any] = {"img_size": config.image_px} if _has_size(name) else {}
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0, **options)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"source timm:{name}: its weights could not be fetched: {error}") from None
+    return dict(model.state_dict())
+
+
+def timm_call(config: Any) -> str | None:
+    """The timm call that makes the model which an encoder's state dict fits, with equal outputs of
+    `forward_features`; None for rotary positions, which timm's ViTs turn in another order."""
+    if config.name == "timm" and config.timm != VIT:
+        return f"timm.create_model({config.timm!r}, num_classes=0)"
+    if config.name != "timm" and config.positions == "rotary":
+        return None
+    dim, depth, heads = config.sizes()
+    options = {
+        "img_size": config.image_px,
+        "patch_size": config.patch_px,
+        "embed_dim": dim,
+        "depth": depth,
+        "num_heads": heads,
+        "class_token": config.class_token,
+        "reg_tokens": config.registers,
+        "no_embed_class": config.registers > 0,
+        "init_values": 1.0 if config.layer_scale else None,
+        "global_pool": "token" if config.class_token else "avg",
+        "fc_norm": False,
+        "num_classes": 0,
+    }
+    words = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return f"timm.create_model('vit_base_patch16_224', {words})"
+
+
+def _create(config: Any) -> nn.Module:
+    try:
+        if config.timm == VIT:
+            return _vit(config)
+        options: dict[str, Any] = {}
+        if _has_size(config.timm):
+            options = {"img_size": config.image_px, "dynamic_img_size": True}
+        model: nn.Module = timm.create_model(
+            config.timm, num_classes=0, drop_path_rate=config.drop_path, **options
+        )
+    except RuntimeError as error:
+        raise ValueError(f"encoder.timm: {error}; the names are those of timm") from None
+    return model
+
+
+def _vit(config: Any) -> nn.Module:
+    dim, depth, heads = config.sizes()
+    return VisionTransformer(
+        img_size=config.image_px,
+        patch_size=config.patch_px,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        num_classes=0,
+        class_token=config.class_token,
+        reg_tokens=config.registers,
+        no_embed_class=config.registers > 0,
+        init_values=1.0 if config.layer_scale else None,
+        global_pool="token" if config.class_token else "avg",
+        fc_norm=False,
+        drop_path_rate=config.drop_path,
+        dynamic_img_size=True,
+    )
+
+
+def _reduction(model: nn.Module) -> int:
+    """Pixels of the picture to a token, along one side."""
+    embed = getattr(model, "patch_embed", None)
+    info = getattr(model, "feature_info", None)
+    if isinstance(info, list) and info and getattr(embed, "patch_size", None) is None:
+        return int(info[-1]["reduction"])
+    size = getattr(embed, "patch_size", None)
+    if size is None:
+        raise ValueError(f"{type(model).__name__}: timm does not say how large its patches are")
+    return int(size[0] if isinstance(size, tuple | list) else size)
+
+
+@functools.cache
+def _has_size(name: str) -> bool:
+    """Whether the model is made for one size of pictures: its positions must be told."""
+    return re.match(r"(vit|deit|eva|beit)", name) is not None

@@ -1,0 +1,259 @@
+"""Other people's checkpoints: layouts as published, made small, read with full account."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from hpse_dist.foreign import read_foreign
+from hpse_dist.models.decoder import Decoder, DecoderConfig
+from hpse_dist.models.encoder import EncoderConfig, build_encoder
+from hpse_dist.models.timm_encoder import timm_call
+from hpse_dist.source import encoder_of, fill, open_source, read_source
+
+IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def vit(**options: Any) -> VisionTransformer:
+    """timm's ViT of 192 channels and 3 heads, every tensor random."""
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=0, **options
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@torch.no_grad()
+def tokens_of(path: Path, image: torch.Tensor = IMAGE) -> torch.Tensor:
+    return encoder_of(read_source(path), image.shape[-1]).eval()(image)
+
+
+@torch.no_grad()
+def check(path: Path, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(tokens_of(path), wanted, rtol=1e-4, atol=1e-4)
+
+
+def mae(model: VisionTransformer) -> dict[str, Any]:
+    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_blocks.0.norm1.weight": torch.ones(8)}
+    settings = argparse.Namespace(model="mae_vit_tiny", mask_ratio=0.75)
+    return {"model": model.state_dict() | decoder, "args": settings, "epoch": 3}
+
+
+def dino(model: VisionTransformer) -> dict[str, Any]:
+    teacher = {f"module.backbone.{k}": v for k, v in model.state_dict().items()}
+    student = {f"module.backbone.{k}": v + 1 for k, v in model.state_dict().items()}
+    head = {"module.head.mlp.0.weight": torch.ones(2, 2)}
+    return {"student": student | head, "teacher": teacher | head, "epoch": 1}
+
+
+@pytest.mark.parametrize(
+    "layout", [mae, dino, lambda m: m.state_dict()], ids=["mae", "dino", "timm"]
+)
+def test_vits_with_a_class_token_give_timms_own_tokens(layout: Any, tmp_path: Path) -> None:
+    model = vit()
+    torch.save(layout(model), tmp_path / "it.pth")
+    check(tmp_path / "it.pth", model.forward_features(IMAGE)[:, 1:])
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2(registers: int, tmp_path: Path) -> None:
+    """Registers come after the positions are added, the class token has a position of its own."""
+    model = vit(init_values=0.3, reg_tokens=registers, no_embed_class=registers > 0)
+    state = {"mask_token": torch.zeros(1, 192), **model.state_dict()}
+    if registers:
+        position = torch.randn(1, 1, 192)
+        state["register_tokens"] = state.pop("reg_token")
+        state["cls_token"] = state["cls_token"] - position
+        state["pos_embed"] = torch.cat((position, state["pos_embed"]), dim=1)
+    torch.save(state, tmp_path / "it.pth")
+    check(tmp_path / "it.pth", model.forward_features(IMAGE)[:, 1 + registers :])
+
+
+def test_a_vit_without_class_token_becomes_our_own_encoder(tmp_path: Path) -> None:
+    model = vit(class_token=False, global_pool="avg", fc_norm=False)
+    save_file(model.state_dict(), tmp_path / "it.safetensors")
+    check(tmp_path / "it.safetensors", model.forward_features(IMAGE))
+    assert encoder_of(read_source(tmp_path / "it.safetensors"), 32).over_patches
+
+
+def test_resnets_of_torchvision_and_moco(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18().eval()
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    parts = [m for name, m in model.named_children() if name not in ("avgpool", "fc")]
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = torch.nn.Sequential(*parts)(image).flatten(2).transpose(1, 2)
+    query = {f"module.encoder_q.{k}": v for k, v in model.state_dict().items()}
+    key = {f"module.encoder_k.{k}": v + 1 for k, v in model.state_dict().items()}
+    queue = {"module.queue": torch.ones(4, 8), "module.queue_ptr": torch.zeros(1)}
+    torch.save({"arch": "resnet18", "state_dict": key | query | queue}, tmp_path / "moco.pth.tar")
+    old = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
+    torch.save(old, tmp_path / "torchvision.pth")
+    for name in ("moco.pth.tar", "torchvision.pth"):
+        torch.testing.assert_close(tokens_of(tmp_path / name, image), wanted, rtol=1e-4, atol=1e-4)
+    assert timm.is_model(read_source(tmp_path / "moco.pth.tar").config.timm)
+
+
+def croco(rotary: bool) -> tuple[dict[str, torch.Tensor], Any, Decoder]:
+    """CroCo's names for our encoder and decoder of 192 channels."""
+    torch.manual_seed(0)
+    positions = "rotary" if rotary else "sincos"
+    config = EncoderConfig("custom", 224, 16, 192, 2, 3, positions=positions)  # type: ignore[arg-type]
+    encoder = build_encoder(config).eval()
+    decoder = Decoder(DecoderConfig("custom", 64, 2, 4), encoder).eval()
+    for part in (encoder, decoder):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    theirs = {}
+    for name, value in encoder.state_dict().items():
+        if name == "pos_embed":
+            theirs["enc_pos_embed"] = value[0]
+            continue
+        name = re.sub(r"^blocks", "enc_blocks", name)
+        theirs[re.sub(r"^norm\.", "enc_norm.", name)] = value
+    for name, value in decoder.state_dict().items():
+        name = re.sub(r"^embed\.", "decoder_embed.", name)
+        name = re.sub(r"^norm\.", "dec_norm.", name)
+        name = re.sub(r"^blocks", "dec_blocks", name).replace("norm_memory", "norm_y")
+        if "cross_attn.kv" in name:
+            theirs[name.replace("kv", "projk")], theirs[name.replace("kv", "projv")] = value.chunk(
+                2
+            )
+        elif name.startswith("head."):
+            rows = [value[c * 256 + p] for p in range(256) for c in range(3)]  # pixel, then channel
+            theirs[name.replace("head", "prediction_head")] = torch.stack(rows)
+        else:
+            theirs[name.replace("cross_attn.q.", "cross_attn.projq.")] = value
+    return theirs, encoder, decoder
+
+
+@pytest.mark.parametrize("rotary", [False, True], ids=["v1", "v2"])
+def test_croco_gives_its_encoder_and_its_decoder(rotary: bool, tmp_path: Path) -> None:
+    theirs, encoder, decoder = croco(rotary)
+    torch.save({"model": theirs, "croco_kwargs": {"pos_embed": "RoPE100"}}, tmp_path / "croco.pth")
+    source = read_source(tmp_path / "croco.pth")
+    assert source.config.positions == ("rotary" if rotary else "sincos")
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder_of(source, 224).eval()(image), encoder(image))
+    again = Decoder(DecoderConfig("custom", 64, 2, 4), encoder)
+    fill(again, source.decoder, "decoder")
+    for name, value in decoder.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+    wrong = Decoder(DecoderConfig("custom", 64, 1, 4), encoder)
+    with pytest.raises(ValueError, match=r"do not fit, the first: blocks\.1"):
+        fill(wrong, source.decoder, "decoder")
+
+
+def test_vitpose_keeps_its_positions_where_they_were(tmp_path: Path) -> None:
+    model = vit(class_token=False, global_pool="avg", fc_norm=False)
+    table = torch.randn(1, 16 * 12 + 1, 192)
+    state = {f"backbone.{k}": v for k, v in model.state_dict().items() if "norm." not in k[:5]}
+    state |= {"backbone.pos_embed": table, "keypoint_head.final_layer.bias": torch.ones(17)}
+    state |= {f"backbone.last_norm.{k}": v for k, v in model.norm.state_dict().items()}
+    torch.save({"state_dict": state, "meta": {"epoch": 1}}, tmp_path / "vitpose.pth")
+    source = read_source(tmp_path / "vitpose.pth")
+    mine = source.state["pos_embed"].unflatten(1, (16, 16))
+    for row, column in ((0, 0), (3, 11), (15, 5)):
+        wanted = table[0, 1 + row * 12 + column] + table[0, 0]
+        torch.testing.assert_close(mine[0, row, column + 2], wanted)
+    torch.testing.assert_close(mine[0, 4, 0], mine[0, 4, 2])
+    assert encoder_of(source, 64)(torch.randn(1, 3, 64, 64)).shape == (1, 64, 192)
+
+
+class Harm:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch /tmp/hpse_dist_was_harmed",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": vit().state_dict(), "extra": Harm()}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad.pth: refused, it asks for posix.system"):
+        read_source(tmp_path / "bad.pth")
+    assert not Path("/tmp/hpse_dist_was_harmed").exists()
+
+
+def test_what_matches_too_little_is_an_error(tmp_path: Path) -> None:
+    state = vit().state_dict()
+    del state["blocks.1.mlp.fc1.weight"]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match=r"1 of 30 tensors do not fit, the first: blocks.1.mlp"):
+        encoder_of(read_source(tmp_path / "part.pth"), 32)
+    torch.save({"some.weight": torch.ones(3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="are those of no encoder that can be read"):
+        read_foreign(tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.pth: "):
+        read_source(tmp_path / "text.pth")
+
+
+def test_other_sizes_resample_the_positions(tmp_path: Path) -> None:
+    torch.save(vit().state_dict(), tmp_path / "it.pth")
+    assert tokens_of(tmp_path / "it.pth", torch.randn(1, 3, 64, 64)).shape == (1, 64, 192)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EncoderConfig("custom", 32, 8, 192, 2, 3, positions="sincos"),
+        EncoderConfig("timm", 32, 8, 192, 2, 3, timm="vit", class_token=True, layer_scale=True),
+        EncoderConfig("timm", 64, timm="resnet18"),
+    ],
+    ids=["sincos", "vit", "resnet"],
+)
+def test_an_exported_encoder_opens_in_timm(config: EncoderConfig) -> None:
+    encoder = build_encoder(config).eval()
+    call = timm_call(config)
+    assert call is not None
+    theirs = eval(call, {"timm": timm}).eval()
+    state = encoder.model.state_dict() if config.name == "timm" else encoder.state_dict()
+    theirs.load_state_dict(state)
+    image = torch.randn(2, 3, config.image_px, config.image_px)
+    with torch.no_grad():
+        features = theirs.forward_features(image)
+        if features.ndim == 4:
+            features = features.flatten(2).transpose(1, 2)
+        elif config.class_token:
+            features = features[:, 1:]
+        torch.testing.assert_close(encoder(image), features, rtol=1e-4, atol=1e-4)
+
+
+def test_timms_weights_are_not_fetched_unasked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(ValueError, match=r"timm:resnet50: .* machine.download=true"):
+        open_source("timm:resnet50", 64)
+    with pytest.raises(ValueError, match="timm has no model 'resnet5000'"):
+        open_source("timm:resnet5000", 64)
+
+
+def test_another_normalisation_is_undone_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures come in ImageNet's normalisation, whatever the model was trained with."""
+    half = (0.5, 0.5, 0.5)
+    config = EncoderConfig("timm", 64, timm="resnet18", input_mean=half, input_std=half)
+    encoder = build_encoder(config).eval()
+    rgb = torch.rand(1, 3, 64, 64)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        wanted = encoder.model.forward_features((rgb - 0.5) / 0.5)  # type: ignore[operator]
+        found = encoder((rgb - mean) / std)
+    torch.testing.assert_close(found, wanted.flatten(2).transpose(1, 2), rtol=1e-3, atol=1e-3)
