@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hpse_dist.fields import Batch
 from hpse_dist.models.encoder import Encoder
-from hpse_dist.models.maps import MapHead, gaussian_maps
+from hpse_dist.models.maps import MapHead, cells_per_patch, gaussian_maps
 from hpse_dist.objectives.base import PANEL_ROWS, Objective, to_rgb
 from hpse_dist.objectives.depth_panels import depth_panel
 
@@ -86,7 +86,8 @@ class RelativeDepth(Objective):
 
     def __init__(self, config: RelativeDepthConfig, encoder: Encoder, seed: int) -> None:
         super().__init__(config, encoder, seed)
-        self.head = MapHead(encoder.dim, config.head_dim, 1 + config.num_joints, self._enlarge())
+        cells = cells_per_patch(encoder.patch_px, config.cell_px)
+        self.head = MapHead(encoder.dim, config.head_dim, 1 + config.num_joints, cells)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` and its parts before weighting: the ranking, between and inside people, and the
@@ -207,13 +208,6 @@ class RelativeDepth(Objective):
         if self.config.true_depth:
             name = "accuracy" if self.config.whole_pictures else "accuracy_inside"
         return figures[name].tolist()
-
-    def _enlarge(self) -> int:
-        """Cells of the maps to a patch, along one side."""
-        patch, cell = self.encoder.patch_px, self.config.cell_px
-        if patch % cell:
-            raise ValueError(f"cell_px must divide the encoder's patch, {patch} px; found {cell}")
-        return patch // cell
 
     def _maps(self, image: Tensor) -> Tensor:
         """(B, 1 + J, h, w) float32: depth z, then heatmaps."""
