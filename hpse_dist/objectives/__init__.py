@@ -8,13 +8,21 @@ from hpse_dist.models.encoder import Encoder
 from hpse_dist.objectives.base import Objective
 from hpse_dist.objectives.completion import Completion
 from hpse_dist.objectives.completion_pose2d import CompletionPose2d
+from hpse_dist.objectives.densecl import Densecl
+from hpse_dist.objectives.dino import Dino
 from hpse_dist.objectives.mae import Mae
+from hpse_dist.objectives.moco import Moco
+from hpse_dist.objectives.peclr import Peclr
 from hpse_dist.objectives.relative_depth import RelativeDepth
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "completion": Completion,
     "completion_pose2d": CompletionPose2d,
+    "densecl": Densecl,
+    "dino": Dino,
     "mae": Mae,
+    "moco": Moco,
+    "peclr": Peclr,
     "relative_depth": RelativeDepth,
 }
 

@@ -31,6 +31,9 @@ class Objective(nn.Module):
     Config: ClassVar[type]
     shardable: ClassVar[bool] = True
     """False where ZeRO stage 3 does not fit, as with moving averages of the parameters."""
+    splits: ClassVar[bool] = True
+    """False where the loss depends on what is in a micro-batch (over all ranks) together, as with
+    negatives from the batch: one batch or two halves of it are then not the same."""
 
     def __init__(self, config: Any, encoder: Encoder, seed: int) -> None:
         super().__init__()
