@@ -1,0 +1,67 @@
+"""Every pre-training source: a run that is killed and given again ends equal to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpse_dist.config import build, to_dict
+from hpse_dist.objectives import OBJECTIVES
+from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.run import pretrain
+from hpse_dist.tasks import TASKS
+from hpse_dist.train import train
+from hpse_dist.world import World
+from tests.data.made_collection import made_collection
+from tests.fabricate import tiny_body_file
+from tests.objectives.test_contract import SMALL as OBJECTIVE_CONFIGS
+from tests.tasks.test_contract import SMALL as TASK_CONFIGS
+from tests.test_run import losses, recipe_of, weights
+
+# made_collection has no classes (tests of classify have) and one person to a picture
+SOURCES = sorted({*OBJECTIVES, *TASKS} - {"classify"})
+
+
+def recipe(name: str, folder: Path) -> PretrainRecipe:
+    config: Any
+    if name in OBJECTIVE_CONFIGS:
+        config = OBJECTIVE_CONFIGS[name]
+    else:
+        folder.mkdir(exist_ok=True)
+        config = TASK_CONFIGS[name](tiny_body_file(folder))
+    if name == "relative_depth":
+        config = replace(config, whole_pictures=False)
+    objective = {"name": name, **to_dict(config)}
+    values = recipe_of(folder, made_collection(), objective=objective, steps=3)
+    values["machine"]["checkpoint_every"] = 1
+    values["optim"]["warmup_steps"] = 1
+    return build(PretrainRecipe, values)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_killed_and_resumed_is_the_same_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = (recipe(name, tmp_path / part) for part in ("whole", "parts"))
+    pretrain(whole, World(), whole.folder())
+
+    def killed(*positional: Any, on_step: Any, **named: Any) -> int:
+        def step_then_die(step: int) -> None:
+            on_step(step)
+            if step == 2:  # after the checkpoint of step 1
+                raise KeyboardInterrupt
+
+        return train(*positional, on_step=step_then_die, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpse_dist.run.train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(parts, World(), parts.folder())
+    pretrain(parts, World(), parts.folder())
+    assert losses(parts.folder()) == losses(whole.folder())
+    expected, found = weights(whole.folder()), weights(parts.folder())
+    assert all(torch.equal(expected[tensor], found[tensor]) for tensor in expected)
