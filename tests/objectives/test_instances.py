@@ -295,3 +295,18 @@ def test_momentum_copies_do_not_train_and_refuse_sharding() -> None:
         assert bool(copies) == (not OBJECTIVES[name].shardable) == (name != "peclr")
         twin = copy.deepcopy(objective)
         assert twin.state_dict().keys() == objective.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_convolutional_encoders_serve_too(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig("timm", 64, timm="resnet10t"))
+    objective = build(SMALL[name], encoder, seed=3)
+    batch = fabricate(objective.needs, image_px=64)
+    objective(batch)["loss"].backward()
+    learning = [p for p in objective.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
+    objective.after_step(0.5)
+    objective.eval()
+    assert objective.metrics(batch)["retrieval_top1"].shape == (8,)
+    assert objective.panels(batch)
