@@ -104,6 +104,6 @@ def nt_xent(
     """
     logits = torch.einsum("nvc,mwc->nvmw", rows, everyone) / temperature
     same = ids[:, None] == all_ids[None]
-    others = logits.masked_fill(same[:, None, :, None], -torch.inf).flatten(2).logsumexp(2)
-    own = (rows[:, 0] * rows[:, 1]).sum(1)[:, None] / temperature
-    return torch.logaddexp(others, own.expand_as(others)) - own
+    others = logits.masked_fill(same[:, None, :, None], -torch.inf).flatten(2)
+    own = ((rows[:, 0] * rows[:, 1]).sum(1) / temperature)[:, None].expand(-1, 2)
+    return torch.cat((others, own[..., None]), 2).logsumexp(2) - own
