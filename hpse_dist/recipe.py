@@ -214,6 +214,12 @@ class PretrainRecipe(TrainingRecipe):
                 f"objective {self.objective_name()} keeps a moving average of its weights, which "
                 "ZeRO stage 3 would cut into pieces; set machine.zero_stage to 0, 1 or 2"
             )
+        if kind is not None and not kind.splits and self.accumulation() > 1:
+            raise ValueError(
+                f"objective {self.objective_name()} compares the samples of a step with one "
+                "another, so they must be in one micro-batch: machine.workers x "
+                f"machine.micro_batch must be global_batch, {self.global_batch}"
+            )
 
     def objective_name(self) -> str:
         return next(k for k, v in _OBJECTIVE_CONFIGS.items() if v is type(self.objective))

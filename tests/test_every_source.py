@@ -37,7 +37,7 @@ def recipe(name: str, folder: Path) -> PretrainRecipe:
         config = replace(config, whole_pictures=False)
     objective = {"name": name, **to_dict(config)}
     values = recipe_of(folder, made_collection(), objective=objective, steps=3)
-    values["machine"]["checkpoint_every"] = 1
+    values["machine"] |= {"checkpoint_every": 1, "micro_batch": 8}  # no accumulation for peclr
     values["optim"]["warmup_steps"] = 1
     return build(PretrainRecipe, values)
 
@@ -65,3 +65,10 @@ def test_killed_and_resumed_is_the_same_run(
     assert losses(parts.folder()) == losses(whole.folder())
     expected, found = weights(whole.folder()), weights(parts.folder())
     assert all(torch.equal(expected[tensor], found[tensor]) for tensor in expected)
+
+
+def test_samples_that_are_compared_stay_in_one_micro_batch(tmp_path: Path) -> None:
+    values = to_dict(recipe("peclr", tmp_path))
+    values["machine"]["micro_batch"] = 4
+    with pytest.raises(ValueError, match="micro_batch must be global_batch, 8"):
+        build(PretrainRecipe, values)

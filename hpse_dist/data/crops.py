@@ -237,7 +237,7 @@ def _fit(name: str, value: np.ndarray, place: Square, label_px: int) -> np.ndarr
         value[..., :2] = np.where(value[..., 2:] > 0, (value[..., :2] - corner) / place.side, 0)
     elif name in PARTS:
         value = nearest(value, place, label_px)
-    return np.ascontiguousarray(value, np.dtype(_STORED[name][1]))
+    return np.asarray(value, np.dtype(_STORED[name][1]), order="C")  # a number stays a number
 
 
 def _check_box(box: tuple[float, float, float, float], min_side_px: float) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
 from hpse_dist.data.importers import image_folder
 from hpse_dist.data.importers.image_folder import ImageFolderConfig
+from hpse_dist.data.loader import Source, evaluation_batches
 from hpse_dist.records import FrameRecord, Reject
+from hpse_dist.world import World
 
 
 def picture(path: Path, width: int, height: int, value: int) -> None:
@@ -80,3 +83,17 @@ def test_a_collection_keeps_the_classes(root: Path, tmp_path: Path) -> None:
     collection = Collection.open(tmp_path / "collection")
     assert "label" in collection.label_fields and collection.num_frames == 7
     assert collection.manifest["licence"] == "own"
+    batches = evaluation_batches(
+        Source(collection, 1.0, "train"),
+        needs=("image", "label", "valid"),
+        sampling="frames",
+        world=World(),
+        micro_batch=6,
+        image_px=32,
+        patch_px=8,
+        device=torch.device("cpu"),
+    )
+    batch = next(iter(batches))
+    assert batch["label"].dtype == torch.int64
+    dogs_are_bright = batch["image"].mean((1, 2, 3)) > 0.5
+    assert batch["label"].tolist() == dogs_are_bright.long().tolist() and dogs_are_bright.sum() == 3
