@@ -58,6 +58,7 @@ DOORS = {
     "timm": {"hpse_dist.models.timm_encoder"},
     "deepspeed": {"hpse_dist.engine.zero"},
     "tensorboard": {"hpse_dist.log"},
+    "pycocotools": {"hpse_dist.metrics.average_precision"},
 }
 BANNED_NAMES = ("utils", "misc", "helper", "manager", "factory")
 

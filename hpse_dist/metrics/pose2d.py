@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+COCO_SIGMAS = (
+    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
+    *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+)
+"""How far annotators were from one another at each of COCO's 17 keypoints, in root areas."""
 
 
 def person_side(joints: Tensor, known: Tensor) -> Tensor:
@@ -32,6 +39,20 @@ def pck(predicted: Tensor, true: Tensor, known: Tensor, share: float) -> Tensor:
     limit = share * person_side(true, known)[:, None]
     near = ((predicted - true).norm(dim=-1) <= limit).float()
     return (100 * _mean(near, known)).where(limit[:, 0].isfinite(), math.nan)
+
+
+def oks(
+    predicted: Tensor, true: Tensor, known: Tensor, area: Tensor, sigmas: Sequence[float]
+) -> Tensor:
+    """(B,) object keypoint similarity 0..1 of joints (B, J, 2), both in pixels.
+
+    COCO's: the mean over known joints of exp(-d^2 / (2 area (2 sigma)^2)), area (B,) that of the
+    person's segment in pixels^2. Average precision over a set is in `average_precision`.
+    """
+    spread = 2 * torch.as_tensor(sigmas, dtype=predicted.dtype, device=predicted.device)
+    tiny = torch.finfo(torch.float64).eps  # COCO's guard
+    square = (predicted - true).square().sum(-1)
+    return _mean((-square / (2 * spread.square() * (area[:, None] + tiny))).exp(), known)
 
 
 def _mean(values: Tensor, known: Tensor) -> Tensor:
