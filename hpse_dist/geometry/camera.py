@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor, stack
 
 
@@ -28,6 +29,42 @@ def weak_to_full(camera: Tensor, focal: float, side: float) -> Tensor:
     """
     scale, tx, ty = camera.unbind(-1)
     return stack([tx, ty, 2 * focal / (side * scale + 1e-9)], dim=-1)
+
+
+def rotation_to_ray(intrinsics: Tensor) -> Tensor:
+    """The smallest rotation that takes the optical axis to the ray through the crop's centre.
+
+    intrinsics (B, 3, 3) for 0..1 coordinates -> (B, 3, 3). Rodrigues' formula with the axis
+    v = z x d and cosine c = d_z: I + [v] + [v]^2 / (1 + c).
+    """
+    centre = intrinsics.new_tensor([0.5, 0.5, 1.0]).expand(len(intrinsics), 3)
+    ray = torch.linalg.solve_ex(intrinsics, centre)[0]  # without waiting for a check of errors
+    x, y, z = (ray / ray.norm(dim=-1, keepdim=True)).unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = stack((zero, zero, x, zero, zero, y, -x, -y, zero), dim=-1).unflatten(-1, (3, 3))
+    eye = torch.eye(3, device=x.device)
+    return eye + cross + cross @ cross / (1.0 + z)[:, None, None]
+
+
+def place_on_ray(camera: Tensor, scale: float, intrinsics: Tensor, ray: Tensor) -> Tensor:
+    """Where weak-perspective numbers put a root: camera (B, 3) -> (B, 3) metres, camera frame.
+
+    The first is the logarithm of the scale over `scale` (half crop sides per metre), the others
+    metres across the ray; intrinsics (B, 3, 3) for 0..1 coordinates, ray of `rotation_to_ray`.
+    """
+    depth = 2.0 * intrinsics[:, 0, 0] / (scale * camera[:, 0].exp())
+    return (ray @ torch.cat((camera[:, 1:], depth[:, None]), dim=1)[..., None])[..., 0]
+
+
+def known_intrinsics(intrinsics: Tensor | None, focal: float, like: Tensor) -> Tensor:
+    """(B, 3, 3) camera matrices for 0..1 coordinates; where there is none (zeros, or None for the
+    whole batch) one of `focal` crop sides that looks at the middle. `like` (B, ...) has B, device.
+    """
+    default = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
+    default = default.to(like.device).expand(len(like), 3, 3)
+    if intrinsics is None:
+        return default
+    return torch.where(intrinsics[:, :1, :1] > 0, intrinsics.float(), default)
 
 
 def look_at(

@@ -24,7 +24,12 @@ from torch import Tensor, nn
 from hpse_dist.body.model import BodyOutput, load_body
 from hpse_dist.body.overlay import draw_mesh
 from hpse_dist.fields import Batch
-from hpse_dist.geometry.camera import project
+from hpse_dist.geometry.camera import (
+    known_intrinsics,
+    place_on_ray,
+    project,
+    rotation_to_ray,
+)
 from hpse_dist.geometry.rotations import (
     axis_angle_to_matrix,
     matrix_to_axis_angle,
@@ -249,12 +254,10 @@ class BodyMesh(Task):
             six_d = self.start_rotations.float() + six_d
             rotations = six_d_to_matrix(six_d, "contiguous")
             ray = rotation_to_ray(intrinsics)
-            scale = self.config.start_scale * camera[:, 0].exp()
-            depth = 2.0 * intrinsics[:, 0, 0] / scale
-            pelvis = ray @ torch.cat((camera[:, 1:], depth[:, None]), dim=1)[..., None]
+            pelvis = place_on_ray(camera, self.config.start_scale, intrinsics, ray)
             rotations = torch.cat((ray[:, None] @ rotations[:, :1], rotations[:, 1:]), dim=1)
             joints = place_joints(rotations, self.body.rest_joints(betas), self.body.parents)
-            joints = joints + pelvis.transpose(1, 2)
+            joints = joints + pelvis[:, None]
             seen = torch.cat((joints[..., :2], joints[..., 2:].clamp(min=NEAREST)), dim=-1)
         return {
             "six_d": six_d,
@@ -267,13 +270,7 @@ class BodyMesh(Task):
 
     def _intrinsics(self, batch: Batch) -> Tensor:
         """The batch's camera matrices; the config's focal length where a row has none (zeros)."""
-        focal = self.config.focal
-        default = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
-        default = default.to(batch["image"].device)
-        if "intrinsics" not in batch:
-            return default.expand(len(batch["image"]), 3, 3)
-        known = batch["intrinsics"][:, :1, :1] > 0
-        return torch.where(known, batch["intrinsics"].float(), default)
+        return known_intrinsics(batch.get("intrinsics"), self.config.focal, batch["image"])
 
     def _labelled_joints(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """Places (B, 24, 2 or 3) and confidence (B, 24) of the joints in a field."""
@@ -340,21 +337,6 @@ def place_joints(rotations: Tensor, rest: Tensor, parents: Sequence[int]) -> Ten
         placed.append(placed[parent] + (turned[parent] @ offset).squeeze(-1))
         turned.append(turned[parent] @ rotations[:, joint])
     return torch.stack(placed, dim=1)
-
-
-def rotation_to_ray(intrinsics: Tensor) -> Tensor:
-    """The smallest rotation that takes the optical axis to the ray through the crop's centre.
-
-    intrinsics (B, 3, 3) for 0..1 coordinates -> (B, 3, 3). Rodrigues' formula with the axis
-    v = z x d and cosine c = d_z: I + [v] + [v]^2 / (1 + c).
-    """
-    centre = intrinsics.new_tensor([0.5, 0.5, 1.0]).expand(len(intrinsics), 3)
-    ray = torch.linalg.solve_ex(intrinsics, centre)[0]  # without waiting for a check of errors
-    x, y, z = (ray / ray.norm(dim=-1, keepdim=True)).unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack((zero, zero, x, zero, zero, y, -x, -y, zero), dim=-1).unflatten(-1, (3, 3))
-    eye = torch.eye(3, device=x.device)
-    return eye + cross + cross @ cross / (1.0 + z)[:, None, None]
 
 
 def _from_pelvis(joints: Tensor) -> Tensor:
