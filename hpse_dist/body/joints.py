@@ -62,6 +62,9 @@ MANO21 = (
 )
 """MANO's 16 joints in its own order, then the five finger tips."""
 
+MANO_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14, 15, 3, 6, 12, 9)
+"""Parent of each of MANO21; every parent comes before its children."""
+
 COCO17 = (
     "nose",
     "left_eye",

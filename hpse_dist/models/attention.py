@@ -24,12 +24,20 @@ Lengths = tuple[Sequence[int], Sequence[int]]
 log = logging.getLogger(__name__)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths | None = None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Lengths | None = None, mask: Tensor | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(D)) v: q (B, N, H, D), k and v (B, M, H, D) -> (B, N, H, D).
 
     With `lengths`, B is 1 and the i-th run of lengths[0][i] queries sees only the i-th run of
     lengths[1][i] keys. The lengths are plain integers: reading them from a tensor would stall CUDA.
+
+    mask (N, M) bool: True where a query sees a key, at least one in every row. It goes to SDPA on
+    every device: xformers takes a mask only as numbers to add, padded and of q's type.
     """
+    if mask is not None:
+        assert lengths is None, "packed sequences have no mask"
+        return _attend_torch(q, k, v, mask)
     if _kernel(q.device.type) == "xformers":
         return _attend_xformers(q, k, v, lengths)
     if lengths is None:
@@ -77,10 +85,10 @@ def _block_diagonal(q_lengths: tuple[int, ...], k_lengths: tuple[int, ...], devi
     return BlockDiagonalMask.from_seqlens(q_lengths, k_lengths, device=torch.device(device))
 
 
-def _attend_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """SDPA wants heads before tokens; the transposes are views."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-    return out.transpose(1, 2)
+    q, k, v = (tokens.transpose(1, 2) for tokens in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 def _attend_packed(

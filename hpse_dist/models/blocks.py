@@ -76,13 +76,17 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None = None, lengths: Lengths | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        lengths: Lengths | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+        """(B, N, C) -> (B, N, C); mask (N, N) bool, True where a token sees another."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        return self.proj(attend(q, k, v, lengths).flatten(-2))
+        return self.proj(attend(q, k, v, lengths, mask).flatten(-2))
 
 
 class CrossAttention(nn.Module):
@@ -159,9 +163,10 @@ class CrossBlock(nn.Module):
         memory: Tensor,
         rotation: Rotation | None = None,
         memory_rotation: Rotation | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B, N, C), memory (B, M, C) -> (B, N, C)."""
-        x = x + self.attn(self.norm1(x), rotation)
+        """x (B, N, C), memory (B, M, C) -> (B, N, C); mask (N, N) of the self-attention."""
+        x = x + self.attn(self.norm1(x), rotation, mask=mask)
         memory = self.norm_memory(memory)
         x = x + self.cross_attn(self.norm2(x), memory, rotation, memory_rotation)
         return x + self.mlp(self.norm3(x))

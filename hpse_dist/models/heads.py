@@ -50,11 +50,16 @@ class QueryHead(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """What the query has read: tokens (B, N, C) of rows and columns `grid` -> (B, dim)."""
-        tokens = tokens + _table(grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
+        tokens = tokens + fixed_positions(grid, tokens)
         x = self.query.expand(len(tokens), -1, -1)
         for block in self.blocks:
             x = block(x, tokens)
         return self.norm(x)[:, 0]
+
+
+def fixed_positions(grid: Grid, tokens: Tensor) -> Tensor:
+    """The fixed table (1, N, C) of a grid, for tokens (B, N, C): on their device, of their type."""
+    return _table(grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
 
 
 @lru_cache(maxsize=16)

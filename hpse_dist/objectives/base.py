@@ -12,12 +12,17 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from hpse_dist.body.joints import PARENTS, SMPL24
+from hpse_dist.body.joints import MANO21, MANO_PARENTS, PARENTS, SMPL24
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD, Batch
 from hpse_dist.models.encoder import Encoder
 
 PANEL_ROWS = 6  # samples shown in one panel
 TILE_PX = 160  # side of one picture in a panel
+# Names and parents of joints, known by how many they are.
+_SKELETONS: dict[int, tuple[Sequence[str], Sequence[int]]] = {
+    len(SMPL24): (SMPL24, PARENTS),
+    len(MANO21): (MANO21, MANO_PARENTS),
+}
 
 
 class Objective(nn.Module):
@@ -95,8 +100,8 @@ def sheet(
 
 
 def with_joints(picture: Tensor, joints: Tensor, shown: Tensor) -> Tensor:
-    """Joints drawn on a picture: left red, right blue, the middle green; bones where they are
-    SMPL's.
+    """Joints drawn on a picture: left red, right blue, others green; bones where they are SMPL's
+    or MANO's.
 
     picture (3, h, w) 0..1, joints (J, 2) 0..1, shown (J,) drawn where above 0 ->
     (3, TILE_PX, TILE_PX).
@@ -104,13 +109,10 @@ def with_joints(picture: Tensor, joints: Tensor, shown: Tensor) -> Tensor:
     canvas = _tile(picture)
     draw = ImageDraw.Draw(canvas)
     places = [(float(x) * TILE_PX, float(y) * TILE_PX) for x, y in joints]
-    names: Sequence[str] = SMPL24 if len(places) == len(SMPL24) else [""] * len(places)
-    if names is SMPL24:
-        for joint, parent in enumerate(PARENTS):
-            if parent >= 0 and shown[joint] > 0 and shown[parent] > 0:
-                draw.line(
-                    (places[parent], places[joint]), fill=_joint_colour(names[joint]), width=2
-                )
+    names, parents = _SKELETONS.get(len(places), ([""] * len(places), ()))
+    for joint, parent in enumerate(parents):
+        if parent >= 0 and shown[joint] > 0 and shown[parent] > 0:
+            draw.line((places[parent], places[joint]), fill=_joint_colour(names[joint]), width=2)
     for (x, y), name, seen in zip(places, names, shown.tolist(), strict=True):
         if seen > 0:
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_joint_colour(name))

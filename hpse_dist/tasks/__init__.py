@@ -11,6 +11,7 @@ from hpse_dist.tasks.classify import Classify
 from hpse_dist.tasks.dense_pose import DensePose
 from hpse_dist.tasks.part_segmentation import PartSegmentation
 from hpse_dist.tasks.pose2d import Pose2d
+from hpse_dist.tasks.pose3d import Pose3d
 
 TASKS: dict[str, type[Task]] = {
     "body_mesh": BodyMesh,
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
     "dense_pose": DensePose,
     "part_segmentation": PartSegmentation,
     "pose2d": Pose2d,
+    "pose3d": Pose3d,
 }
 
 

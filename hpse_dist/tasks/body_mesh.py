@@ -12,13 +12,11 @@ depend on how a batch was split.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpse_dist.body.model import BodyOutput, load_body
@@ -39,8 +37,10 @@ from hpse_dist.geometry.rotations import (
 from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe, pve
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.heads import QueryHead
-from hpse_dist.objectives.base import PANEL_ROWS, TILE_PX, sheet, to_rgb
+from hpse_dist.objectives.base import PANEL_ROWS, sheet, to_rgb
 from hpse_dist.tasks.base import Prediction, Task
+from hpse_dist.tasks.labels import from_root, labelled_joints, weighted, with_root
+from hpse_dist.tasks.mesh_panels import as_tile, enlarged, from_the_side, plain, tile_camera
 
 NUM_JOINTS = 24
 NUM_BETAS = 10
@@ -150,16 +150,16 @@ class BodyMesh(Task):
         apart = self._rotation_errors(guess, rotations)
         joints3d, weight3d = self._labelled_joints(batch, "joints3d")
         joints2d, weight2d = self._labelled_joints(batch, "joints2d")
-        mine, true = _from_pelvis(guess["joints3d"]), _from_pelvis(joints3d)
+        mine, true = from_root(guess["joints3d"]), from_root(joints3d)
         in_camera = (mine - true).abs().mean(-1)
         # row vectors: x R is R^T x, the camera frame turned back into the pelvis's
         in_body = (mine @ guess["rotations"][:, 0] - true @ rotations[:, 0]).abs().mean(-1)
         # a joint's place relative to the pelvis is known only where the pelvis is
-        weight3d = weight3d * (weight3d[:, :1] > 0)
+        weight3d = with_root(weight3d)
         parts = {
-            "joints3d": _weighted(in_camera, weight3d),
-            "joints_body": _weighted(in_body, weight3d * has_body[:, None]),
-            "joints2d": _weighted((guess["joints2d"] - joints2d).abs().mean(-1), weight2d),
+            "joints3d": weighted(in_camera, weight3d),
+            "joints_body": weighted(in_body, weight3d * has_body[:, None]),
+            "joints2d": weighted((guess["joints2d"] - joints2d).abs().mean(-1), weight2d),
             "orient": (apart[:, 0] * has_body).mean(),
             "pose": (apart[:, 1:].mean(1) * has_body).mean(),
             "betas": ((guess["betas"] - batch["betas"]).square().mean(1) * has_body).mean(),
@@ -228,15 +228,16 @@ class BodyMesh(Task):
         true = self._true_body(batch)
         faces, pictures = self.body.faces.cpu().numpy(), to_rgb(batch["image"]).cpu()
         rows, captions = [], []
-        for i, picture in enumerate(_enlarged(pictures)):
+        for i, picture in enumerate(enlarged(pictures)):
             vertices = guess["vertices"][i].float().cpu().numpy()
-            over = draw_mesh(picture, vertices, faces, _pixels(guess["intrinsics"][i]))
-            row = [picture, over, self._from_the_side(vertices, guess["joints3d"][i, 0])]
+            over = draw_mesh(picture, vertices, faces, tile_camera(guess["intrinsics"][i]))
+            row = [picture, over, from_the_side(vertices, guess["joints3d"][i, 0], faces)]
             if bool(batch["has_body"][i]):
-                row.append(self._from_the_side(true.vertices[i].cpu().numpy(), true.joints[i, 0]))
+                mesh = true.vertices[i].cpu().numpy()
+                row.append(from_the_side(mesh, true.joints[i, 0], faces))
             else:
-                row.append(np.full_like(picture, 235))
-            rows.append([torch.from_numpy(tile).permute(2, 0, 1) / 255.0 for tile in row])
+                row.append(plain())
+            rows.append([as_tile(tile) for tile in row])
             error = float(errors["mpjpe"][i])
             captions.append(f"{error:.0f} mm" if math.isfinite(error) else "")
         titles = ("picture", "predicted", "from the side", "truth from the side")
@@ -274,13 +275,7 @@ class BodyMesh(Task):
 
     def _labelled_joints(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """Places (B, 24, 2 or 3) and confidence (B, 24) of the joints in a field."""
-        joints = batch[name]
-        if joints.shape[1] != NUM_JOINTS:
-            raise ValueError(
-                f"{name}: the labels have {joints.shape[1]} joints and body_mesh needs the body's "
-                f"own {NUM_JOINTS}; use a collection whose joint set is SMPL's"
-            )
-        return joints[..., :-1], joints[..., -1]
+        return labelled_joints(batch, name, NUM_JOINTS, "body_mesh")
 
     def _true_body(self, batch: Batch) -> BodyOutput:
         names = ("global_orient", "body_pose", "betas", "transl")
@@ -302,14 +297,6 @@ class BodyMesh(Task):
         true = self._true_body(batch)
         apart = (mine.vertices - mine.joints[:, :1]) - (true.vertices - true.joints[:, :1])
         return apart.abs().mean((1, 2))
-
-    def _from_the_side(self, vertices: np.ndarray, pelvis: Tensor) -> np.ndarray:
-        """The mesh (V, 3) turned a quarter round about the vertical, on a plain ground."""
-        x, y, z = (vertices - pelvis.float().cpu().numpy()).T
-        turned = np.stack((z, y, -x), axis=1) + np.array([0.0, 0.0, 6.0])
-        ground: np.ndarray = np.full((TILE_PX, TILE_PX, 3), 235, dtype=np.uint8)
-        camera = np.array([[2.7, 0.0, 0.5], [0.0, 2.7, 0.5], [0.0, 0.0, 1.0 / TILE_PX]]) * TILE_PX
-        return draw_mesh(ground, turned, self.body.faces.cpu().numpy(), camera)
 
 
 def start_of(config: BodyMeshConfig) -> tuple[Tensor, Tensor]:
@@ -337,25 +324,3 @@ def place_joints(rotations: Tensor, rest: Tensor, parents: Sequence[int]) -> Ten
         placed.append(placed[parent] + (turned[parent] @ offset).squeeze(-1))
         turned.append(turned[parent] @ rotations[:, joint])
     return torch.stack(placed, dim=1)
-
-
-def _from_pelvis(joints: Tensor) -> Tensor:
-    return joints - joints[:, :1]
-
-
-def _weighted(errors: Tensor, weights: Tensor) -> Tensor:
-    """Mean over joints by confidence, summed over the rows that have any, over B: (B, J) -> ()."""
-    total = weights.sum(1)
-    return ((errors * weights).sum(1) / total.clamp(min=1e-6)).mean()
-
-
-def _enlarged(pictures: Tensor) -> Iterable[np.ndarray]:
-    """Pictures (B, 3, H, W) 0..1 as tiles of a panel, uint8 (TILE_PX, TILE_PX, 3)."""
-    size = (TILE_PX, TILE_PX)
-    large = F.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
-    return (large.clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def _pixels(intrinsics: Tensor) -> np.ndarray:
-    """A camera matrix (3, 3) for 0..1 coordinates as one for the pixels of a panel's tile."""
-    return np.diag([TILE_PX, TILE_PX, 1.0]) @ intrinsics.double().cpu().numpy()

@@ -104,3 +104,16 @@ def test_the_kernel_follows_the_device_and_is_logged_once(
     monkeypatch.setattr(attention, "_xformers_usable", lambda: False)
     assert attention._kernel("cuda") == "sdpa"
     attention._kernel.cache_clear()
+
+
+def test_a_mask_hides_keys() -> None:
+    """As if the keys that a query does not see were not there."""
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 5, 3, 8, generator=rng) for _ in range(3))
+    mask = torch.eye(5, dtype=torch.bool)
+    mask[0] = mask[3, :2] = True
+    out = attend(q, k, v, mask=mask)
+    for query in range(5):
+        seen = mask[query]
+        alone = attend(q[:, query : query + 1], k[:, seen], v[:, seen])
+        torch.testing.assert_close(out[:, query : query + 1], alone, rtol=1e-5, atol=1e-6)

@@ -21,6 +21,7 @@ from hpse_dist.tasks.classify import ClassifyConfig
 from hpse_dist.tasks.dense_pose import DensePoseConfig
 from hpse_dist.tasks.part_segmentation import PartSegmentationConfig
 from hpse_dist.tasks.pose2d import Pose2dConfig
+from hpse_dist.tasks.pose3d import Pose3dConfig
 from tests.fabricate import fabricate, gradients, rows, tiny_body_file
 
 SMALL: dict[str, Callable[[Path], Any]] = {
@@ -31,6 +32,7 @@ SMALL: dict[str, Callable[[Path], Any]] = {
     "dense_pose": lambda _: DensePoseConfig(head_dim=16),
     "part_segmentation": lambda _: PartSegmentationConfig(head_dim=16),
     "pose2d": lambda _: Pose2dConfig(head_dim=16),
+    "pose3d": lambda _: Pose3dConfig(head_dim=32, head_depth=1, heads=2),
 }
 """A small config of every task, given a body file: a new one adds its own here."""
 

@@ -1,0 +1,37 @@
+"""Joints as they are labelled, compared as far as they are known."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hpse_dist.fields import Batch
+
+
+def labelled_joints(batch: Batch, name: str, count: int, task: str) -> tuple[Tensor, Tensor]:
+    """Places (B, J, 2 or 3) and confidence (B, J) of the joints in a field, J as the task needs.
+
+    Raises ValueError where the collection has another number of joints.
+    """
+    joints = batch[name]
+    if joints.shape[1] != count:
+        raise ValueError(
+            f"{name}: the labels have {joints.shape[1]} joints and {task} needs {count}; use a "
+            "collection with that joint set"
+        )
+    return joints[..., :-1], joints[..., -1]
+
+
+def from_root(joints: Tensor, root: int = 0) -> Tensor:
+    """Joints (B, J, 3) relative to one of them."""
+    return joints - joints[:, root, None]
+
+
+def with_root(confidence: Tensor, root: int = 0) -> Tensor:
+    """Confidence (B, J) in places relative to the root: none where the root is not known."""
+    return confidence * (confidence[:, root, None] > 0)
+
+
+def weighted(errors: Tensor, weights: Tensor) -> Tensor:
+    """Mean over joints by confidence, summed over the rows that have any, over B: (B, J) -> ()."""
+    total = weights.sum(1)
+    return ((errors * weights).sum(1) / total.clamp(min=1e-6)).mean()
