@@ -37,7 +37,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def _key(seed: int, stream: str, *more: int) -> int:
+def key(seed: int, stream: str, *more: int) -> int:
     """A 64-bit key from a seed and the name of what is drawn."""
     text = ":".join([str(seed), stream, *map(str, more)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
@@ -47,7 +47,7 @@ def bits(seed: int, stream: str, epoch: int | Tensor, sample_ids: Tensor, count:
     """Uniform 64-bit patterns, one row per sample: sample_ids (B,) int64 -> (B, count) int64."""
     sample_ids = sample_ids.to(torch.int64)
     epochs = torch.as_tensor(epoch, dtype=torch.int64, device=sample_ids.device)
-    row = _mix(_mix(sample_ids + _signed(_key(seed, stream))) + epochs * _signed(_GAMMA))
+    row = _mix(_mix(sample_ids + _signed(key(seed, stream))) + epochs * _signed(_GAMMA))
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=sample_ids.device)
     return _mix(row[:, None] + counter * _signed(_GAMMA))
 
@@ -70,4 +70,4 @@ def permutation(seed: int, stream: str, epoch: int, n: int) -> np.ndarray:
 
 def generator(seed: int, stream: str, *keys: int) -> np.random.Generator:
     """A numpy generator of its own for (seed, stream, keys): for offline work such as rendering."""
-    return np.random.Generator(np.random.Philox(key=_key(seed, stream, *keys)))
+    return np.random.Generator(np.random.Philox(key=key(seed, stream, *keys)))

@@ -31,6 +31,7 @@ from hpse_dist.engine import Engine, build_engine
 from hpse_dist.fields import Batch
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
 from hpse_dist.models.encoder import Encoder, build_encoder
+from hpse_dist.models.start import start_weights
 from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
 from hpse_dist.optim import schedule
@@ -81,7 +82,8 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
     device = set_up_process(recipe, world)
     encoder, source = _source(recipe)
     card = source.card if source else {"name": "random"}
-    module = tasks.build(recipe.task, encoder, recipe.seed)
+    with start_weights(recipe.seed, "task"):  # the same head on top of every source
+        module = tasks.build(recipe.task, encoder, recipe.seed)
     facts = {
         "kind": "finetune",
         "task": recipe.task_name(),
@@ -114,7 +116,7 @@ def _source(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Encoder, Source | 
     place = recipe.source if recipe.source.startswith(TIMM) else str(located(recipe.source))
     image_px = recipe.encoder.image_px
     source = open_source(place, image_px, download=recipe.machine.download)
-    return encoder_of(source, image_px), source
+    return encoder_of(source, image_px, recipe.encoder), source
 
 
 def _take_decoder(module: Objective, source: Source | None) -> None:

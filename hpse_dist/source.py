@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,17 @@ def _foreign(path: Path) -> Source:
     return Source(path.stem, found.config, found.state, card, found.decoder)
 
 
-def encoder_of(source: Source, image_px: int) -> Encoder:
+def encoder_of(source: Source, image_px: int, training: EncoderConfig | None = None) -> Encoder:
     """The source's encoder with its weights, for pictures of `image_px`.
 
-    A tensor that is missing, left over or of another shape is a ValueError.
+    Its shape, positions and input normalisation are the source's; what only training on is about
+    (drop_path, recompute) is of the config `training`, as is nothing else of it. A tensor that is
+    missing, left over or of another shape is a ValueError.
     """
-    encoder = build_encoder(source.config)
+    config = source.config
+    if training is not None:
+        config = replace(config, drop_path=training.drop_path, recompute=training.recompute)
+    encoder = build_encoder(config)
     fill(named_by_timm(encoder), source.state, f"source {source.name}")
     if image_px % encoder.patch_px:
         raise ValueError(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpse_dist.models.attention import Lengths, attend
+from hpse_dist.models.drop_path import dropped
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every token's rotary angles, each (B, N, 1, 2, D/4) float32."""
@@ -120,28 +121,25 @@ class CrossAttention(nn.Module):
 class Block(nn.Module):
     """Self-attention, then MLP, each on its norm and added to its input."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
         self.norm1 = layer_norm(dim)
         self.attn = SelfAttention(dim, heads)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = drop_path
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None = None, lengths: Lengths | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        lengths: Lengths | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        x = x + self._drop(self.attn(self.norm1(x), rotation, lengths))
-        return x + self._drop(self.mlp(self.norm2(x)))
-
-    def _drop(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: in training a whole sample's branch is left out now and then."""
-        if not self.training or self.drop_path == 0.0:
-            return branch
-        keep = 1.0 - self.drop_path
-        kept = torch.empty(len(branch), 1, 1, device=branch.device, dtype=branch.dtype)
-        return branch * kept.bernoulli_(keep) / keep
+        """(B, N, C) -> (B, N, C). kept (B, 2): factors of each sample's two branches, see
+        `drop_path.dropped`."""
+        first, second = (None, None) if kept is None else kept.unbind(1)
+        x = x + dropped(self.attn(self.norm1(x), rotation, lengths), first)
+        return x + dropped(self.mlp(self.norm2(x)), second)
 
 
 class CrossBlock(nn.Module):

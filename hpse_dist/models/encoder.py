@@ -7,6 +7,7 @@ dict goes to and from `timm.create_model(name, class_token=False, ...)` by copyi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hpse_dist.models.attention import Lengths
 from hpse_dist.models.blocks import Block, Rotation, init_weights, layer_norm, rotation_table
+from hpse_dist.models.drop_path import DropKeys, keep_factors
 from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
 from hpse_dist.models.timm_encoder import TimmEncoder
 
@@ -136,8 +138,9 @@ class Encoder(nn.Module):
         # a buffer: the table is fixed, yet travels in the state dict as timm's does
         table = sincos_table(config.grid(), self.dim) if config.positions == "sincos" else None
         self.register_buffer("pos_embed", table)
-        rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(self.dim, self.heads, drop_path=r) for r in rates)
+        self.drop_keys = DropKeys()
+        self.drop_path = config.drop_path
+        self.blocks = nn.ModuleList(Block(self.dim, self.heads) for _ in range(depth))
         self.norm = layer_norm(self.dim)
         init_weights(self.modules())
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.dim, -1))
@@ -161,7 +164,7 @@ class Encoder(nn.Module):
         same numbers as two calls: the sequences are packed end to end and attend only within
         themselves, so each layer is one large matrix product in place of two smaller ones.
         """
-        if self.training and self.config.drop_path > 0.0:  # drops whole samples: not packed ones
+        if self.training and self.drop_path > 0.0:  # drops whole samples: not packed ones
             return self(image, visible), self(reference)
         x, x_rotation = self._embed(image, visible)
         y, y_rotation = self._embed(reference, None)
@@ -198,12 +201,22 @@ class Encoder(nn.Module):
         return x, rotation_table(positions, self.dim // self.heads)
 
     def _run(self, x: Tensor, rotation: Rotation | None, lengths: Lengths | None) -> Tensor:
-        for block in self.blocks:
+        kept = self._kept(x)
+        for i, block in enumerate(self.blocks):
             if self.config.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, lengths, use_reentrant=False)
+                x = checkpoint(block, x, rotation, lengths, kept[i], use_reentrant=False)
             else:
-                x = block(x, rotation, lengths)
+                x = block(x, rotation, lengths, kept[i])
         return self.norm(x)
+
+    def _kept(self, x: Tensor) -> Sequence[Tensor | None]:
+        """For each block the factors (B, 2) of its samples' branches; None drops nothing."""
+        depth = len(self.blocks)
+        if not self.training or self.drop_path == 0.0:
+            return [None] * depth
+        draw = self.drop_keys.draw(len(x), 2 * depth, x.device).unflatten(1, (depth, 2))
+        rates = [self.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        return [keep_factors(draw[:, i], rate) for i, rate in enumerate(rates)]
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpse_dist.models.blocks import Block
+from hpse_dist.models.drop_path import DropPath
+from hpse_dist.models.encoder import Encoder
 
 
 def pooled(tokens: Tensor) -> Tensor:
@@ -65,8 +66,10 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     """A copy that no optimizer moves; without stochastic depth, as its outputs are targets."""
     twin = copy.deepcopy(module).requires_grad_(False)
     for part in twin.modules():
-        if isinstance(part, Block):
+        if isinstance(part, Encoder):
             part.drop_path = 0.0
+        elif isinstance(part, DropPath):
+            part.rate = 0.0
     return twin
 
 

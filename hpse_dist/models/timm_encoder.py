@@ -11,12 +11,14 @@ import re
 from typing import Any
 
 import timm
+import timm.layers
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
 from hpse_dist.models.batch_norm import over_all_ranks
+from hpse_dist.models.drop_path import DropKeys, DropPath
 from hpse_dist.models.positions import Grid
 
 VIT = "vit"  # stands for a vision transformer of the config's own sizes
@@ -33,7 +35,8 @@ class TimmEncoder(nn.Module):
         """config: an EncoderConfig with name 'timm'."""
         super().__init__()
         self.config = config
-        model: Any = over_all_ranks(_create(config))
+        self.drop_keys = DropKeys()
+        model: Any = _keyed(over_all_ranks(_create(config)), self.drop_keys)
         self.model = model
         self.prefix: int = getattr(model, "num_prefix_tokens", 0)
         self.patch_px = _reduction(model)
@@ -174,6 +177,15 @@ def _vit(config: Any) -> nn.Module:
         drop_path_rate=config.drop_path,
         dynamic_img_size=True,
     )
+
+
+def _keyed(model: nn.Module, keys: DropKeys) -> nn.Module:
+    """The model with its drop paths replaced by those that draw by sample."""
+    for parent in list(model.modules()):
+        for name, part in list(parent.named_children()):
+            if isinstance(part, timm.layers.DropPath):
+                setattr(parent, name, DropPath(float(part.drop_prob or 0.0), keys))
+    return model
 
 
 def _reduction(model: nn.Module) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ class Objective(nn.Module):
         self.encoder = encoder
         self.seed = seed
         self.needs: tuple[str, ...] = config.needs
+        if encoder.config.drop_path > 0.0:
+            self.needs = tuple(dict.fromkeys((*config.needs, "sample_id", "epoch")))
+            self.register_forward_pre_hook(_key_draws)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss under "loss" and scalars to log, each a mean over the micro-batch: the mean of
@@ -66,6 +69,13 @@ class Objective(nn.Module):
     def summary(self, means: dict[str, float]) -> dict[str, float]:
         """Figures derived from the metrics' means over a whole evaluation."""
         return {}
+
+
+def _key_draws(objective: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Before a forward pass: the encoder's drop paths draw for these samples."""
+    batch, seed = inputs[0], cast(int, objective.seed)
+    keys = cast(Encoder, objective.encoder).drop_keys
+    keys.set(seed, batch["epoch"], batch["sample_id"])
 
 
 def to_rgb(image: Tensor) -> Tensor:
