@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hpse_dist.config import ConfigError, build
+from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.optim import (
     OptimConfig,
     build_optimizer,
@@ -46,7 +47,7 @@ def test_vectors_do_not_decay_and_matrices_do() -> None:
     found = by_name(Model(), OptimConfig(weight_decay=0.1))
     assert set(found) == {name for name, _ in Model().named_parameters()}
     for name, (decay, scale) in found.items():
-        vector = name.endswith(".bias") or name == "encoder.norm.weight"
+        vector = name.endswith((".bias", ".pos_embed")) or name == "encoder.norm.weight"
         assert decay == (0.0 if vector else 0.1), name
         assert scale == 1.0
 
@@ -76,6 +77,72 @@ def test_layers_are_read_from_names() -> None:
     assert layer_of("encoder.vit.blocks.10.attn.qkv.weight", 12) == 11
     assert layer_of("decoder.blocks.0.attn.qkv.weight", 12) == 13
     assert layer_of("encoder.cls_token", 12) == 0
+
+
+def encoders() -> dict[str, EncoderConfig]:
+    sizes = {"image_px": 32, "patch_px": 8, "dim": 16, "depth": 3, "heads": 2}
+    return {
+        "own": EncoderConfig("custom", **sizes),
+        "vit": EncoderConfig("timm", timm="vit", class_token=True, registers=2, **sizes),
+        "resnet18": EncoderConfig("timm", 64, timm="resnet18"),
+        "convnext": EncoderConfig("timm", 64, timm="convnext_atto"),
+    }
+
+
+EMBEDDINGS = {
+    "own": {"patch_embed.proj.weight"},
+    "vit": {"model.patch_embed.proj.weight", "model.cls_token", "model.reg_token"},
+    "resnet18": {"model.conv1.weight", "model.bn1.bias"},
+    "convnext": {"model.stem.0.weight", "model.stem.1.bias"},
+}
+LAYERS = {
+    "own": {"blocks.0.norm1.weight": 1, "blocks.2.mlp.fc2.bias": 3, "norm.weight": 4},
+    "vit": {"model.blocks.1.attn.qkv.weight": 2, "model.norm.bias": 4},
+    "resnet18": {"model.layer1.0.conv1.weight": 1, "model.layer4.1.bn2.weight": 4},
+    "convnext": {"model.stages.0.blocks.1.norm.weight": 1, "model.stages.3.blocks.0.gamma": 4},
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_of_every_kind_of_encoder(kind: str) -> None:
+    """One step of AdamW from nothing moves each weight by its rate: the scales are those."""
+    model = nn.Module()
+    model.encoder = build_encoder(encoders()[kind])
+    model.head = nn.Linear(4, 2)
+    depth = encoder_depth(model)
+    assert depth == (3 if kind in ("own", "vit") else 4)
+    layers = LAYERS[kind] | dict.fromkeys(EMBEDDINGS[kind], 0)
+    optimizer = build_optimizer(model, OptimConfig(lr=1e-2, layer_decay=0.5, weight_decay=0.0))
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2 * group["lr_scale"]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        layer = layer_of(name, depth)
+        moved = (before[name] - parameter.detach()).double()
+        expected = torch.full_like(moved, 1e-2 * 0.5 ** (depth + 1 - layer))
+        torch.testing.assert_close(moved, expected, rtol=2e-2, atol=3e-7)
+        if name in {f"encoder.{key}" for key in layers}:
+            assert layer == layers[name.removeprefix("encoder.")], name
+    assert layer_of("head.weight", depth) == depth + 1
+    named = dict(model.named_parameters())
+    assert {f"encoder.{key}" for key in layers} <= named.keys()
+    assert {n for n in named if layer_of(n, depth) == 0} >= {
+        f"encoder.{key}" for key in EMBEDDINGS[kind]
+    }
+
+
+def test_one_is_off_and_tokens_do_not_decay() -> None:
+    plain = nn.Linear(2, 2)
+    assert {s for _, s in by_name(plain, OptimConfig(layer_decay=1.0)).values()} == {1.0}
+    model = nn.Module()
+    model.encoder = build_encoder(encoders()["vit"])
+    found = by_name(model, OptimConfig(weight_decay=0.1))
+    for name in ("cls_token", "reg_token", "pos_embed"):
+        assert found[f"encoder.model.{name}"][0] == 0.0
+    assert found["encoder.model.patch_embed.proj.weight"][0] == 0.1
 
 
 def test_a_module_may_scale_its_own_parameters() -> None:

@@ -98,7 +98,7 @@ def test_groups_keep_their_own_rate() -> None:
     )
     before = engine.full_state_dict()
     after = run(engine, TinyLoader(World(), 4, 4), 2)
-    assert torch.equal(before["encoder.0.weight"], after["encoder.0.weight"])
+    assert torch.equal(before["encoder.patch_embed.weight"], after["encoder.patch_embed.weight"])
     assert not torch.equal(before["head.weight"], after["head.weight"])
 
 

@@ -18,6 +18,18 @@ GLOBAL_BATCH = 16
 CPU = torch.device("cpu")
 
 
+class TinyEncoder(nn.Module):
+    """Two layers named as layer-wise learning rates need them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = nn.Linear(WIDTH, 16)
+        self.blocks = nn.ModuleList([nn.LayerNorm(16)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(self.blocks[0](self.patch_embed(x)))
+
+
 class TinyObjective(nn.Module):
     """Two layers that learn a fixed function; it can be told to produce NaN in two ways."""
 
@@ -26,7 +38,7 @@ class TinyObjective(nn.Module):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.encoder = nn.Sequential(nn.Linear(WIDTH, 16), nn.LayerNorm(16), nn.GELU())
+        self.encoder = TinyEncoder()
         self.head = nn.Linear(16, 1)
         self.gain = nn.Parameter(torch.ones(1, 1))  # held by the top module itself
         self.spare = nn.Parameter(torch.ones(3))  # no loss touches it
@@ -114,6 +126,7 @@ def make_engine(
     clip: float = 0.0,
     precision: str = "fp32",
     stage: int = 0,
+    layer_decay: float | None = None,
 ) -> Engine:
     """An engine of one kind around a TinyObjective, for TinyLoader's global batch."""
     world = world or World()
@@ -122,7 +135,7 @@ def make_engine(
     return build_engine(
         kind,
         TinyObjective(seed),
-        OptimConfig(lr=3e-3, warmup_steps=2, clip=clip),
+        OptimConfig(lr=3e-3, warmup_steps=2, clip=clip, layer_decay=layer_decay),
         world=world,
         device=CPU,
         accumulation=accumulation,

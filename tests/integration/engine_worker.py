@@ -109,6 +109,20 @@ class Worker:
                 self.run(name, label, until=5, clip=0.3, precision=precision)
                 self.run(name, label, seed=9, clip=0.3, precision=precision)
 
+    def layers(self) -> None:
+        """Layer-wise learning rates, and what one step of the smallest kind does to each layer."""
+        for name in KINDS:
+            self.run(name, f"{name} layers", layer_decay=0.5)
+            self.run(name, f"{name} layers in parts", until=5, layer_decay=0.5)
+            self.run(name, f"{name} layers in parts", seed=9, layer_decay=0.5)
+        for name in (*KINDS, "plain"):
+            engine = self.engine(name, layer_decay=0.5)
+            engine.set_lr(1.0)
+            self.facts[f"{name} rates"] = sorted(group["lr"] for group in engine._groups)
+            engine.close()
+        if self.world.is_main:
+            self.run("plain", "plain layers", layer_decay=0.5)
+
     def guard(self) -> None:
         for name in KINDS:
             self.run(name, f"{name} before", until=3)
@@ -210,6 +224,7 @@ def together(rank: int, port: str, folder: Path) -> None:
     worker = Worker(World(rank, 2, rank, 2), folder)
     worker.agree()
     worker.resume()
+    worker.layers()
     worker.guard()
     worker.measure_on_the_way()
     worker.evaluate()

@@ -128,6 +128,17 @@ def test_ten_straight_steps_are_five_a_resume_and_five(
 
 
 @every_kind
+def test_layers_learn_at_their_own_rates_on_every_engine(outcome: Outcome, kind: str) -> None:
+    """Layer-wise decay: equal weights, through a resume too, and other ones than without it."""
+    assert (
+        outcome.same(f"{kind} rates") == outcome.same("plain rates") == [0.25] * 2 + [0.5] + [1] * 2
+    )
+    assert outcome.distance(f"{kind} layers", "plain layers") < 1e-6
+    assert outcome.distance(f"{kind} layers", f"{kind} layers in parts") == 0.0
+    assert outcome.distance(f"{kind} layers", f"{kind} fp32 0.0") > 1e-4
+
+
+@every_kind
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_what_is_not_finite_never_reaches_the_weights(
     outcome: Outcome, kind: str, poison: str
