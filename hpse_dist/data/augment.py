@@ -28,7 +28,8 @@ _PERSON_SAMPLES = 4  # per patch and direction, to estimate the share that the p
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random crops and colours; the two images of a pair are treated independently."""
+    """Random crops and colours; the two images of a pair are treated independently, but for
+    `flip`."""
 
     crop_scale: tuple[float, float] = (0.875, 0.875)
     """Side of the window over the side of the stored crop, drawn uniformly: 0.875 is 224 of 256.
@@ -38,6 +39,9 @@ class AugmentConfig:
     """How far the window moves from the middle, over the room it has inside the stored crop."""
     rotation_deg: float = 0.0
     """Largest turn of the camera about its optical axis, either way."""
+    flip: float = 0.0
+    """Probability that the scene is seen in a mirror, left and right exchanged in every label; both
+    pictures of a pair or none. Classes (`label`) stay: leave it 0 where they have a side."""
     brightness: float = 0.4
     """Factor drawn from 1 - x to 1 + x."""
     contrast: float = 0.4
@@ -52,7 +56,7 @@ class AugmentConfig:
             )
         if not 0 <= self.rotation_deg <= 180:
             raise ValueError(f"rotation_deg must be in 0..180, found {self.rotation_deg}")
-        for name in ("translation", "brightness", "contrast", "saturation"):
+        for name in ("translation", "flip", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, found {getattr(self, name)}")
 

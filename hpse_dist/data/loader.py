@@ -20,6 +20,7 @@ from hpse_dist.data.decode import Buffer, Decoder, Prefetcher, Rows, provided
 from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
 from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
 from hpse_dist.data.items import Items, Source, read_items
+from hpse_dist.data.mirror import Mirror, chosen, mirror_of, mirrored
 from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
 from hpse_dist.draws import uniform
 from hpse_dist.fields import FIELDS, Batch, missing
@@ -248,6 +249,9 @@ class _Finish:
             self._make_depth_order(sources, depth_order)
         if train and config.rotation_deg > 0:
             self._read_for_rotation(provides)
+        self._mirror: Mirror | None = None
+        if train and config.flip > 0:
+            self._read_for_flip(sources, provides)
 
     def _make_depth_order(self, sources: Sequence[Items], config: DepthOrderConfig | None) -> None:
         """Where relations of depth are not stored they are made of the stored joints."""
@@ -282,6 +286,13 @@ class _Finish:
         extra = ["intrinsics", *(["joints3d"] if "transl" in self.labels else [])]
         self.labels += [n for n in extra if n in provides and n not in self.labels]
 
+    def _read_for_flip(self, sources: Sequence[Items], provides: Sequence[str]) -> None:
+        """Mirroring a body needs its pelvis, where that is known."""
+        if "transl" in self.labels and "joints3d" in provides and "joints3d" not in self.labels:
+            self.labels.append("joints3d")
+        names = [*self._needs, *self.labels]
+        self._mirror = mirror_of([items.source.collection for items in sources], names)
+
     def move(self, buffer: Buffer) -> Batch:
         """A buffer's contents on the device; on the CPU the buffer itself."""
         if self.device.type != "cuda":
@@ -296,6 +307,9 @@ class _Finish:
 
     def augment(self, raw: Batch) -> Batch:
         """The needed fields of a batch; nothing of it shares memory with `raw`."""
+        if self._mirror is not None:
+            rows = chosen(raw, self._config.flip, self._seed)
+            raw = mirrored(raw, rows, self._mirror)
         fields = augment(
             raw,
             self._config,

@@ -245,6 +245,7 @@ def test_rows_without_a_camera_keep_none() -> None:
         {"crop_scale": (0.0, 0.5)},
         {"rotation_deg": -1.0},
         {"translation": 2.0},
+        {"flip": 1.5},
         {"brightness": -0.1},
     ],
 )
