@@ -25,8 +25,9 @@ from hpse_dist.fields import missing
 from hpse_dist.models.encoder import EncoderConfig
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.optim import OptimConfig
+from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.synth import groups, hands
-from hpse_dist.tasks import TASKS
+from hpse_dist.tasks import TASKS, protocol_of
 
 FRAME_SOURCES: dict[str, Any] = {
     **IMPORTERS,
@@ -245,9 +246,14 @@ class FinetuneRecipe(TrainingRecipe):
         super().__post_init__()
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], found {self.label_fraction}")
+        self.protocol()
 
     def task_name(self) -> str:
         return next(k for k, v in _TASK_CONFIGS.items() if v is type(self.task))
+
+    def protocol(self) -> str:
+        """Name of the protocol that the task's figures are of; empty where it has none."""
+        return protocol_of(self.task)
 
 
 @dataclass(frozen=True)
@@ -340,6 +346,10 @@ def check_fields(recipe: TrainingRecipe) -> None:
             f"(there are {', '.join(provides)}); prepare a collection that has it, or choose "
             "another objective or task"
         )
+    if isinstance(recipe, FinetuneRecipe) and recipe.protocol():
+        for collection in collections:
+            given = collection.manifest.get("joint_set")
+            PROTOCOLS[recipe.protocol()].check_joint_set(given, str(collection.folder))
 
 
 def component(recipe: TrainingRecipe) -> tuple[str, tuple[str, ...]]:

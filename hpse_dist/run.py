@@ -87,6 +87,7 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
     facts = {
         "kind": "finetune",
         "task": recipe.task_name(),
+        "protocol": recipe.protocol(),
         "source": recipe.source_name or card.get("name", recipe.source),
         "source_card": card,
         "label_fraction": recipe.label_fraction,

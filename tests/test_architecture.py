@@ -29,7 +29,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.report",
         "hpse_dist.source hpse_dist.foreign",
     ],
-    ["hpse_dist.optim"],
+    ["hpse_dist.optim", "hpse_dist.protocols"],
     [
         "hpse_dist.models",
         "hpse_dist.body",

@@ -86,7 +86,64 @@ COCO17 = (
 )
 """COCO's keypoints in its order."""
 
-JOINT_SETS: dict[str, tuple[str, ...]] = {"smpl24": SMPL24, "coco17": COCO17, "mano21": MANO21}
+H36M17 = (
+    "pelvis",
+    "right_hip",
+    "right_knee",
+    "right_ankle",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "spine",
+    "neck",
+    "nose",
+    "head_top",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "right_shoulder",
+    "right_elbow",
+    "right_wrist",
+)
+"""Human3.6M's 17 joints in the order of its motion capture; SMPL's regressor for them has rows for
+the same places, and which leg comes first differs between copies of it."""
+
+MPI17 = (
+    "head_top",
+    "neck",
+    "right_shoulder",
+    "right_elbow",
+    "right_wrist",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "right_hip",
+    "right_knee",
+    "right_ankle",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "pelvis",
+    "spine",
+    "head",
+)
+"""MPI-INF-3DHP's 17 joints in the order of its test set."""
+
+_FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+FREIHAND21 = (
+    "wrist",
+    *(f"{finger}{part}" for finger in _FINGERS for part in ("1", "2", "3", "_tip")),
+)
+"""MANO21's places in FreiHAND's order: finger by finger, from the wrist to the tip."""
+
+JOINT_SETS: dict[str, tuple[str, ...]] = {
+    "smpl24": SMPL24,
+    "coco17": COCO17,
+    "mano21": MANO21,
+    "freihand21": FREIHAND21,
+    "h36m17": H36M17,
+    "mpi17": MPI17,
+}
 """Joint sets by name. A joint name in two sets is about the same place in both, not the same."""
 
 PART_NAMES = (

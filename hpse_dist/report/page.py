@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from hpse_dist import __version__
 from hpse_dist.report import figures
+from hpse_dist.report.meanings import protocol_text
 from hpse_dist.report.pictures import BUDGET_BYTES, Wanted, embed
 from hpse_dist.report.runs import Run, Study
 from hpse_dist.report.tables import (
@@ -29,6 +30,7 @@ from hpse_dist.report.tables import (
     costs,
     figure,
     gains,
+    judged,
     metric,
     spoken,
     task_tables,
@@ -94,8 +96,8 @@ def _table(table: TaskTable, study: Study, ink: Mapping[str, str]) -> dict[str, 
     by_source = {
         row.source: [
             run
-            for run in study.of_kind("finetune")
-            if run.done and run.task == table.task and run.source == row.source
+            for run in judged(study)
+            if (run.task, run.protocol, run.source) == (table.task, table.protocol, row.source)
         ]
         for row in table.rows
     }
@@ -125,15 +127,23 @@ def _table(table: TaskTable, study: Study, ink: Mapping[str, str]) -> dict[str, 
     ]
     meanings = [metric(name) for name in table.metric_names]
     return {
-        "heading": spoken(table.task).capitalize(),
+        "heading": _heading(table, study),
         "columns": [f"{m.label}{', ' + m.unit if m.unit else ''}" for m in meanings],
         "rows": rows,
         "baseline": table.baseline,
         "compared": bool(table.baseline) and len(table.rows) > 1,
         "drawn": any(row.metrics[first].n > 1 for row in table.rows) or len(table.rows) > 1,
-        "protocol": _protocol(table, next(iter(by_source.values()))),
+        "note": _note(table, next(iter(by_source.values()))),
+        "protocol": protocol_text(table.protocol),
         "meanings": [(m.label, m.meaning) for m in meanings if m.meaning],
     }
+
+
+def _heading(table: TaskTable, study: Study) -> str:
+    """The task, and the protocol where the task has tables of several."""
+    several = len({run.protocol for run in judged(study) if run.task == table.task}) > 1
+    name = spoken(table.task).capitalize()
+    return f"{name}, {table.protocol or 'protocol not recorded'}" if several else name
 
 
 def _cell(value: Interval, name: str) -> dict[str, str]:
@@ -155,7 +165,7 @@ def _difference(row: SourceRow, name: str) -> dict[str, str]:
     }
 
 
-def _protocol(table: TaskTable, runs: Sequence[Run]) -> str:
+def _note(table: TaskTable, runs: Sequence[Run]) -> str:
     """How the figures came about, in three sentences."""
     what = metric(table.ranked_by)
     text = f"Held-out subjects only. Ranked by {what.label}"
@@ -172,9 +182,14 @@ def _curves(study: Study, ink: Mapping[str, str]) -> list[dict[str, Any]]:
     """Groups of figures: one for each task, one for pre-training."""
     groups = []
     finetunings = [run for run in study.of_kind("finetune") if run.history or run.training]
-    for task in dict.fromkeys(run.task for run in finetunings):
-        runs = [run for run in finetunings if run.task == task]
-        groups.append(_curve_group(f"Fine-tuning on {spoken(task)}", runs, ink, study.baseline))
+    named = {run.task: run.protocol for run in reversed(finetunings) if run.done}
+    keys = [  # a run under way has not said its protocol yet
+        (run.task, run.protocol if run.done else named.get(run.task, "")) for run in finetunings
+    ]
+    for key in dict.fromkeys(keys):
+        runs = [run for run, its in zip(finetunings, keys, strict=True) if its == key]
+        heading = f"Fine-tuning on {spoken(key[0])}{f' ({key[1]})' if key[1] else ''}"
+        groups.append(_curve_group(heading, runs, ink, study.baseline))
     pretrainings = [run for run in study.of_kind("pretrain") if run.history or run.training]
     if pretrainings:
         groups.append(_curve_group("Pre-training", pretrainings, ink, study.baseline))

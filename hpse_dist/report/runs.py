@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PLAN_FILE = "plan.json"
+SCORES_FILE = "scores.json"
 PANEL = re.compile(r"step_(\d+)_(.+)\.png")
 
 
@@ -32,6 +33,10 @@ class Run:
     world_size: int | None = None
     recipe_hash: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    protocol: str = ""
+    """By which protocol the metrics were measured; empty where the run did not say."""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Figures of its files of predictions, by the protocol that scored them."""
     history: tuple[Mapping[str, float], ...] = ()
     """Evaluations on held-out subjects, each with its step."""
     training: tuple[Mapping[str, float], ...] = ()
@@ -108,6 +113,8 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
         world_size=report.get("world_size"),
         recipe_hash=str(report.get("recipe_hash", "")),
         metrics=_numbers(report.get("metrics", {})) if done else {},
+        protocol=str(report.get("protocol", "")),
+        scores=_scores(folder / SCORES_FILE) if done else {},
         history=tuple(history),
         training=tuple(row for row in map(_numbers, rows) if not any("/" in key for key in row)),
         panels=_panels(folder / "panels"),
@@ -146,6 +153,18 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def _scores(path: Path) -> dict[str, dict[str, float]]:
+    """What scored files of predictions gave: protocol -> figures."""
+    rows = _json(path) if path.is_file() else {}
+    return {
+        f"{name} ({row['regressor'][:8]})" if row.get("regressor") else name: _numbers(
+            row.get("figures", {})
+        )
+        for name, row in rows.items()
+        if isinstance(row, Mapping)
+    }
 
 
 def _held_out(rows: list[dict[str, Any]]) -> list[dict[str, float]]:

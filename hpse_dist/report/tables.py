@@ -8,86 +8,17 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
+from hpse_dist.report.meanings import METRICS, Metric, protocol_named
 from hpse_dist.report.runs import Run, Study
 
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a figure is called, which way is better, and what exactly it measures."""
-
-    label: str
-    unit: str = ""
-    better: Literal["lower", "higher", ""] = ""
-    digits: int = 3
-    meaning: str = ""
-
-
-METRICS: dict[str, Metric] = {
-    "pa_mpjpe": Metric(
-        "PA-MPJPE",
-        "mm",
-        "lower",
-        1,
-        "mean distance of the joints after the similarity transform that fits each example best",
-    ),
-    "mpjpe": Metric(
-        "MPJPE", "mm", "lower", 1, "mean distance of the joints, both bodies put at their pelvis"
-    ),
-    "pve": Metric(
-        "PVE", "mm", "lower", 1, "mean distance of the vertices, both bodies put at their pelvis"
-    ),
-    "accuracy": Metric("accuracy", "%", "higher", 1, "share of pictures with the right class"),
-    "uncertainty": Metric(
-        "uncertainty", "%", "lower", 1, "probability given to classes other than the right one"
-    ),
-    "pck_005": Metric(
-        "PCK@0.05",
-        "%",
-        "higher",
-        1,
-        "share of joints within 0.05 of the larger side of the box around the labelled joints",
-    ),
-    "pck_01": Metric("PCK@0.1", "%", "higher", 1, "the same within 0.1 of it"),
-    "joint_error": Metric("joint error", "%", "lower", 1, "mean distance of 2D joints over it"),
-    "part_iou": Metric(
-        "part IoU", "%", "higher", 1, "intersection over union, mean over the parts in sight"
-    ),
-    "person_iou": Metric("person IoU", "%", "higher", 1, "the same for person and background"),
-    "surface_right": Metric(
-        "surface right",
-        "%",
-        "higher",
-        1,
-        "share of the person's pixels with the right part and coordinates within 0.05",
-    ),
-    "uv_error": Metric(
-        "surface error", "%", "lower", 1, "distance of coordinates where the part is right"
-    ),
-    "reference_gain": Metric(
-        "reference gain",
-        "%",
-        "higher",
-        1,
-        "how much larger the error on hidden patches is when the second picture shows another "
-        "subject: above zero, the second picture is used",
-    ),
-    "hidden_loss": Metric("hidden loss", "", "lower", 3, "mean squared error on hidden patches"),
-    "hidden_loss_mean": Metric(
-        "guessing the mean", "", "", 3, "the same error for each hidden patch's mean colour"
-    ),
-    "hidden_loss_nearest": Metric(
-        "nearest patch", "", "", 3, "the same error for the nearest visible patch in its place"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -128,6 +59,8 @@ class TaskTable:
     metric_names: tuple[str, ...]
     rows: tuple[SourceRow, ...]
     baseline: str
+    protocol: str = ""
+    """What all its numbers were measured by; empty where the runs did not say."""
 
 
 def metric(name: str) -> Metric:
@@ -149,13 +82,36 @@ def interval(values: Iterable[float], level: float = LEVEL) -> Interval:
 
 
 def task_tables(study: Study) -> list[TaskTable]:
-    """One table for each task with finished runs."""
-    finished = [run for run in study.of_kind("finetune") if run.done and run.metrics]
-    tasks = dict.fromkeys(run.task for run in finished)
-    return [_task_table(task, [r for r in finished if r.task == task], study) for task in tasks]
+    """One table for each task with finished runs, and for each protocol: two never share one."""
+    runs = judged(study)
+    keys = dict.fromkeys((run.task, run.protocol) for run in runs)
+    return [
+        _task_table([run for run in runs if (run.task, run.protocol) == key], study) for key in keys
+    ]
 
 
-def _task_table(task: str, runs: Sequence[Run], study: Study) -> TaskTable:
+def judged(study: Study) -> list[Run]:
+    """Finished fine-tuning runs with their metrics, one for each protocol that a run has figures
+    of: what its files of predictions scored joins what it measured itself by the same protocol."""
+    found = []
+    for run in study.of_kind("finetune"):
+        figures = {run.protocol: dict(run.metrics)} if run.metrics else {}
+        for protocol, scores in run.scores.items():
+            figures[protocol] = {**scores, **figures.get(protocol, {})}
+        if run.done:
+            found += [replace(run, protocol=p, metrics=m) for p, m in figures.items()]
+    return found
+
+
+def _task_table(runs: Sequence[Run], study: Study) -> TaskTable:
+    """The table of runs of one task; ValueError where their protocols differ."""
+    task, protocol = runs[0].task, runs[0].protocol
+    if any(run.protocol != protocol for run in runs):
+        raise ValueError(
+            f"{task}: runs were measured by different protocols "
+            f"({', '.join(sorted({run.protocol or 'none named' for run in runs}))}), and their "
+            "numbers cannot stand in one column"
+        )
     names = _ordered_metrics(runs)
     first = names[0]
     by_source: dict[str, dict[int, Run]] = {}
@@ -184,14 +140,18 @@ def _task_table(task: str, runs: Sequence[Run], study: Study) -> TaskTable:
     ]
     sign = -1.0 if metric(first).better == "higher" else 1.0
     rows.sort(key=lambda row: (math.isnan(row.metrics[first].mean), sign * row.metrics[first].mean))
-    return TaskTable(task, first, names, tuple(rows), study.baseline if baseline else "")
+    base = study.baseline if baseline else ""
+    return TaskTable(task, first, names, tuple(rows), base, protocol)
 
 
 def _ordered_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Names of the runs' metrics: known ones in the order of METRICS, then the others."""
+    """Names of the runs' metrics: those of their protocol in its order, then known ones in the
+    order of METRICS, then the others."""
     found = dict.fromkeys(name for run in runs for name in run.metrics)
-    known = [name for name in METRICS if name in found]
-    return (*known, *(name for name in found if name not in METRICS))
+    protocol = protocol_named(runs[0].protocol)
+    order = dict.fromkeys([*(protocol.figures if protocol else ()), *METRICS])
+    known = [name for name in order if name in found]
+    return (*known, *(name for name in found if name not in known))
 
 
 def answer(table: TaskTable) -> str:
@@ -200,7 +160,8 @@ def answer(table: TaskTable) -> str:
     if not what.better:
         return f"{table.task}: no figure that ranks the sources."
     value = best.metrics[table.ranked_by]
-    text = f"{what.better.replace('er', 'est').capitalize()} {what.label} on {spoken(table.task)}: "
+    text = f"{what.better.replace('er', 'est').capitalize()} {what.label} on {spoken(table.task)}"
+    text += f" ({table.protocol}): " if table.protocol else ": "
     text += f"{best.source} with {figure(value.mean, what)}{_range(value, what)}"
     if best.source == table.baseline and len(table.rows) > 1:
         return f"{text}. No source comes before the baseline{_behind(table.rows[1], what)}."
@@ -297,6 +258,7 @@ def write_tables(study: Study, folder: Path) -> list[Path]:
     summary = [
         {
             "task": table.task,
+            "protocol": table.protocol,
             "source": row.source,
             "metric": name,
             "unit": metric(name).unit,

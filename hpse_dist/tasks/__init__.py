@@ -23,6 +23,11 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
+def protocol_of(config: Any) -> str:
+    """Name of the protocol of a task's figures, by its config; ValueError for one it has not."""
+    return next(k for k in TASKS.values() if type(config) is k.Config).protocol_of(config)
+
+
 def build(config: Any, encoder: Encoder, seed: int) -> Task:
     """The task that a config describes; `seed` keys its random draws."""
     for kind in TASKS.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,21 @@ class Task(Objective):
 
     A subclass writes `predict`, `truth` and `errors`; `metrics` follows from them.
     """
+
+    protocols: ClassVar[tuple[str, ...]] = ()
+    """Named protocols that its errors are figures of. The first one holds, unless the config has a
+    key `protocol` that names another."""
+
+    @classmethod
+    def protocol_of(cls, config: Any) -> str:
+        """The protocol that figures of this task are of with that config; empty without any."""
+        chosen = getattr(config, "protocol", "") or next(iter(cls.protocols), "")
+        if chosen and chosen not in cls.protocols:
+            raise ValueError(
+                f"protocol must be one of {', '.join(cls.protocols)}, found {chosen!r}; files of "
+                "predictions can be scored by any protocol (pipelines.report score)"
+            )
+        return chosen
 
     def predict(self, batch: Batch) -> Prediction:
         """What the model says of a batch of pictures; reads no labels."""

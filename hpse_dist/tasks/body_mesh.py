@@ -112,6 +112,7 @@ class BodyMesh(Task):
     """Encoder, query head, and a parametric body."""
 
     Config = BodyMeshConfig
+    protocols = ("synthetic-24",)
     config: BodyMeshConfig
     start_rotations: Tensor
     start_betas: Tensor

@@ -27,6 +27,9 @@ class ClassifyConfig:
     label_smoothing: float = 0.1
     """Share of the target that all classes have alike (Szegedy et al., CVPR 2016)."""
 
+    protocol: str = "classes"
+    """By which its figures are called: classes, hagrid or gun71."""
+
     def __post_init__(self) -> None:
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, found {self.num_classes}")
@@ -43,6 +46,7 @@ class Classify(Task):
     """Encoder and a linear classifier of the mean token."""
 
     Config = ClassifyConfig
+    protocols = ("classes", "hagrid", "gun71")
     config: ClassifyConfig
 
     def __init__(self, config: ClassifyConfig, encoder: Encoder, seed: int) -> None:

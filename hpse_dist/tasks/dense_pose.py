@@ -54,6 +54,7 @@ class DensePose(Task):
     """Encoder, a map of logits per part, and two maps of coordinates per part."""
 
     Config = DensePoseConfig
+    protocols = ("synthetic-dense",)
     config: DensePoseConfig
 
     def __init__(self, config: DensePoseConfig, encoder: Encoder, seed: int) -> None:

@@ -43,6 +43,7 @@ class PartSegmentation(Task):
     """Encoder and a map of logits per class."""
 
     Config = PartSegmentationConfig
+    protocols = ("part-pixels",)
     config: PartSegmentationConfig
 
     def __init__(self, config: PartSegmentationConfig, encoder: Encoder, seed: int) -> None:

@@ -58,6 +58,7 @@ class Pose2d(Task):
     """Encoder and heatmaps."""
 
     Config = Pose2dConfig
+    protocols = ("crop-pck",)
     config: Pose2dConfig
 
     def __init__(self, config: Pose2dConfig, encoder: Encoder, seed: int) -> None:

@@ -56,6 +56,7 @@ def make_finetuning(
     report = {
         "kind": "finetune",
         "task": "body_mesh",
+        "protocol": "synthetic-24",
         "source": source,
         "label_fraction": 1.0,
         "name": f"{source}-body_mesh-seed{seed}",

@@ -81,7 +81,7 @@ def test_the_answer_comes_first_and_the_rest_is_there(page: Path) -> None:
         text.index(part)
         for part in (
             "<title>demo</title>",
-            "Lowest PA-MPJPE on body mesh: completion with 61.5 mm",
+            "Lowest PA-MPJPE on body mesh (synthetic-24): completion with 61.5 mm",
             "against random",
             "PA-MPJPE, held-out subjects",
             "Predictions on held-out pictures",
@@ -195,3 +195,15 @@ def test_a_huge_interval_does_not_squeeze_the_others() -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_protocol_stands_under_the_table(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    assert "Protocol synthetic-24: " in text and "Joints: all 24 of smpl24" in text
+    study = make_study(tmp_path)
+    for folder in study.glob("completion-*"):
+        report = json.loads((folder / "report.json").read_text())
+        (folder / "report.json").write_text(json.dumps(report | {"protocol": "made-up"}))
+    text = write_report(study).read_text()
+    assert "Body mesh, made-up" in text and "Body mesh, synthetic-24" in text
+    assert "made-up, which this version does not know" in text

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from hpse_dist.report.runs import Run, Study, read_study
-from hpse_dist.report.tables import answer, costs, gains, interval, task_tables, write_tables
+from hpse_dist.report.tables import (
+    _task_table,
+    answer,
+    costs,
+    gains,
+    interval,
+    task_tables,
+    write_tables,
+)
 from tests.report.made_study import FINAL, make_study
 
 
@@ -130,3 +138,37 @@ def test_tables_hold_full_numbers_and_no_formulas(tmp_path: Path) -> None:
     assert float(first["mean"]) == pytest.approx(sum(FINAL["completion"]) / 3)
     assert float(first["difference"]) < 0
     assert all(row["difference"] == "" for row in rows if row["source"] == "random")
+
+
+def test_two_protocols_are_never_in_one_column(tmp_path: Path) -> None:
+    """Not even where the figure has the same name: each protocol has a table of its own."""
+    study = study_of(random=[70.0, 71.0], a=[60.0, 61.0])
+    mixed = [replace(r, protocol="3dpw-14" if r.source == "a" else "h36m-p2") for r in study.runs]
+    with pytest.raises(ValueError, match=r"3dpw-14, h36m-p2.*cannot stand in one column"):
+        _task_table(mixed, study)
+    tables = task_tables(replace(study, runs=tuple(mixed)))
+    assert [(t.protocol, [row.source for row in t.rows]) for t in tables] == [
+        ("h36m-p2", ["random"]),
+        ("3dpw-14", ["a"]),
+    ]
+    assert tables[1].rows[0].difference is None  # there is nothing to compare it with
+    assert "body mesh (3dpw-14): a" in answer(tables[1])
+    paths = write_tables(replace(study, runs=tuple(mixed)), tmp_path)
+    with next(path for path in paths if path.stem == "summary").open() as file:
+        assert {row["protocol"] for row in csv.DictReader(file)} == {"3dpw-14", "h36m-p2"}
+
+
+def test_scored_files_join_the_table_of_their_own_protocol() -> None:
+    run = replace(run_of("a", 0, 60.0), protocol="synthetic-24")
+    scores = {
+        "synthetic-24": {"pve": 80.0, "pa_mpjpe": 61.0},
+        "3dpw-14 (0a1b2c3d)": {"mpjpe": 90.0},
+    }
+    tables = task_tables(Study("s", (replace(run, scores=scores),)))
+    assert [table.protocol for table in tables] == ["synthetic-24", "3dpw-14 (0a1b2c3d)"]
+    first = tables[0].rows[0].metrics
+    assert tables[0].metric_names == ("pa_mpjpe", "pve")
+    assert (first["pa_mpjpe"].mean, first["pve"].mean) == (60.0, 80.0)
+    other = replace(run_of("b", 0, 1.0), scores={"3dpw-14 (ffffffff)": {"mpjpe": 1.0}})
+    tables = task_tables(Study("s", (replace(run, scores=scores), other)))
+    assert len(tables) == 4  # another regressor is another column, and so is no protocol at all
