@@ -7,6 +7,7 @@ from typing import Any
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.tasks.base import Task
 from hpse_dist.tasks.body_mesh import BodyMesh
+from hpse_dist.tasks.body_mesh_free import BodyMeshFree
 from hpse_dist.tasks.classify import Classify
 from hpse_dist.tasks.dense_pose import DensePose
 from hpse_dist.tasks.part_segmentation import PartSegmentation
@@ -15,6 +16,7 @@ from hpse_dist.tasks.pose3d import Pose3d
 
 TASKS: dict[str, type[Task]] = {
     "body_mesh": BodyMesh,
+    "body_mesh_free": BodyMeshFree,
     "classify": Classify,
     "dense_pose": DensePose,
     "part_segmentation": PartSegmentation,

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from hpse_dist.body.model import BodyOutput, load_body
-from hpse_dist.body.overlay import draw_mesh
 from hpse_dist.fields import Batch
 from hpse_dist.geometry.camera import (
     known_intrinsics,
@@ -37,10 +36,10 @@ from hpse_dist.geometry.rotations import (
 from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe, pve
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.heads import QueryHead
-from hpse_dist.objectives.base import PANEL_ROWS, sheet, to_rgb
+from hpse_dist.objectives.base import PANEL_ROWS
 from hpse_dist.tasks.base import Prediction, Task
 from hpse_dist.tasks.labels import from_root, labelled_joints, weighted, with_root
-from hpse_dist.tasks.mesh_panels import as_tile, enlarged, from_the_side, plain, tile_camera
+from hpse_dist.tasks.mesh_panels import mesh_rows
 
 NUM_JOINTS = 24
 NUM_BETAS = 10
@@ -225,24 +224,9 @@ class BodyMesh(Task):
     def panels(self, batch: Batch) -> dict[str, Tensor]:
         """The predicted mesh over the picture, and from the side beside the labelled one."""
         batch = {name: value[:PANEL_ROWS] for name, value in batch.items()}
-        guess, errors = self.predict(batch), self.metrics(batch)
-        true = self._true_body(batch)
-        faces, pictures = self.body.faces.cpu().numpy(), to_rgb(batch["image"]).cpu()
-        rows, captions = [], []
-        for i, picture in enumerate(enlarged(pictures)):
-            vertices = guess["vertices"][i].float().cpu().numpy()
-            over = draw_mesh(picture, vertices, faces, tile_camera(guess["intrinsics"][i]))
-            row = [picture, over, from_the_side(vertices, guess["joints3d"][i, 0], faces)]
-            if bool(batch["has_body"][i]):
-                mesh = true.vertices[i].cpu().numpy()
-                row.append(from_the_side(mesh, true.joints[i, 0], faces))
-            else:
-                row.append(plain())
-            rows.append([as_tile(tile) for tile in row])
-            error = float(errors["mpjpe"][i])
-            captions.append(f"{error:.0f} mm" if math.isfinite(error) else "")
-        titles = ("picture", "predicted", "from the side", "truth from the side")
-        return {"body_mesh": sheet(rows, titles, captions)}
+        guess, error = self.predict(batch), self.metrics(batch)["mpjpe"]
+        true, faces = self._true_body(batch), self.body.faces.cpu().numpy()
+        return {"body_mesh": mesh_rows(batch, guess, true, batch["has_body"], faces, error)}
 
     def _regress(self, batch: Batch) -> Prediction:
         """Rotations, shape and joints from the picture, with gradients and without skinning."""

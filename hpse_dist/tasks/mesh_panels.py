@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpse_dist.body.model import BodyOutput
 from hpse_dist.body.overlay import draw_mesh
-from hpse_dist.objectives.base import TILE_PX, with_joints
+from hpse_dist.fields import Batch
+from hpse_dist.objectives.base import PANEL_ROWS, TILE_PX, sheet, to_rgb, with_joints
 
 GROUND = 235  # grey of a plain tile
 
@@ -59,3 +62,32 @@ def skeleton(joints: Tensor, known: Tensor, reach: float, side: bool) -> Tensor:
 def as_tile(tile: np.ndarray) -> Tensor:
     """uint8 (h, w, 3) -> (3, h, w) float 0..1."""
     return torch.from_numpy(tile).permute(2, 0, 1) / 255.0
+
+
+def mesh_rows(
+    batch: Batch,
+    guess: Batch,
+    true: BodyOutput,
+    known: Tensor,
+    faces: np.ndarray,
+    error: Tensor,
+    reach: float = 1.1,
+) -> Tensor:
+    """A sheet: the predicted mesh over the picture, and from the side beside the labelled one.
+
+    guess: `vertices`, `joints3d` and `intrinsics` as a task predicts them; known (B,): which rows
+    have a labelled mesh; error (B,): mm, written on the pictures where finite.
+    """
+    rows, captions = [], []
+    for i, picture in enumerate(enlarged(to_rgb(batch["image"][:PANEL_ROWS]).cpu())):
+        vertices = guess["vertices"][i].float().cpu().numpy()
+        over = draw_mesh(picture, vertices, faces, tile_camera(guess["intrinsics"][i]))
+        row = [picture, over, from_the_side(vertices, guess["joints3d"][i, 0], faces, reach)]
+        if bool(known[i]):
+            mesh = true.vertices[i].float().cpu().numpy()
+            row.append(from_the_side(mesh, true.joints[i, 0], faces, reach))
+        else:
+            row.append(plain())
+        rows.append([as_tile(tile) for tile in row])
+        captions.append(f"{error[i]:.0f} mm" if math.isfinite(error[i]) else "")
+    return sheet(rows, ("picture", "predicted", "from the side", "truth from the side"), captions)
