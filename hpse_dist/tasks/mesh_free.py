@@ -26,7 +26,13 @@ from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe, pve
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.tokens import MeshTokens
 from hpse_dist.tasks.base import Prediction, Task
-from hpse_dist.tasks.labels import from_root, labelled_joints, weighted, with_root
+from hpse_dist.tasks.labels import (
+    from_root,
+    labelled_joints,
+    turned_errors,
+    weighted,
+    with_root,
+)
 from hpse_dist.tasks.mesh_panels import mesh_rows
 
 NEAREST = 0.05  # metres: points nearer than this are projected as if they were here
@@ -53,6 +59,9 @@ class MeshFreeConfig:
     """Focal length in crop sides for rows without intrinsics."""
     joints3d_weight: float = 10.0
     """L1 of joints relative to the root, metres."""
+    turned_weight: float = 0.0
+    """L1 of joints after the best rotation, besides: short trainings want it, in which a person's
+    rotation is not found before its pose."""
     vertices_weight: float = 1.0
     """L1 of vertices relative to the root, metres: a quarter each for the coarse and the full mesh,
     half for the middle one."""
@@ -158,14 +167,18 @@ class MeshFree(Task):
         apart = 0.25 * _l1(guess["coarse"], mid[:, self.coarse]) + 0.5 * _l1(guess["mid"], mid)
         apart = apart + 0.25 * _l1(guess["full"], full)
         in3d = (guess["joints"] - from_root(joints3d)).abs().mean(-1)
+        placed = with_root(weight3d)
         in2d = (guess["joints2d"] - joints2d).abs().mean(-1)
         parts = {
-            "joints3d": weighted(in3d, with_root(weight3d)),
+            "joints3d": weighted(in3d, placed),
             "vertices": (apart * known).mean(),
             "edges": (surface[0] * known).mean(),
             "normals": (surface[1] * known).mean(),
             "joints2d": weighted(in2d, weight2d),
         }
+        if self.config.turned_weight:
+            turned = turned_errors(guess["joints"], from_root(joints3d), placed)
+            parts["turned"] = weighted(turned, placed)
         terms = [getattr(self.config, f"{name}_weight") * part for name, part in parts.items()]
         logged = {f"loss_{name}": part.detach() for name, part in parts.items()}
         return {"loss": torch.stack(terms).sum()} | logged

@@ -30,13 +30,19 @@ SMALL: dict[str, Callable[[Path], Any]] = {
         body=str(body), head_dim=32, head_depth=1, heads=1, head_hidden=32, vertices_weight=1.0
     ),
     "body_mesh_free": lambda body: BodyMeshFreeConfig(
-        body=str(body), num_mid=96, num_coarse=48, dims=(32, 16), depth=1, heads=2
+        body=str(body),
+        num_mid=96,
+        num_coarse=48,
+        dims=(32, 16),
+        depth=1,
+        heads=2,
+        turned_weight=1.0,
     ),
     "classify": lambda _: ClassifyConfig(num_classes=3, label_smoothing=0.0),
     "dense_pose": lambda _: DensePoseConfig(head_dim=16),
     "part_segmentation": lambda _: PartSegmentationConfig(head_dim=16),
     "pose2d": lambda _: Pose2dConfig(head_dim=16),
-    "pose3d": lambda _: Pose3dConfig(head_dim=32, head_depth=1, heads=2),
+    "pose3d": lambda _: Pose3dConfig(head_dim=32, head_depth=1, heads=2, turned_weight=1.0),
 }
 """A small config of every task, given a body file: a new one adds its own here."""
 
