@@ -1,12 +1,21 @@
-"""`python -m pipelines.report <study or run folder>`: tables and one HTML page."""
+"""`python -m pipelines.report <study or run folder>`: tables and one HTML page.
+
+`python -m pipelines.report score <predictions> <ground truth> --protocol NAME`: figures of a file.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+from hpse_dist.config import ConfigError
+from hpse_dist.protocols import PROTOCOLS, named
+from hpse_dist.protocols.files import score_files
 from hpse_dist.report import write_report
+from hpse_dist.report.tables import figure, metric
 from pipelines import command_parser, run_command
 
 
@@ -14,15 +23,49 @@ def parser() -> argparse.ArgumentParser:
     made = command_parser(
         "report",
         "Make one self-contained HTML page, with tables as CSV beside it, from what runs left in "
-        "their folders.",
-        "python -m pipelines.report runs/demo",
+        "their folders. Or score a file of predictions, ours or anybody's, by a named protocol.",
+        "python -m pipelines.report runs/demo\n"
+        "  python -m pipelines.report score pred.json freihand/ --protocol freihand",
     )
-    made.add_argument("folder", type=Path, help="a study's folder, or one run's")
+    made.add_argument("folder", type=Path, help="a study's folder, or one run's; or the word score")
+    made.add_argument(
+        "files", type=Path, nargs="*", help="after score: the predictions, the ground truth"
+    )
     made.add_argument("--out", type=Path, help="the page; otherwise report.html in the folder")
+    made.add_argument("--protocol", help=f"for score: {', '.join(PROTOCOLS)}")
+    made.add_argument(
+        "--regressor", type=Path, help="for score: the .npy that makes joints of a mesh's vertices"
+    )
     return made
 
 
+def score(options: argparse.Namespace) -> None:
+    """Print a file's figures with their protocol; --out keeps them as JSON."""
+    if len(options.files) != 2 or not options.protocol:
+        raise ConfigError(
+            "score needs a file of predictions, one of ground truth, and --protocol with one of "
+            f"{', '.join(PROTOCOLS)}"
+        )
+    protocol = named(options.protocol)
+    found = score_files(protocol, options.files[0], options.files[1], options.regressor)
+    for name, value in found.figures.items():
+        what = metric(name)
+        print(f"{what.label:14}{figure(value, what)}")
+    print(f"protocol {protocol.describe()}")
+    if found.regressor:
+        print(f"regressor sha256 {found.regressor}")
+    if options.out:
+        options.out.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    kept = f", kept in {options.out}" if options.out else ""
+    print(f"scored: {options.files[0]} ({found.examples} examples){kept}")
+
+
 def main(options: argparse.Namespace) -> None:
+    if str(options.folder) == "score":
+        score(options)
+        return
+    if options.files or options.protocol or options.regressor:
+        raise ConfigError("more than a folder: files and --protocol belong to the word score")
     page = write_report(options.folder, options.out)
     size = page.stat().st_size / 1e6
     tables = page.with_name(f"{page.stem}-tables")

@@ -9,7 +9,7 @@ and no byte of the file reaches a constructor written elsewhere.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +72,33 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     # A broken or hostile pickle can make the unpickler raise anything at all; nothing is hidden.
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a body model pickle: {error!r}.") from error
+
+
+def read_pickled_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the named entries that a pickled table has, as arrays; lists of them are stacked.
+
+    For tables of numbers that other people pickled; nothing that the file says is run.
+    Raises ValueError for a file that is broken, holds something else there, or would run code.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _BodyUnpickler(file, encoding="latin1").load()
+        if not isinstance(content, dict):
+            raise pickle.UnpicklingError("it holds no table of arrays")
+        return {name: _stacked(content[name]) for name in names if name in content}
+    except _Refused as error:
+        raise ValueError(
+            f"{path} was refused: {error}, which no table of numbers needs."
+        ) from error
+    # as for body models: a broken pickle can make the unpickler raise anything at all
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a pickled table: {error!r}.") from error
+
+
+def _stacked(value: object) -> np.ndarray:
+    if isinstance(value, (list, tuple)) and any(isinstance(item, _Array) for item in value):
+        return np.stack([_as_array(item) for item in value])
+    return _as_array(value)
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,0 +1,273 @@
+"""Figures of predictions beside ground truth, by a protocol: per example, and over a whole set.
+
+Figures of a whole set (average precision, macro F1) are no means over examples, so they are made
+here, of files, and not in the loop that evaluates while training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpse_dist.metrics import hand
+from hpse_dist.metrics.classes import accuracy, macro_f1
+from hpse_dist.metrics.pose2d import joint_error, pck
+from hpse_dist.metrics.pose3d import auc3d, mpjpe, n_mpjpe, pa_mpjpe, pa_pve, pck3d, pve
+from hpse_dist.metrics.surface import part_iou, person_iou
+from hpse_dist.protocols.base import Protocol
+from hpse_dist.protocols.dense import dense_figures
+from hpse_dist.protocols.examples import Examples, matched
+
+_AT_ONCE = 64  # examples with meshes
+JOINT_FIGURES: dict[str, Callable[..., Tensor]] = {
+    "mpjpe": mpjpe,
+    "n_mpjpe": n_mpjpe,
+    "pck_150": pck3d,
+    "auc_150": auc3d,
+}
+Figures = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Regressor:
+    """The matrix (J, V) that makes a protocol's joints of a mesh."""
+
+    matrix: np.ndarray
+    sha256: str
+
+    @staticmethod
+    def read(path: Path) -> Regressor:
+        """From a .npy file; ValueError for anything else."""
+        try:
+            matrix = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path}: not a regressor as .npy ({error})") from None
+        if matrix.ndim != 2 or matrix.dtype.kind != "f" or not np.isfinite(matrix).all():
+            raise ValueError(f"{path}: a regressor is a table of numbers, joints x vertices")
+        return Regressor(matrix, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a file of predictions came to."""
+
+    protocol: str
+    figures: dict[str, float]
+    """By their names in report.tables.METRICS; a figure that nothing was there for is left out."""
+    examples: int
+    """Examples of ground truth."""
+    regressor: str = ""
+    """sha256 of the regressor that was used."""
+
+
+def score(
+    protocol: Protocol, predicted: Examples, true: Examples, regressor: Regressor | None = None
+) -> Score:
+    """Every figure of the protocol that both sides hold enough for; ValueError with what lacks."""
+    if protocol.kind == "dense":
+        return Score(protocol.name, dense_figures(protocol, predicted, true), len(true))
+    count, found = len(true), len(predicted)
+    predicted, true = matched(predicted, true, protocol.complete)
+    used = ""
+    if protocol.kind == "body":
+        if "joints3d" not in predicted or "joints3d" not in true:
+            used = regressor.sha256 if regressor else ""
+        each = _in_pieces(
+            lambda a, b: _body(protocol, a, b, regressor), predicted, true, "vertices" in true
+        )
+    elif protocol.kind == "hand":
+        each = _in_pieces(lambda a, b: _hand(protocol, a, b), predicted, true, True)
+    elif protocol.kind == "classes":
+        given = _classes(predicted, true)
+        return Score(protocol.name, {n: given[n] for n in protocol.figures if n in given}, count)
+    else:
+        assert protocol.kind == "pixels", protocol.kind
+        each = _pixels(protocol, predicted, true)
+    figures = {name: _mean(values) for name, values in each.items()}
+    if not protocol.complete:
+        figures |= _found(figures, len(true), count, found)
+    figures = {n: figures[n] for n in protocol.figures if math.isfinite(figures.get(n, math.nan))}
+    if not figures:
+        raise ValueError(
+            f"{true.where}: it has no label that protocol {protocol.name} could judge by"
+        )
+    return Score(protocol.name, figures, count, used)
+
+
+def joint_figures(protocol: Protocol, mine: Tensor, true: Tensor, known: Tensor) -> Figures:
+    """(B,) each: the protocol's figures of joints (B, J, 3) in its whole joint set, metres.
+
+    known (B, J), above 0 where a joint is labelled; NaN where nothing can be judged.
+    """
+    protocol.check_joint_count(mine.shape[1], "prediction")
+    protocol.check_joint_count(true.shape[1], "ground truth")
+    counted = known > 0
+    if protocol.root:
+        root = protocol.names().index(protocol.root)
+        counted = counted & counted[:, root, None]
+        mine, true = mine - mine[:, root, None], true - true[:, root, None]
+    judged = protocol.judged()
+    mine, true, counted = mine[:, judged], true[:, judged], counted[:, judged]
+    figures = {
+        name: figure(mine, true, counted, None)
+        for name, figure in JOINT_FIGURES.items()
+        if name in (*protocol.figures, "mpjpe")
+    }
+    if "pa_mpjpe" in protocol.figures:
+        figures["pa_mpjpe"] = pa_mpjpe(mine, true, counted)
+    return figures
+
+
+def _body(
+    protocol: Protocol, predicted: Examples, true: Examples, regressor: Regressor | None
+) -> Figures:
+    mine, _ = _joints(protocol, predicted, regressor)
+    there, known = _joints(protocol, true, regressor)
+    figures = joint_figures(protocol, mine, there, known)
+    if {"pve", "pa_pve"} & {*protocol.figures} and "vertices" in predicted and "vertices" in true:
+        meshes = _meshes(protocol, predicted, true)
+        root = protocol.names().index(protocol.root) if protocol.root else 0
+        lacks = torch.zeros(len(true), dtype=torch.bool)
+        if "vertices_known" in true:
+            lacks = ~torch.from_numpy(true["vertices_known"].astype(bool))
+        meshes = meshes[0], meshes[1].where(~lacks[:, None, None], 0.0)
+        figures["pve"] = pve(*meshes, mine[:, root], there[:, root]).masked_fill(lacks, math.nan)
+        if "pa_pve" in protocol.figures:
+            figures["pa_pve"] = pa_pve(*meshes).masked_fill(lacks, math.nan)
+    return figures
+
+
+def _joints(
+    protocol: Protocol, examples: Examples, regressor: Regressor | None
+) -> tuple[Tensor, Tensor]:
+    """Places (N, J, 3) and confidence (N, J): the file's own, or regressed from its vertices."""
+    if "joints3d" in examples:
+        joints = _double(examples["joints3d"])
+        protocol.check_joint_count(joints.shape[1], examples.where)
+        known = joints[..., 3] if joints.shape[2] == 4 else torch.ones_like(joints[..., 0])
+        return joints[..., :3], known
+    vertices = _double(examples["vertices"])
+    if not protocol.regressor or regressor is None:
+        needed = f"joints of {protocol.joint_set}"
+        if protocol.regressor:
+            needed += f", or --regressor with {protocol.regressor}"
+        raise ValueError(f"{examples.where}: protocol {protocol.name} needs {needed}")
+    matrix = _double(regressor.matrix)
+    if matrix.shape != (len(protocol.names()), vertices.shape[1]):
+        raise ValueError(
+            f"{examples.where}: the mesh has {vertices.shape[1]} vertices, and the regressor is "
+            f"{matrix.shape[0]} x {matrix.shape[1]}; protocol {protocol.name} uses "
+            f"{protocol.regressor}"
+        )
+    joints = torch.einsum("jv,nvc->njc", matrix, vertices)
+    return joints, torch.ones_like(joints[..., 0])
+
+
+def _meshes(protocol: Protocol, predicted: Examples, true: Examples) -> tuple[Tensor, Tensor]:
+    wanted = protocol.vertices or true["vertices"].shape[1]
+    for side in (true, predicted):
+        if side["vertices"].shape[1] != wanted:
+            raise ValueError(
+                f"{side.where}: its meshes have {side['vertices'].shape[1]} vertices, and "
+                f"protocol {protocol.name} compares meshes of {wanted}"
+            )
+    return _double(predicted["vertices"]), _double(true["vertices"])
+
+
+def _hand(protocol: Protocol, predicted: Examples, true: Examples) -> Figures:
+    sides = [_joints(protocol, side, None)[0] for side in (predicted, true)]
+    joints, mesh = sides, _meshes(protocol, predicted, true)
+    fitted = hand.freihand_align(joints[0], joints[1]), hand.freihand_align(mesh[0], mesh[1])
+    return {
+        "joint_aligned": hand.distance_mm(fitted[0], joints[1]),
+        "mesh_aligned": hand.distance_mm(fitted[1], mesh[1]),
+        "f_5": hand.f_score(fitted[1], mesh[1], 5.0),
+        "f_15": hand.f_score(fitted[1], mesh[1], 15.0),
+        "joint_auc": hand.curve_area(fitted[0], joints[1]),
+        "mesh_auc": hand.curve_area(fitted[1], mesh[1]),
+    }
+
+
+def _classes(predicted: Examples, true: Examples) -> dict[str, float]:
+    label = torch.from_numpy(true["label"].astype(np.int64))
+    if "probability" in predicted:
+        probability = _double(predicted["probability"])
+        if int(label.max()) >= probability.shape[1] or int(label.min()) < 0:
+            raise ValueError(
+                f"{predicted.where}: probabilities of {probability.shape[1]} classes, and "
+                f"{true.where} has class {int(label.max())}"
+            )
+        mine = probability.argmax(1)
+        given = probability.gather(1, label[:, None])[:, 0]
+        figures = {"uncertainty": _mean(100 * (1 - given))}
+    else:
+        mine, figures = torch.from_numpy(predicted["label"].astype(np.int64)), {}
+    return {
+        "accuracy": _mean(accuracy(mine, label)),
+        "macro_f1": macro_f1(mine, label),
+        **figures,
+    }
+
+
+def _pixels(protocol: Protocol, predicted: Examples, true: Examples) -> Figures:
+    if "part_iou" in protocol.figures:
+        maps = [torch.from_numpy(side["part_map"].astype(np.int64)) for side in (predicted, true)]
+        if maps[0].shape != maps[1].shape:
+            raise ValueError(
+                f"{predicted.where}: part maps of {tuple(maps[0].shape[1:])} pixels, and "
+                f"{true.where} has {tuple(maps[1].shape[1:])}"
+            )
+        parts = int(max(m.max() for m in maps))
+        return {
+            "part_iou": part_iou(maps[0], maps[1], parts),
+            "person_iou": person_iou(maps[0], maps[1]),
+        }
+    mine, there = _double(predicted["joints2d"]), _double(true["joints2d"])
+    if mine.shape[1] != there.shape[1]:
+        raise ValueError(
+            f"{predicted.where}: {mine.shape[1]} joints, and {true.where} has {there.shape[1]}"
+        )
+    known = there[..., 2] > 0 if there.shape[2] == 3 else torch.ones_like(there[..., 0]) > 0
+    mine, there = mine[..., :2], there[..., :2].where(known[..., None], 0.0)
+    return {
+        "joint_error": joint_error(mine, there, known),
+        "pck_005": pck(mine, there, known, 0.05),
+        "pck_01": pck(mine, there, known, 0.1),
+    }
+
+
+def _found(figures: dict[str, float], both: int, people: int, predictions: int) -> dict[str, float]:
+    """F1 of finding people, and the errors over it (AGORA)."""
+    f1 = 2 * both / (people + predictions)
+    found = {"f1": 100 * f1}
+    for name, of in (("nmje", "mpjpe"), ("nmve", "pve")):
+        if of in figures and f1 > 0:
+            found[name] = figures[of] / f1
+    return found
+
+
+def _in_pieces(
+    judge: Callable[[Examples, Examples], Figures], mine: Examples, true: Examples, large: bool
+) -> Figures:
+    """Figures of all examples; of meshes a few at a time, for the sake of memory."""
+    step = _AT_ONCE if large else max(len(true), 1)
+    pieces = []
+    for start in range(0, len(true), step):
+        rows = np.arange(start, min(start + step, len(true)))
+        pieces.append(judge(mine.taken(rows), true.taken(rows)))
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _double(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().nanmean())

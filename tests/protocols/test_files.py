@@ -1,0 +1,305 @@
+"""Files of predictions: exact ones score best in every protocol, and bad ones are one sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpse_dist.protocols import PROTOCOLS
+from hpse_dist.protocols.examples import Examples
+from hpse_dist.protocols.files import score_files
+from hpse_dist.protocols.score import score
+from hpse_dist.report.tables import METRICS
+from pipelines import run_command
+from pipelines.report import main, parser
+from tests.metrics import published
+from tests.protocols.made_examples import files, made
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_exact_predictions_come_back_without_error(name: str, tmp_path: Path) -> None:
+    protocol = PROTOCOLS[name]
+    found = score_files(protocol, *files(protocol, tmp_path, *made(protocol)))
+    assert found.protocol == name
+    asked = [f for f in protocol.figures if f not in ("surface_right", "part_iou", "uv_error")]
+    if name == "part-pixels":
+        asked = list(protocol.figures)
+    assert found.examples == 6
+    if name == "coco-keypoints":
+        asked.remove("ap_medium")  # everybody is large
+    assert list(found.figures) == asked
+    for figure, value in found.figures.items():
+        best = 100.0 if METRICS[figure].better == "higher" else 0.0
+        assert value == pytest.approx(best, abs=1e-4), figure
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_wrong_predictions_do_not(name: str, tmp_path: Path) -> None:
+    protocol = PROTOCOLS[name]
+    mine, true = made(protocol)
+    wrong, _ = made(protocol, seed=1)
+    keep = {
+        k: v for k, v in mine.arrays.items() if k in ("id", "image", "sequence", "person", "time")
+    }
+    found = score_files(
+        protocol, *files(protocol, tmp_path, Examples("", wrong.arrays | keep), true)
+    )
+    for figure, value in found.figures.items():
+        best = 100.0 if METRICS[figure].better == "higher" else 0.0
+        assert abs(value - best) > 1.0 or figure == "f1", figure
+
+
+def test_freihands_file_is_scored_as_freihand_does(tmp_path: Path) -> None:
+    """Its own folder of ground truth; someone's file of predictions, a mirrored hand in it."""
+    rng = np.random.default_rng(0)
+    xyz, verts = rng.normal(0, 0.05, (4, 21, 3)), rng.normal(0, 0.05, (4, 778, 3))
+    mine = xyz + rng.normal(0, 0.01, xyz.shape), verts + rng.normal(0, 0.005, verts.shape)
+    mine[0][3] *= [-1, 1, 1]
+    mine[1][3] *= [-1, 1, 1]
+    (tmp_path / "evaluation_xyz.json").write_text(json.dumps(xyz.tolist()))
+    (tmp_path / "evaluation_verts.json").write_text(json.dumps(verts.tolist()))
+    pred = tmp_path / "pred.json"
+    pred.write_text(json.dumps([side.tolist() for side in mine]))
+    figures = score_files(PROTOCOLS["freihand"], pred, tmp_path).figures
+    fitted = [
+        np.stack([published.freihand_aligned(a, b) for a, b in zip(m, t, strict=True)])
+        for m, t in zip(mine, (xyz, verts), strict=True)
+    ]
+    error = [
+        1000 * np.linalg.norm(f - t, axis=-1).mean()
+        for f, t in zip(fitted, (xyz, verts), strict=True)
+    ]
+    f5 = np.mean([published.freihand_f(f, v, 0.005) for f, v in zip(fitted[1], verts, strict=True)])
+    assert figures["joint_aligned"] == pytest.approx(error[0], rel=1e-6)
+    assert figures["mesh_aligned"] == pytest.approx(error[1], rel=1e-6) and error[1] < 12
+    assert figures["f_5"] == pytest.approx(f5, rel=1e-6)
+    assert figures["joint_auc"] == pytest.approx(published.freihand_auc(fitted[0], xyz), rel=1e-6)
+    own = {"joints3d": np.stack([m[3] for m in (mine[0],)])}, {"joints3d": xyz[3:]}
+    hands = [Examples("", {**side, "id": np.array(["x"])}) for side in own]
+    assert score(PROTOCOLS["synthetic-hand"], *hands).figures["pa_mpjpe"] > 20  # told apart there
+
+
+def test_joints_of_a_mesh_need_the_regressor_and_its_hash_is_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.uniform(size=(17, 6890)) ** 40
+    matrix /= matrix.sum(1, keepdims=True)
+    true = rng.normal(0, 0.3, (2, 6890, 3))
+    mine = true + rng.normal(0, 0.05, true.shape)
+    for name, mesh in (("mine", mine), ("true", true)):
+        np.savez(tmp_path / f"{name}.npz", vertices=mesh, id=np.array(["a", "b"]))
+    np.save(tmp_path / "regressor.npy", matrix)
+    protocol = PROTOCOLS["3dpw-14"]
+    paths = tmp_path / "mine.npz", tmp_path / "true.npz"
+    found = score_files(protocol, *paths, tmp_path / "regressor.npy")
+    joints = [(matrix @ mesh) for mesh in (mine, true)]
+    a, b = (side - side[:, :1] for side in joints)
+    wanted = 1000 * np.linalg.norm(a - b, axis=-1)[:, protocol.judged()].mean()
+    assert found.figures["mpjpe"] == pytest.approx(wanted, rel=1e-6)
+    root = (mine - joints[0][:, :1]) - (true - joints[1][:, :1])
+    assert found.figures["pve"] == pytest.approx(1000 * np.linalg.norm(root, axis=-1).mean())
+    assert len(found.regressor) == 64
+    with pytest.raises(ValueError, match=r"needs joints of h36m17, or --regressor with J_"):
+        score_files(protocol, *paths)
+    np.save(tmp_path / "small.npy", matrix[:, :100])
+    with pytest.raises(ValueError, match="6890 vertices, and the regressor is 17 x 100"):
+        score_files(protocol, *paths, tmp_path / "small.npy")
+
+
+def test_people_left_out_and_made_up_count_where_the_protocol_says_so() -> None:
+    mine, true = made(PROTOCOLS["agora"])
+    some = mine.taken(np.array([4, 0, 2]))
+    figures = score(PROTOCOLS["agora"], some, true).figures
+    assert figures["mpjpe"] == 0.0 and figures["f1"] == pytest.approx(100 * 2 * 3 / 9)
+    off = Examples("", mine.arrays | {"joints3d": mine["joints3d"] * 1.01})
+    whole = score(PROTOCOLS["agora"], off, true).figures
+    half = score(PROTOCOLS["agora"], off.taken(np.array([0, 1, 2])), true).figures
+    assert whole["nmje"] == whole["mpjpe"] and half["nmje"] == pytest.approx(1.5 * half["mpjpe"])
+    with pytest.raises(ValueError, match="mine: 3 of 6 examples have no prediction, such as s1"):
+        score(PROTOCOLS["synthetic-24"], some, true)
+
+
+def test_order_does_not_matter_where_there_are_ids() -> None:
+    protocol = PROTOCOLS["synthetic-24"]
+    mine, true = made(protocol)
+    off = Examples("mine", mine.arrays | {"joints3d": mine["joints3d"] ** 2})
+    turned = off.taken(np.array([3, 5, 0, 1, 4, 2]))
+    assert score(protocol, turned, true).figures == pytest.approx(
+        score(protocol, off, true).figures
+    )
+
+
+def test_frames_that_are_not_valid_do_not_count(tmp_path: Path) -> None:
+    """Also: numpy arrays that another numpy pickled are read, and nothing else is."""
+    joints = np.random.default_rng(0).normal(size=(1, 3, 24, 3))
+    broken = joints.copy()
+    broken[0, 1] = 7.0
+    table = {"jointPositions": [joints[0]], "valid": np.array([[1, 0, 1]])}
+    for name, content in (("truth", table), ("mine", {"jointPositions": broken})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "seq.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    protocol = PROTOCOLS["3dpw-challenge"]
+    found = score_files(protocol, tmp_path / "mine", tmp_path / "truth")
+    assert found.figures["mpjpe"] == pytest.approx(0.0, abs=1e-9)
+    (tmp_path / "mine" / "seq.pkl").write_bytes(pickle.dumps({"jointPositions": print}))
+    with pytest.raises(ValueError, match=r"was refused: it calls for \w+.print"):
+        score_files(protocol, tmp_path / "mine", tmp_path / "truth")
+
+
+def test_3dpws_layout_is_the_challenges(tmp_path: Path) -> None:
+    """One file for a sequence; orientations are the camera's, joint by joint down the body."""
+    protocol = PROTOCOLS["3dpw-challenge"]
+    mine, true = made(protocol)
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    mine["rotations"][:, [0, 2, 5]] = quarter  # pelvis, right hip, right knee: three quarters
+    files(protocol, tmp_path, mine, true)
+    with (tmp_path / "3dpw" / "test" / "run.pkl").open("rb") as file:
+        table = pickle.load(file)
+    joints = np.array(table["jointPositions"])
+    assert joints.shape == (2, 2, 24, 3)
+    assert joints[1, 0] == pytest.approx(mine["joints3d"][2])
+    turns = np.array(table["orientations"])
+    assert turns.shape == (2, 2, 9, 3, 3)
+    assert turns[0, 0, 4] == pytest.approx(np.linalg.matrix_power(quarter, 3))  # the right knee
+    assert turns[0, 0, 3] == pytest.approx(quarter)  # the left one
+
+
+def _nan_label(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    true["joints3d"][2, 5, 0] = np.nan
+
+
+def _nan_prediction(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["joints3d"][1, 0, 0] = np.inf
+
+
+def _joint_set(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["joints3d"] = mine["joints3d"][:, :17]
+
+
+def _vertices(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["vertices"] = mine["vertices"][:, :40]
+
+
+def _twice(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["id"][3] = "s1"
+
+
+def _stranger(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["id"][3] = "t9"
+
+
+def _lacks(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["joints"] = mine.pop("joints3d")
+
+
+def _rows(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["joints3d"] = mine["joints3d"][:5]
+
+
+def _nothing(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    for name in list(mine):
+        mine[name] = mine[name][:0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_nan_label, "true.npz: joints3d of example s2 is not a number"),
+        (_nan_prediction, "mine.npz: joints3d of example s1 is not a number"),
+        (_joint_set, "17 joints, and protocol synthetic-24 needs the 24 of smpl24"),
+        (_vertices, "its meshes have 40 vertices, and protocol synthetic-24 compares meshes of 50"),
+        (_twice, "example s1 is there twice"),
+        (_stranger, "1 predictions are of no example in"),
+        (_lacks, "protocol synthetic-24 needs joints of smpl24"),
+        (_rows, "vertices has 6 rows and other arrays have 5"),
+        (_nothing, "mine.npz: it holds no examples"),
+    ],
+)
+def test_bad_arrays_are_one_sentence(
+    spoil: Callable[[dict, dict], None], sentence: str, tmp_path: Path, capsys: Any
+) -> None:
+    mine, true = (
+        {k: v.copy() for k, v in e.arrays.items()} for e in made(PROTOCOLS["synthetic-24"])
+    )
+    spoil(mine, true)
+    np.savez(tmp_path / "mine.npz", **mine)
+    np.savez(tmp_path / "true.npz", **true)
+    _said(["mine.npz", "true.npz"], "synthetic-24", sentence, tmp_path, capsys)
+
+
+def _said(names: list[str], protocol: str, sentence: str, folder: Path, capsys: Any) -> None:
+    """The command fails with that one sentence."""
+    paths = [str(folder / name) for name in names]
+    assert run_command(main, parser(), ["score", *paths, "--protocol", protocol]) == 1
+    told = capsys.readouterr().err
+    assert sentence in told and told.count("\n") == 1 and "unexpected" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "sentence"),
+    [
+        ("", "freihand", "the file is empty"),
+        ("[[[0.1, 0.2", "freihand", "not readable as JSON"),
+        ("[[[0.1, 0.2", "coco-keypoints", "not readable as JSON"),
+        ("[[], []]", "freihand", "it holds no examples"),
+        ("{}", "freihand", "a list of two: joints, vertices"),
+        ("[[[[0, 1]], [[0, 1], [2]]], [[[0, 1, 2]]]]", "freihand", "as many for every example"),
+        ("[[[[0, 0, NaN]]], [[[0, 0, 0]]]]", "freihand", "joints3d of example 0 is not a number"),
+        ("[]", "coco-keypoints", "it holds no predictions"),
+        (
+            '[{"image_id": 1, "keypoints": [1, 2, 3], "score": 1}]',
+            "coco-keypoints",
+            "1 joints, and",
+        ),
+        ('[{"image_id": 1}]', "coco-keypoints", "entry 0 has no image_id or no keypoints"),
+    ],
+)
+def test_bad_json_is_one_sentence(
+    text: str, protocol: str, sentence: str, tmp_path: Path, capsys: Any
+) -> None:
+    _, truth = files(PROTOCOLS[protocol], tmp_path, *made(PROTOCOLS[protocol]))
+    (tmp_path / "bad.json").write_text(text)
+    _said(["bad.json", truth.name], protocol, sentence, tmp_path, capsys)
+
+
+def test_bad_results_of_coco_are_one_sentence(tmp_path: Path, capsys: Any) -> None:
+    protocol = PROTOCOLS["coco-keypoints"]
+    pred, truth = files(protocol, tmp_path, *made(protocol))
+    rows = json.loads(pred.read_text())
+    for change, sentence in (
+        ({"image_id": 99}, "1 image_id are not among the images"),
+        ({"score": None}, "every entry needs a score"),
+        ({"keypoints": [float("nan")] * 51}, "keypoints of entry 0 are not numbers"),
+    ):
+        pred.write_text(json.dumps([rows[0] | change, *rows[1:]]))
+        _said([pred.name, truth.name], "coco-keypoints", sentence, tmp_path, capsys)
+
+
+def test_a_file_cut_off_or_not_there_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
+    protocol = PROTOCOLS["synthetic-24"]
+    mine, _ = files(protocol, tmp_path, *made(protocol))
+    mine.write_bytes(mine.read_bytes()[:-100])
+    _said([mine.name, "truth.npz"], "synthetic-24", "is it whole?", tmp_path, capsys)
+    _said(["none.npz", "truth.npz"], "synthetic-24", "no such file or folder", tmp_path, capsys)
+    (tmp_path / "x.json").write_text("[]")
+    _said(["x.json", "truth.npz"], "synthetic-24", "is scored from .npz", tmp_path, capsys)
+
+
+def test_the_command_says_figures_and_protocol(tmp_path: Path, capsys: Any) -> None:
+    protocol = PROTOCOLS["freihand"]
+    paths = [str(path) for path in files(protocol, tmp_path, *made(protocol))]
+    out = tmp_path / "score.json"
+    given = ["score", *paths, "--protocol", "freihand", "--out", str(out)]
+    assert run_command(main, parser(), given) == 0
+    said = capsys.readouterr().out
+    assert "F@5 mm        100.0 %" in said and "TAKES MIRROR IMAGES" in said
+    assert json.loads(out.read_text())["figures"]["f_5"] == 100.0
+    assert run_command(main, parser(), ["score", *paths]) == 2
+    assert run_command(main, parser(), ["score", *paths, "--protocol", "freehand"]) == 1
+    assert "no protocol is called 'freehand'" in capsys.readouterr().err
+    assert run_command(main, parser(), [str(tmp_path), "more"]) == 2
