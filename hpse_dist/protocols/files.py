@@ -179,7 +179,7 @@ def _write_3dpw(examples: Examples, folder: Path) -> None:
 
 def _in_camera(rotations: np.ndarray) -> np.ndarray:
     """(N, 24, 3, 3) relative to each joint's parent -> in the camera's frame, as 3DPW has them."""
-    turned = rotations.astype(np.float64)
+    turned: np.ndarray = rotations.astype(np.float64)
     for joint, parent in enumerate(PARENTS[1:], start=1):
         turned[:, joint] = turned[:, parent] @ turned[:, joint]
     return turned
