@@ -239,6 +239,8 @@ class FinetuneRecipe(TrainingRecipe):
     """A pre-training run's folder, a file of ours or other people's, timm:<name>, or `random`."""
     source_name: str = ""
     """How tables call the source; empty takes it from `source`."""
+    source_decoder: bool = False
+    """Take completion's decoder from the source too, for tasks that keep it."""
     label_fraction: float = 1.0
     """Share of the labelled frames used, nested and fixed for every source."""
 
@@ -336,6 +338,7 @@ def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> 
 def check_fields(recipe: TrainingRecipe) -> None:
     """ValueError where the objective or task needs a field that the collections do not hold."""
     name, needs = component(recipe)
+    check_kinds(recipe, name)
     collections = [Collection.open(located(use.path)) for use in recipe.collections]
     provides = provided_by(collections, pairs="image_ref" in needs)
     lacking = missing([field for field in needs if field != "valid"], provides)
@@ -350,6 +353,18 @@ def check_fields(recipe: TrainingRecipe) -> None:
         for collection in collections:
             given = collection.manifest.get("joint_set")
             PROTOCOLS[recipe.protocol()].check_joint_set(given, str(collection.folder))
+
+
+def check_kinds(recipe: TrainingRecipe, name: str) -> None:
+    """ValueError where a collection is used with pairs of a kind that the task cannot use."""
+    part = recipe.objective if isinstance(recipe, PretrainRecipe) else getattr(recipe, "task", None)
+    usable = getattr(part, "pair_kinds", ("view", "pose"))
+    for use in recipe.collections:
+        if set(use.kinds) - set(usable):
+            raise ValueError(
+                f"{name} uses pairs of kind {' and '.join(usable)} only, and {use.path} is to give "
+                f"{' and '.join(use.kinds)}; set kinds: [{', '.join(usable)}] under it"
+            )
 
 
 def component(recipe: TrainingRecipe) -> tuple[str, tuple[str, ...]]:

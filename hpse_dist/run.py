@@ -84,6 +84,8 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
     card = source.card if source else {"name": "random"}
     with start_weights(recipe.seed, "task"):  # the same head on top of every source
         module = tasks.build(recipe.task, encoder, recipe.seed)
+    if recipe.source_decoder:
+        _take_decoder(module, source)
     facts = {
         "kind": "finetune",
         "task": recipe.task_name(),
@@ -121,12 +123,12 @@ def _source(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Encoder, Source | 
 
 
 def _take_decoder(module: Objective, source: Source | None) -> None:
-    """Completion goes on from the source's decoder."""
+    """Completion, or a task that keeps its decoder, goes on from the source's."""
     decoder = getattr(module, "decoder", None)
     if decoder is None or source is None or not source.decoder:
-        lacks = "this objective has no decoder" if decoder is None else "the source has no decoder"
+        lacks = "what is trained has no decoder" if decoder is None else "the source has no decoder"
         raise ValueError(f"source_decoder: {lacks}; set source_decoder to false")
-    fill(decoder, source.decoder, f"decoder of source {source.name} (see objective.decoder)")
+    fill(decoder, source.decoder, f"decoder of source {source.name} (see the recipe's decoder)")
 
 
 def _run(

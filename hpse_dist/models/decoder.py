@@ -103,15 +103,28 @@ class Decoder(nn.Module):
         known = self.embed(tokens)
         x = self.mask_token.to(known.dtype).expand(len(known), num_patches, -1)
         x = x.scatter(1, visible[..., None].expand(-1, -1, self.dim), known)
+        return self.head(self.norm(take(self._look(x, memory, grid, memory_grid), hidden)))
+
+    def read(self, tokens: Tensor, memory: Tensor, grid: Grid, memory_grid: Grid) -> Tensor:
+        """What it makes of a picture with nothing hidden beside a second one, before pixels.
+
+        tokens (B, N, C) and memory (B, M, C) of all patches of each -> (B, N, dim).
+        """
+        return self.norm(self._look(self.embed(tokens), memory, grid, memory_grid))
+
+    def _look(
+        self, x: Tensor, memory: Tensor | None, grid: Grid, memory_grid: Grid | None
+    ) -> Tensor:
+        """The blocks over tokens (B, N, dim) of all patches, beside those of another picture."""
         rotation, x = self._placed(x, grid)
         if memory is None or memory_grid is None:
             for block in self.blocks:
                 x = block(x, rotation)
-            return self.head(self.norm(take(x, hidden)))
+            return x
         memory_rotation, memory = self._placed(self.embed(memory), memory_grid)
         for block in self.blocks:
             x = block(x, memory, rotation, memory_rotation)
-        return self.head(self.norm(take(x, hidden)))
+        return x
 
     def _placed(self, x: Tensor, grid: Grid) -> tuple[Rotation | None, Tensor]:
         """The rotation of a picture's tokens, or none and the tokens with the table added."""

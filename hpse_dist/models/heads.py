@@ -49,8 +49,10 @@ class QueryHead(nn.Module):
         nn.init.normal_(self.query, std=0.02)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """What the query has read: tokens (B, N, C) of rows and columns `grid` -> (B, dim)."""
-        tokens = tokens + fixed_positions(grid, tokens)
+        """What the query has read: tokens (B, kN, C), k times the N of rows and columns `grid`, one
+        set after the other -> (B, dim)."""
+        sets = tokens.shape[1] // (grid[0] * grid[1])
+        tokens = tokens + fixed_positions(grid, tokens).repeat(1, sets, 1)
         x = self.query.expand(len(tokens), -1, -1)
         for block in self.blocks:
             x = block(x, tokens)

@@ -8,6 +8,7 @@ from hpse_dist.models.encoder import Encoder
 from hpse_dist.tasks.base import Task
 from hpse_dist.tasks.body_mesh import BodyMesh
 from hpse_dist.tasks.body_mesh_free import BodyMeshFree
+from hpse_dist.tasks.body_mesh_two_views import BodyMeshTwoViews
 from hpse_dist.tasks.classify import Classify
 from hpse_dist.tasks.dense_pose import DensePose
 from hpse_dist.tasks.part_segmentation import PartSegmentation
@@ -17,6 +18,7 @@ from hpse_dist.tasks.pose3d import Pose3d
 TASKS: dict[str, type[Task]] = {
     "body_mesh": BodyMesh,
     "body_mesh_free": BodyMeshFree,
+    "body_mesh_two_views": BodyMeshTwoViews,
     "classify": Classify,
     "dense_pose": DensePose,
     "part_segmentation": PartSegmentation,

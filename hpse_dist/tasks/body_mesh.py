@@ -143,7 +143,10 @@ class BodyMesh(Task):
         Each part is a mean over a row's elements, summed over the rows that have the label and
         divided by B.
         """
-        guess = self._regress(batch)
+        return self.losses(self._regress(batch), batch)
+
+    def losses(self, guess: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """What `forward` returns, of a guess made by `_regress`."""
         has_body = batch["has_body"].float()
         pose = torch.cat((batch["global_orient"], batch["body_pose"]), dim=1)
         rotations = axis_angle_to_matrix(pose.unflatten(1, (-1, 3)))
@@ -178,7 +181,10 @@ class BodyMesh(Task):
         (B, 3), joints3d (B, 24, 3) and vertices (B, V, 3) in metres in the camera frame, joints2d
         (B, 24, 2) in 0..1 of the crop, intrinsics (B, 3, 3) as used.
         """
-        guess = self._regress(batch)
+        return self._finished(self._regress(batch))
+
+    def _finished(self, guess: Prediction) -> Prediction:
+        """What `predict` returns, of a guess made by `_regress`."""
         del guess["six_d"]
         pelvis = guess["joints3d"][:, 0]
         transl = pelvis - self.body.rest_joints(guess["betas"])[:, 0]
@@ -231,7 +237,10 @@ class BodyMesh(Task):
     def _regress(self, batch: Batch) -> Prediction:
         """Rotations, shape and joints from the picture, with gradients and without skinning."""
         image = batch["image"]
-        token = self.head(self.encoder(image), self.encoder.grid(image))
+        return self._of_token(self.head(self.encoder(image), self.encoder.grid(image)), batch)
+
+    def _of_token(self, token: Tensor, batch: Batch) -> Prediction:
+        """The same from what the query has read (B, C)."""
         six_d = self.to_pose(token).float().unflatten(1, (NUM_JOINTS, 6))
         betas = self.start_betas.float() + self.to_betas(token).float()
         camera = self.to_camera(token).float()

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpse_dist.body.coarse import Coarse, coarsened, edges_of
@@ -105,8 +106,7 @@ class MeshFree(Task):
     coarse: Tensor
     edges: Tensor
     faces_mid: Tensor
-    near: Tensor
-    near_weights: Tensor
+    fine: Tensor
     rest: Tensor
 
     def __init__(self, config: MeshFreeConfig, encoder: Encoder, seed: int) -> None:
@@ -138,11 +138,11 @@ class MeshFree(Task):
             "coarse": coarse.chosen,  # numbers in the middle mesh
             "edges": edges_of(mid.faces).T.copy(),
             "faces_mid": mid.faces.T.copy(),
-            "near": mid.near,
-            "near_weights": mid.weights,
         }
         for name, array in numbers.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        # whole and not sparse: 47 MB for SMPL, and its product is a small part of a step
+        self.register_buffer("fine", matrix_of(mid), persistent=False)
         self.register_buffer("rest", places * torch.tensor(self.upright), persistent=False)
 
     def _load(self) -> SkinnedMesh:
@@ -237,7 +237,7 @@ class MeshFree(Task):
             places = from_root(self.rest.float() + places) @ ray.mT
             joints, coarse = places[:, : self.num_joints], places[:, self.num_joints :]
             mid = torch.einsum("mc,bcx->bmx", self.up.float(), coarse)
-            full = (mid[:, self.near] * self.near_weights.float()[..., None]).sum(2)
+            full = torch.einsum("vm,bmx->bvx", self.fine.float(), mid)
             root = place_on_ray(camera, self.config.start_scale, intrinsics, ray)[:, None]
             seen = joints + root
             seen = torch.cat((seen[..., :2], seen[..., 2:].clamp(min=NEAREST)), dim=-1)
@@ -254,15 +254,13 @@ class MeshFree(Task):
     def _surface(self, mine: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
         """Mean errors (B,) of the lengths of edges, and cosines of edges with the true normals."""
         a, b = self.edges
-        lengths = (mine[:, a] - mine[:, b]).norm(dim=-1) - (true[:, a] - true[:, b]).norm(dim=-1)
-        corners = [true[:, corner] for corner in self.faces_mid]
-        normal = torch.cross(corners[1] - corners[0], corners[2] - corners[0], dim=-1)
-        normal = torch.nn.functional.normalize(normal, dim=-1)
-        tilt = torch.zeros_like(lengths[:, 0])
-        for first, second in ((0, 1), (1, 2), (2, 0)):
-            edge = mine[:, self.faces_mid[second]] - mine[:, self.faces_mid[first]]
-            edge = torch.nn.functional.normalize(edge, dim=-1)
-            tilt = tilt + (edge * normal).sum(-1).abs().mean(1) / 3
+        lengths = _between(mine, a, b).norm(dim=-1) - _between(true, a, b).norm(dim=-1)
+        first, second, third = self.faces_mid
+        normal = torch.cross(_between(true, first, second), _between(true, first, third), dim=-1)
+        normal = F.normalize(normal, dim=-1)
+        edges = ((first, second), (second, third), (third, first))
+        directions = [F.normalize(_between(mine, *edge), dim=-1) for edge in edges]
+        tilt = torch.stack([(edge * normal).sum(-1).abs().mean(1) for edge in directions]).mean(0)
         return lengths.abs().mean(1), tilt
 
     def _intrinsics(self, batch: Batch) -> Tensor:
@@ -277,6 +275,11 @@ def matrix_of(level: Coarse) -> Tensor:
     """(V, n) float32: the interpolation of a coarser mesh as one matrix."""
     matrix = torch.zeros(len(level.near), len(level.chosen))
     return matrix.scatter(1, torch.from_numpy(level.near), torch.from_numpy(level.weights))
+
+
+def _between(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """(B, V, 3), (E,) twice -> (B, E, 3); index_select, whose backward pass is fast on CPUs."""
+    return points.index_select(1, end) - points.index_select(1, start)
 
 
 def _l1(mine: Tensor, true: Tensor) -> Tensor:

@@ -71,23 +71,34 @@ def mesh_rows(
     known: Tensor,
     faces: np.ndarray,
     error: Tensor,
+    *,
     reach: float = 1.1,
+    second: Tensor | None = None,
+    alone: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """A sheet: the predicted mesh over the picture, and from the side beside the labelled one.
 
     guess: `vertices`, `joints3d` and `intrinsics` as a task predicts them; known (B,): which rows
-    have a labelled mesh; error (B,): mm, written on the pictures where finite.
+    have a labelled mesh; error (B,): mm, written on the pictures where finite; reach: metres from
+    the root to a side view's border. Of a task of two views also the second pictures (B, 3, H, W)
+    and the vertices and joints predicted without them.
     """
     rows, captions = [], []
+
+    def side(vertices: Tensor, joints: Tensor) -> Tensor:
+        mesh = vertices.float().cpu().numpy()
+        return as_tile(from_the_side(mesh, joints[0], faces, reach))
+
     for i, picture in enumerate(enlarged(to_rgb(batch["image"][:PANEL_ROWS]).cpu())):
         vertices = guess["vertices"][i].float().cpu().numpy()
         over = draw_mesh(picture, vertices, faces, tile_camera(guess["intrinsics"][i]))
-        row = [picture, over, from_the_side(vertices, guess["joints3d"][i, 0], faces, reach)]
-        if bool(known[i]):
-            mesh = true.vertices[i].float().cpu().numpy()
-            row.append(from_the_side(mesh, true.joints[i, 0], faces, reach))
-        else:
-            row.append(plain())
-        rows.append([as_tile(tile) for tile in row])
+        row = [as_tile(picture), *([] if second is None else [second[i]]), as_tile(over)]
+        row.append(side(guess["vertices"][i], guess["joints3d"][i]))
+        row += [] if alone is None else [side(alone[0][i], alone[1][i])]
+        there = bool(known[i])
+        row.append(side(true.vertices[i], true.joints[i]) if there else as_tile(plain()))
+        rows.append(row)
         captions.append(f"{error[i]:.0f} mm" if math.isfinite(error[i]) else "")
-    return sheet(rows, ("picture", "predicted", "from the side", "truth from the side"), captions)
+    titles = ["picture", *([] if second is None else ["second view"]), "predicted", "from the side"]
+    titles += [] if alone is None else ["of one view"]
+    return sheet(rows, [*titles, "truth from the side"], captions)

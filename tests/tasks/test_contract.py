@@ -12,12 +12,14 @@ import torch
 from hpse_dist import fields
 from hpse_dist.body.model import load_body
 from hpse_dist.fields import Batch
+from hpse_dist.models.decoder import DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.report.tables import METRICS
 from hpse_dist.tasks import TASKS, build
 from hpse_dist.tasks.base import Task
 from hpse_dist.tasks.body_mesh import BodyMeshConfig
 from hpse_dist.tasks.body_mesh_free import BodyMeshFreeConfig
+from hpse_dist.tasks.body_mesh_two_views import BodyMeshTwoViewsConfig
 from hpse_dist.tasks.classify import ClassifyConfig
 from hpse_dist.tasks.dense_pose import DensePoseConfig
 from hpse_dist.tasks.part_segmentation import PartSegmentationConfig
@@ -37,6 +39,14 @@ SMALL: dict[str, Callable[[Path], Any]] = {
         depth=1,
         heads=2,
         turned_weight=1.0,
+    ),
+    "body_mesh_two_views": lambda body: BodyMeshTwoViewsConfig(
+        body=str(body),
+        head_dim=32,
+        head_depth=1,
+        heads=1,
+        head_hidden=32,
+        decoder=DecoderConfig("custom", dim=32, depth=1, heads=2),
     ),
     "classify": lambda _: ClassifyConfig(num_classes=3, label_smoothing=0.0),
     "dense_pose": lambda _: DensePoseConfig(head_dim=16),
