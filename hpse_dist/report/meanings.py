@@ -37,6 +37,11 @@ METRICS: dict[str, Metric] = {
     "pve": Metric(
         "PVE", "mm", "lower", 1, "mean distance of the vertices, both bodies put at their pelvis"
     ),
+    "pa_mpjpe_one_view": Metric(
+        "PA-MPJPE, one view", "mm", "lower", 1, "the same network without its second picture"
+    ),
+    "mpjpe_one_view": Metric("MPJPE, one view", "mm", "lower", 1, "likewise"),
+    "pve_one_view": Metric("PVE, one view", "mm", "lower", 1, "likewise"),
     "pck_150": Metric("PCK@150 mm", "%", "higher", 1, "share of joints nearer than 150 mm"),
     "auc_150": Metric("AUC", "%", "higher", 1, "mean of PCK over 0, 5, ... 150 mm"),
     "nmje": Metric("NMJE", "mm", "lower", 1, "MPJPE of the people found, divided by F1"),

@@ -31,6 +31,7 @@ class BodyMeshFree(MeshFree):
     """
 
     Config = BodyMeshFreeConfig
+    protocols = ("synthetic-24",)
     config: BodyMeshFreeConfig
     mesh: Body
     name = "body_mesh_free"

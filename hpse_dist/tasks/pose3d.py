@@ -49,6 +49,8 @@ class Pose3dConfig:
     which a person's rotation is not found before its pose."""
     focal: float = 5.0
     """Focal length in crop sides for rows without intrinsics."""
+    protocol: str = "synthetic-24"
+    """What the figures are figures of: synthetic-24, or synthetic-hand."""
 
     def __post_init__(self) -> None:
         for name in ("num_joints", "head_dim", "head_depth", "heads"):
@@ -75,6 +77,7 @@ class Pose3d(Task):
     """Encoder and joint tokens."""
 
     Config = Pose3dConfig
+    protocols = ("synthetic-24", "synthetic-hand")
     config: Pose3dConfig
 
     def __init__(self, config: Pose3dConfig, encoder: Encoder, seed: int) -> None:
