@@ -48,6 +48,7 @@ from hpse_dist.source import (
     write_decoder,
     write_source,
 )
+from hpse_dist.tasks.base import Task
 from hpse_dist.train import evaluate, train
 from hpse_dist.world import World
 
@@ -80,12 +81,7 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
     if not open_folder(recipe, world, folder):
         return
     device = set_up_process(recipe, world)
-    encoder, source = _source(recipe)
-    card = source.card if source else {"name": "random"}
-    with start_weights(recipe.seed, "task"):  # the same head on top of every source
-        module = tasks.build(recipe.task, encoder, recipe.seed)
-    if recipe.source_decoder:
-        _take_decoder(module, source)
+    module, card = task_model(recipe)
     facts = {
         "kind": "finetune",
         "task": recipe.task_name(),
@@ -95,6 +91,24 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
         "label_fraction": recipe.label_fraction,
     }
     _run(recipe, module, facts, world, folder, device)
+
+
+def task_model(recipe: FinetuneRecipe) -> tuple[Task, dict[str, Any]]:
+    """The task on top of its source as training starts from it, and the source's card."""
+    encoder, source = _source(recipe)
+    with start_weights(recipe.seed, "task"):  # the same head on top of every source
+        module = tasks.build(recipe.task, encoder, recipe.seed)
+    if recipe.source_decoder:
+        _take_decoder(module, source)
+    return module, source.card if source else {"name": "random"}
+
+
+def held_out(recipe: TrainingRecipe, sampling: Sampling) -> DataSource | None:
+    """The first collection with held-out frames: figures of mixed data mean nothing."""
+    for source in _sources(recipe, "val"):
+        if has_items(source, sampling):
+            return source
+    return None
 
 
 def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
@@ -199,7 +213,7 @@ def _loader(
     return Loader(
         _sources(recipe, "train"),
         needs=module.needs,
-        sampling=_sampling(module),
+        sampling=sampling_of(module),
         world=world,
         seed=recipe.seed,
         global_batch=recipe.global_batch,
@@ -214,7 +228,7 @@ def _loader(
     )
 
 
-def _sampling(module: Objective) -> Sampling:
+def sampling_of(module: Objective) -> Sampling:
     return "pairs" if "image_ref" in module.needs else "frames"
 
 
@@ -239,14 +253,7 @@ class _Watch:
     ) -> None:
         self.recipe, self.engine, self.record, self.clock = recipe, engine, record, clock
         self.world, self.device = world, device
-        self.held_out = self._held_out()
-
-    def _held_out(self) -> DataSource | None:
-        """The first collection with held-out frames: figures of mixed data mean nothing."""
-        for source in _sources(self.recipe, "val"):
-            if has_items(source, _sampling(self._module())):
-                return source
-        return None
+        self.held_out = held_out(recipe, sampling_of(self._module()))
 
     def _module(self) -> Objective:
         return cast(Objective, self.engine.module)
@@ -257,7 +264,7 @@ class _Watch:
         return evaluation_batches(
             self.held_out,
             needs=module.needs,
-            sampling=_sampling(module),
+            sampling=sampling_of(module),
             world=self.world,
             micro_batch=self.recipe.machine.micro_batch,
             image_px=self.recipe.encoder.image_px,

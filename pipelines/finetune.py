@@ -1,12 +1,20 @@
-"""`python -m pipelines.finetune <recipe.yaml> source=<...> [key=value ...]`: source to task."""
+"""`python -m pipelines.finetune <recipe.yaml> source=<...> [key=value ...]`: source to task.
+
+With `--predict` also files of predictions for the held-out frames, and what they score.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from cluster.launch import launch
+from hpse_dist.predict import FOLDER, Wanted, predict
+from hpse_dist.protocols import PROTOCOLS, named
 from hpse_dist.recipe import FinetuneRecipe, load_checked
 from hpse_dist.run import finetune
+from hpse_dist.run_folder import is_done
+from hpse_dist.world import World
 from pipelines import command_parser, run_command
 from pipelines.pretrain import add_training_arguments, start
 
@@ -19,11 +27,46 @@ def parser() -> argparse.ArgumentParser:
         "python -m pipelines.finetune configs/finetune/demo.yaml source=runs/demo/completion",
     )
     add_training_arguments(made)
+    made.add_argument(
+        "--predict",
+        action="store_true",
+        help="when the run is done, write and score predictions for the held-out frames",
+    )
+    made.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        metavar="NAME",
+        help=f"for --predict, instead of the task's own: {', '.join(PROTOCOLS)}",
+    )
     return made
 
 
 def main(options: argparse.Namespace) -> None:
-    start(load_checked(FinetuneRecipe, options.recipe, options.overrides), finetune, options)
+    recipe = load_checked(FinetuneRecipe, options.recipe, options.overrides)
+    if options.protocol and not options.predict:
+        raise ValueError("--protocol is what --predict writes predictions for; add --predict")
+    start(recipe, finetune, options)
+    if options.predict and is_done(recipe.folder()):
+        predictions(recipe, options)
+
+
+def predictions(recipe: FinetuneRecipe, options: argparse.Namespace) -> None:
+    """Predict with the finished run, by as many workers as trained it; say what they score."""
+    protocol = named(options.protocol or recipe.protocol()).name
+    wanted, folder = Wanted(recipe, protocol), recipe.folder()
+    if options.without_ray:
+        predict(wanted, World(), folder)
+    else:
+        launch(
+            f"{predict.__module__}:{predict.__name__}",
+            wanted,
+            folder,
+            workers=recipe.machine.workers,
+            device=recipe.machine.device,
+            max_failures=recipe.machine.max_failures,
+            debug=options.debug,
+        )
+    print(f"predictions for protocol {protocol}: {folder / FOLDER}")
 
 
 if __name__ == "__main__":
