@@ -15,6 +15,7 @@ import signal
 import statistics
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,6 +49,7 @@ from hpse_dist.source import (
     write_decoder,
     write_source,
 )
+from hpse_dist.synth.poses import pose_file
 from hpse_dist.tasks.base import Task
 from hpse_dist.train import evaluate, train
 from hpse_dist.world import World
@@ -63,7 +65,7 @@ def pretrain(recipe: Any, world: World, folder: Path) -> None:
     device = set_up_process(recipe, world)
     encoder, source = _source(recipe)
     kind = objectives if recipe.objective_name() in objectives.OBJECTIVES else tasks
-    module = kind.build(recipe.objective, encoder, recipe.seed)
+    module = kind.build(_with_poses(recipe.objective), encoder, recipe.seed)
     if recipe.source_decoder:
         _take_decoder(module, source)
     facts = {
@@ -134,6 +136,15 @@ def _source(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Encoder, Source | 
     image_px = recipe.encoder.image_px
     source = open_source(place, image_px, download=recipe.machine.download)
     return encoder_of(source, image_px, recipe.encoder), source
+
+
+def _with_poses(objective: Any) -> Any:
+    """The objective's config with its unpaired poses, where it has any, as a path."""
+    poses = getattr(objective, "poses", None)
+    if poses is None or poses == "limits":
+        return objective
+    path = pose_file() if poses == "synthetic" else located(poses)
+    return replace(objective, poses=str(path))
 
 
 def _take_decoder(module: Objective, source: Source | None) -> None:

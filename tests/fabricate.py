@@ -83,10 +83,12 @@ def _crowd(batch: int, rng: torch.Generator) -> Batch:
     both = seen.gather(1, pairs[..., 0]) * seen.gather(1, pairs[..., 1])
     trust = torch.tensor([0.0, 0.25, 1.0])[torch.randint(0, 3, (batch, 40), generator=rng)]
     depth = 3 + 4 * torch.rand(batch, 3, 24, 1, generator=rng)
+    people3d = torch.cat((people[..., :2] * depth, depth, people[..., 2:]), -1)
     return {
         "people2d": people,
         "joints2d": people[:, 0].clone(),
-        "people3d": torch.cat((people[..., :2] * depth, depth, people[..., 2:]), -1),
+        "people3d": people3d,
+        "joints3d": people3d[:, 0].clone(),
         "depth_pairs": pairs,
         "depth_order": order,
         "depth_confidence": trust * both,

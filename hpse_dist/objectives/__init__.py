@@ -12,6 +12,7 @@ from hpse_dist.objectives.densecl import Densecl
 from hpse_dist.objectives.dino import Dino
 from hpse_dist.objectives.mae import Mae
 from hpse_dist.objectives.moco import Moco
+from hpse_dist.objectives.part_synthesis import PartSynthesis
 from hpse_dist.objectives.peclr import Peclr
 from hpse_dist.objectives.relative_depth import RelativeDepth
 
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dino": Dino,
     "mae": Mae,
     "moco": Moco,
+    "part_synthesis": PartSynthesis,
     "peclr": Peclr,
     "relative_depth": RelativeDepth,
 }

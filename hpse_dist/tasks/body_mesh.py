@@ -12,13 +12,13 @@ depend on how a batch was split.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from hpse_dist.body.kinematics import place_joints
 from hpse_dist.body.model import BodyOutput, load_body
 from hpse_dist.fields import Batch
 from hpse_dist.geometry.camera import (
@@ -305,16 +305,3 @@ def start_of(config: BodyMeshConfig) -> tuple[Tensor, Tensor]:
     rotations = axis_angle_to_matrix(pose)
     rotations[0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
     return rotations, torch.tensor(config.start_betas or (0.0,) * NUM_BETAS)
-
-
-def place_joints(rotations: Tensor, rest: Tensor, parents: Sequence[int]) -> Tensor:
-    """Joints relative to the pelvis: forward kinematics without a mesh.
-
-    rotations (B, J, 3, 3) relative to each joint's parent, rest (B, J, 3) -> (B, J, 3), metres.
-    """
-    turned, placed = [rotations[:, 0]], [torch.zeros_like(rest[:, 0])]
-    for joint, parent in enumerate(parents[1:], start=1):
-        offset = (rest[:, joint] - rest[:, parent]).unsqueeze(-1)
-        placed.append(placed[parent] + (turned[parent] @ offset).squeeze(-1))
-        turned.append(turned[parent] @ rotations[:, joint])
-    return torch.stack(placed, dim=1)

@@ -18,6 +18,7 @@ from hpse_dist.objectives.densecl import DenseclConfig
 from hpse_dist.objectives.dino import DinoConfig
 from hpse_dist.objectives.mae import MaeConfig
 from hpse_dist.objectives.moco import MocoConfig
+from hpse_dist.objectives.part_synthesis import PartSynthesisConfig
 from hpse_dist.objectives.peclr import PeclrConfig
 from hpse_dist.objectives.relative_depth import RelativeDepthConfig
 from tests.fabricate import fabricate, gradients, rows
@@ -31,6 +32,9 @@ SMALL: dict[str, Any] = {
     "dino": DinoConfig(num_local=2, prototypes=32, hidden=32, bottleneck=16, freeze_last=0.0),
     "mae": MaeConfig(decoder=DecoderConfig("custom", dim=32, depth=1, heads=2)),
     "moco": MocoConfig(dim=16, hidden=32, queue=64),
+    "part_synthesis": PartSynthesisConfig(
+        poses="limits", map_px=16, dim=8, head_dim=32, head_depth=1, heads=2, label_fraction=0.5
+    ),
     "peclr": PeclrConfig(hidden=32, dim=16),
     "relative_depth": RelativeDepthConfig(head_dim=32),
 }

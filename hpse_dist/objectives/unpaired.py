@@ -1,0 +1,167 @@
+"""3D poses that belong to no picture, and what a camera and a puppet make of a pose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpse_dist.body import kinematics
+from hpse_dist.body.joints import SMPL24, left_right_order
+from hpse_dist.body.model import load_body
+from hpse_dist.body.poses import read_poses
+from hpse_dist.draws import uniform
+from hpse_dist.geometry.procrustes import align
+from hpse_dist.geometry.rotations import axis_angle_to_matrix
+from hpse_dist.models.puppet import Puppet
+
+LIMITS_ALONE = "limits"  # in place of a file: whatever the joints can do
+SYNTHETIC = "synthetic"  # in place of a file: poses of the synthetic people's motions
+NECK, HEAD = SMPL24.index("neck"), SMPL24.index("head")
+SHOULDERS = (SMPL24.index("left_shoulder"), SMPL24.index("right_shoulder"))
+_FACE = len(SMPL24)  # a place beside the joints: the front of the head
+_FACE_RADIUS = 0.055  # metres
+_MARGIN = 0.1  # metres of flesh around the joints, where a box is laid around a person
+_NUM_POSSIBLE = 20_000  # poses drawn where limits alone are the prior
+_CAMERA_UP = (1.0, -1.0, -1.0)  # world with y up -> camera with y down that looks along -z
+
+
+@dataclass(frozen=True)
+class Posed:
+    """People in the camera's frame, metres, their pelvis at 0, and where a picture shows them."""
+
+    vectors: Tensor
+    """(B, 23, 3) unit vectors along the limbs."""
+    joints: Tensor
+    """(B, 24, 3)."""
+    joints2d: Tensor
+    """(B, 24, 2) in 0..1 of the crop."""
+    scale: Tensor
+    """(B,) crop sides to a metre."""
+
+    def rows(self, start: int, stop: int) -> Posed:
+        return Posed(*(getattr(self, name)[start:stop] for name in self.__dataclass_fields__))
+
+
+class Unpaired(nn.Module):
+    """A skeleton, a puppet of the same body, and a set of poses for them."""
+
+    poses: Tensor
+    lengths: Tensor
+    rest: Tensor
+    middles: Tensor
+    cosines: Tensor
+    mean_joints: Tensor
+
+    def __init__(self, poses: str, body: str, extent: tuple[float, float], shift: float) -> None:
+        """poses: what `read_poses` reads, or "limits"; extent: the longer side of a person's box
+        over the crop's, drawn uniformly; shift: largest shift of its middle along x and y."""
+        super().__init__()
+        self.extent, self.shift = extent, shift
+        figure = load_body(body)
+        rest = figure.rest_joints(torch.zeros(1, 10))[0]
+        middles, cosines = kinematics.limit_tables()
+        self._keep("rest", kinematics.limb_vectors(rest))
+        self._keep("lengths", kinematics.limb_lengths(rest))
+        self._keep("middles", middles)
+        self._keep("cosines", cosines)
+        if poses == LIMITS_ALONE:
+            vectors = self._possible(_NUM_POSSIBLE)
+        else:
+            vectors = kinematics.limb_vectors(read_poses(poses, rest))
+        self._keep("poses", vectors * vectors.new_tensor(_CAMERA_UP))
+        self._keep("mean_joints", self._mean())
+        self.mirror = left_right_order(SMPL24)
+        shapes = kinematics.limb_shapes(figure)
+        face = shapes.part.max()[None] + 1
+        self.puppet = Puppet(
+            torch.tensor([*kinematics.STARTS, HEAD]),
+            torch.arange(1, _FACE + 1),
+            torch.cat((shapes.radius, torch.tensor([_FACE_RADIUS]))),
+            torch.cat((shapes.beyond, torch.zeros(1))),
+            torch.cat((shapes.part, face)),
+        )
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    @property
+    def start(self) -> Tensor:
+        """(23, 3) the body at rest, upright and facing the camera."""
+        return self.rest * self.rest.new_tensor(_CAMERA_UP)
+
+    def draw(self, seed: int, epoch: int | Tensor, sample_id: Tensor) -> Posed:
+        """A pose for each row, keyed by its id, seen by a camera anywhere around it that looks a
+        little down, in a box as a person's crop has."""
+        draw = uniform(seed, "unpaired", epoch, sample_id, 8)
+        vectors = self.poses[(draw[:, 0] * len(self.poses)).long()]
+        flipped = kinematics.mirrored_limbs(vectors, self.mirror)
+        vectors = torch.where((draw[:, 1] < 0.5)[:, None, None], flipped, vectors)
+        turn = _about(2, 0.2 * (draw[:, 2] - 0.5)) @ _about(0, 0.7 * (draw[:, 3] - 0.4))
+        turn = turn @ _about(1, 2 * math.pi * draw[:, 4])
+        vectors = vectors @ turn.mT
+        joints = kinematics.place_limbs(vectors, self.lengths)
+        low = joints[..., :2].amin(1) - _MARGIN
+        high = joints[..., :2].amax(1) + _MARGIN
+        least, most = self.extent
+        scale = (least + (most - least) * draw[:, 5]) / (high - low).amax(1)
+        middle = 0.5 + self.shift * (2 * draw[:, 6:8] - 1)
+        return self.seen(vectors, scale, middle - (low + high) / 2 * scale[:, None])
+
+    def seen(self, vectors: Tensor, scale: Tensor, pelvis: Tensor) -> Posed:
+        """A weak-perspective camera's picture: unit vectors (B, 23, 3), scale (B,) crop sides to a
+        metre, the pelvis's place (B, 2)."""
+        joints = kinematics.place_limbs(vectors, self.lengths)
+        joints2d = joints[..., :2] * scale[:, None, None] + pelvis[:, None]
+        return Posed(vectors, joints, joints2d, scale)
+
+    def parts(self, posed: Posed, px: int) -> Tensor:
+        """The puppet's background and parts, (B, 1 + L, px, px); the last part is the face, which
+        a head shows from the front only: without it a figure looks the same from behind."""
+        face = self._face(posed.joints)
+        across = (face - posed.joints[:, HEAD])[:, None, :2] * posed.scale[:, None, None]
+        joints2d = torch.cat((posed.joints2d, posed.joints2d[:, HEAD, None] + across), dim=1)
+        depth = torch.cat((posed.joints[..., 2], face[:, None, 2]), dim=1)
+        parts: Tensor = self.puppet(joints2d, depth, posed.scale, px)
+        return parts
+
+    def excess(self, vectors: Tensor) -> Tensor:
+        """How far limbs are outside their limits, (B, 23)."""
+        return kinematics.limit_excess(vectors, self.rest, (self.middles, self.cosines))
+
+    @staticmethod
+    def _face(joints: Tensor) -> Tensor:
+        """(B, 3) five centimetres before the middle of the head, as the chest faces."""
+        up = F.normalize(joints[:, NECK] - joints[:, 0], dim=-1)
+        left, right = (joints[:, shoulder] for shoulder in SHOULDERS)
+        front = F.normalize(torch.linalg.cross(left - right, up), dim=-1)
+        return joints[:, HEAD] + 0.35 * (joints[:, HEAD] - joints[:, NECK]) + 0.05 * front
+
+    def _mean(self) -> Tensor:
+        """(24, 3) the set's mean pose: of the poses brought nearest to it (Procrustes)."""
+        some = self.poses[:: -(-len(self.poses) // 5000)]
+        joints = kinematics.place_limbs(some, self.lengths)
+        mean = joints[:1]
+        for _ in range(5):  # it hardly moves after the second round
+            mean = align(joints, mean.expand_as(joints)).mean(0, keepdim=True)
+        return mean[0]
+
+    def _possible(self, count: int) -> Tensor:
+        """(count, 23, 3) poses uniform within the limits of each joint, the trunk upright."""
+        ids = torch.arange(count)
+        draw = uniform(0, "possible", 0, ids, 2 * kinematics.NUM_LIMBS).unflatten(1, (-1, 2))
+        cosine = 1 - draw[..., 0] * (1 - self.cosines)
+        sine, angle = (1 - cosine.square()).sqrt(), 2 * math.pi * draw[..., 1]
+        cone = torch.stack((sine * angle.cos(), sine * angle.sin(), cosine), dim=-1)
+        axis = torch.tensor([0.0, 0.0, 1.0]).expand_as(self.middles)
+        turn = kinematics.smallest_rotation(axis, self.middles)
+        return kinematics.from_local((turn @ cone[..., None])[..., 0], self.rest)
+
+
+def _about(axis: int, angle: Tensor) -> Tensor:
+    """Rotations about x, y or z: (B,) radians -> (B, 3, 3)."""
+    vector = F.one_hot(torch.tensor(axis, device=angle.device), 3) * angle[:, None]
+    return axis_angle_to_matrix(vector)
