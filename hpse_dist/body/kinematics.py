@@ -23,9 +23,9 @@ STARTS = PARENTS[1:]
 _HIPS, _NECK = (SMPL24.index("left_hip"), SMPL24.index("right_hip")), SMPL24.index("neck")
 _TIP = 0.95  # quantile of a part's vertices along the limb: where its tip is
 
-# For each limb, by the joint it ends at, the middle of its directions in the frame of the limb before
-# it, and the largest angle from that, degrees; a right limb's is the left one's mirror image. Fitted
-# to 40,000 poses of the synthetic motions, whose anatomical angles keep to the usual clinical ranges
+# For each limb, by the joint it ends at, the middle of its directions in the frame of the limb
+# before it, and the largest angle from that, degrees; a right limb's is its twin's mirror image.
+# Fitted to 40,000 poses of the synthetic motions, whose angles keep to the usual clinical ranges
 # (AAOS, a little opened), and widened by 10 degrees.
 LIMITS: dict[str, tuple[tuple[float, float, float], float]] = {
     "left_hip": ((0.99, -0.14, -0.07), 10.0),

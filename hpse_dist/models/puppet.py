@@ -45,14 +45,24 @@ class Puppet(nn.Module):
         if not all(self.limbs_of_part):
             raise ValueError("every part from 1 on must have a limb")
 
-    def forward(self, joints2d: Tensor, depth: Tensor, scale: Tensor, px: int) -> Tensor:
+    def forward(
+        self,
+        joints2d: Tensor,
+        depth: Tensor,
+        scale: Tensor,
+        px: int,
+        thickness: Tensor | None = None,
+    ) -> Tensor:
         """joints2d (B, J, 2) in 0..1 of the crop, depth (B, J) growing away from the camera, scale
-        (B,) crop sides to a unit of 3D -> (B, 1 + L, px, px): the background, then the parts."""
+        (B,) crop sides to a unit of 3D, thickness (B, K) factors of the radii -> (B, 1 + L, px,
+        px): the background, then the parts."""
         start, end = joints2d[:, self.starts], joints2d[:, self.ends]
         end = end + self.beyond[:, None] * (end - start)
         steps = (torch.arange(px, device=start.device) + 0.5) / px
         away = self._distance(start, end, steps)
         inside = self.radius * scale[:, None]
+        if thickness is not None:
+            inside = inside * thickness
         width = self.softness / px
         limbs = torch.sigmoid((inside[..., None, None] - away) / width)  # (B, K, n, n)
         parts = torch.stack([limbs[:, own].amax(1) for own in self.limbs_of_part], dim=1)

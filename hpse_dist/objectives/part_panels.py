@@ -26,7 +26,7 @@ def pose_columns(
     colours = part_colours(parts.shape[1] - 1)
     colours[-1] = torch.tensor([1.0, 0.85, 0.7])  # the face
     puppet = torch.einsum("blhw,lc->bchw", parts[:, 1:], colours[1:])
-    over = 0.35 * pictures * (1 - parts[:, :1]) + puppet + 0.65 * parts[:, :1]
+    over = pictures * (0.35 + 0.65 * parts[:, :1]) + 0.65 * puppet
     columns: Columns = {
         "joints": [
             with_joints(p, j.cpu(), shown) for p, j in zip(pictures, seen.joints2d, strict=True)
@@ -50,9 +50,7 @@ def swap_columns(
     """Each source in the pose of the next row, and the next row's person in the source's pose."""
     count = len(source)
     turned = torch.arange(count, device=source.device).roll(-1)
-    next_pose = Posed(
-        pose.vectors[turned], pose.joints[turned], pose.joints2d[turned], pose.scale[turned]
-    )
+    next_pose = pose.rows(turned)
     return {
         "pose of next": list(to_rgb(paint(source, pose, next_pose))),
         "look of next": list(to_rgb(paint(source[turned], next_pose, pose))),

@@ -20,17 +20,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpse_dist.body.kinematics import place_limbs
 from hpse_dist.draws import uniform
 from hpse_dist.fields import Batch
+from hpse_dist.geometry.rotations import matrix_to_six_d, six_d_to_matrix
 from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.heads import QueryHead
 from hpse_dist.models.synthesis import Appearance, Painter
 from hpse_dist.objectives.base import PANEL_ROWS, Objective, sheet, to_rgb
 from hpse_dist.objectives.part_panels import Columns, pose_columns, swap_columns
-from hpse_dist.objectives.puppet_pictures import puppet_pictures
-from hpse_dist.objectives.unpaired import SYNTHETIC, Posed, Unpaired
+from hpse_dist.objectives.puppet_pictures import puppet_pictures, thickness
+from hpse_dist.objectives.unpaired import SYNTHETIC, Posed, Unpaired, joined
 
+Guess = tuple[Tensor, Tensor]  # limbs (B, 23, 3) before they are made unit, six numbers (B, 6)
+_FACING = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)  # upright, facing the camera: half a turn about x
 _LEVELS = 3  # of the pyramid on which pictures are compared
 _SURE = 0.8  # a cell that is this much one part's teaches the part decoder
 NUM_JOINTS = 24
@@ -61,12 +65,16 @@ class PartSynthesisConfig:
     """Largest shift of a person from the crop's middle in self-made pictures."""
     warmup: float = 0.3
     """Share of the run in which only self-made pictures of the puppet teach the pose."""
+    made: int = 1
+    """Self-made pictures to each pair."""
     painted_ratio: float = 0.5
-    """Share of self-made pictures that the painter paints, after the warm-up."""
+    """Share of pairs whose first self-made picture is the painter's, after the warm-up."""
     limb_weight: float = 1.0
-    """Squared error of limb vectors on self-made pictures."""
+    """Squared error of limb vectors, in the trunk's frame, on self-made pictures."""
+    turn_weight: float = 1.0
+    """Squared error of the trunk's rotation, as six numbers, on self-made pictures."""
     joints_weight: float = 3.0
-    """L1 of joints, metres, there and where labels are used."""
+    """L1 of joints in the trunk's frame, metres, on self-made pictures."""
     place_weight: float = 3.0
     """L1 of projected joints on self-made pictures, shares of the crop."""
     picture_weight: float = 1.0
@@ -75,6 +83,8 @@ class PartSynthesisConfig:
     """Cross-entropy of the part decoder, nats."""
     appearance_weight: float = 0.1
     """L1 between the codes painted and the codes found in what was painted."""
+    labels_weight: float = 3.0
+    """L1 of joints relative to the pelvis, metres, where labels are used."""
     limit_weight: float = 1.0
     """How far limbs bend beyond their limits on real pictures, a cosine."""
     label_fraction: float = 0.0
@@ -83,7 +93,7 @@ class PartSynthesisConfig:
     """Whether collections have joints3d to measure the pose by; false for unlabelled data."""
 
     def __post_init__(self) -> None:
-        for name in ("map_px", "dim", "head_dim", "head_depth", "heads"):
+        for name in ("map_px", "dim", "head_dim", "head_depth", "heads", "made"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.dim % 8:
@@ -121,8 +131,9 @@ class PartSynthesis(Objective):
             encoder.dim, width, config.head_depth, config.heads, head_dim, 2 * width
         )
         self.to_limbs = nn.Linear(width, 3 * len(self.unpaired.lengths))
+        self.to_turn = nn.Linear(width, 6)
         self.to_camera = nn.Linear(width, 3)
-        for layer in (self.to_limbs, self.to_camera):
+        for layer in (self.to_limbs, self.to_turn, self.to_camera):
             nn.init.xavier_uniform_(layer.weight, gain=0.01)  # starts at the body at rest
             nn.init.zeros_(layer.bias)
         self.appearance = Appearance(config.dim, steps)
@@ -133,21 +144,20 @@ class PartSynthesis(Objective):
         """`loss` and its parts before weighting, each a mean over rows."""
         target, source, ids = batch["image"], batch["image_ref"], batch["sample_id"]
         count, warming = len(ids), float(self.progress) < self.config.warmup
-        seen = self.pose(torch.cat((target, source)))[1]
-        maps = self.unpaired.parts(seen, self.config.map_px)
+        seen = self.pose(torch.cat((target, source)))
+        maps = self.unpaired.parts(seen[1], self.config.map_px)
         there, here = (maps.detach() if warming else maps).split(count)
         codes, behind = self.appearance(source, here)
         picture, logits = self.painter(codes, behind, there)
         made, chosen, again = self._self_made(batch, codes, behind, warming)
-        guess, shown = self.pose(made)
-        parts = self._pose_errors(guess, shown, chosen) | {
+        parts = self._pose_errors(made, chosen) | {
             "picture": pyramid_error(picture, target),
             "part": part_error(logits, there),
             "appearance": (again - codes.detach()).abs().mean((1, 2)),
-            "limit": self.unpaired.excess(seen.vectors).mean(1).view(2, count).mean(0),
+            "limit": self.unpaired.excess(seen[1]).mean(1),
         }
         if self.config.label_fraction:
-            parts["joints"] = parts["joints"] + self._label_errors(batch, seen.rows(0, count))
+            parts["labels"] = self._label_errors(batch, seen[1].rows(slice(0, count)))
         terms = [getattr(self.config, f"{k}_weight") * value.mean() for k, value in parts.items()]
         logged = {f"loss_{name}": value.mean().detach() for name, value in parts.items()}
         return {"loss": torch.stack(terms).sum()} | logged
@@ -156,16 +166,17 @@ class PartSynthesis(Objective):
         """The warm-up is a share of the run."""
         self.progress.fill_(progress)
 
-    def pose(self, image: Tensor) -> tuple[Tensor, Posed]:
-        """image (B, 3, H, W) -> limbs as predicted (B, 23, 3), their length a kind of certainty,
-        and the person that they and the predicted camera make."""
+    def pose(self, image: Tensor) -> tuple[Guess, Posed]:
+        """image (B, 3, H, W) -> the numbers predicted, and the person that they make."""
         token = self.head(self.encoder(image), self.encoder.grid(image))
         with torch.autocast(image.device.type, enabled=False):
-            limbs = self.to_limbs(token).float().unflatten(1, (-1, 3)) + self.unpaired.start
+            limbs = self.to_limbs(token).float().unflatten(1, (-1, 3)) + self.unpaired.rest
+            turn = self.to_turn(token).float() + token.new_tensor(_FACING).float()
             camera = self.to_camera(token).float()
-            vectors = F.normalize(limbs, dim=-1, eps=1e-4)
-            seen = self.unpaired.seen(vectors, 0.45 * camera[:, 0].exp(), 0.5 + camera[:, 1:])
-        return limbs, seen
+            local = F.normalize(limbs, dim=-1, eps=1e-4)
+            scale, pelvis = 0.45 * camera[:, 0].exp(), 0.5 + camera[:, 1:]
+            seen = self.unpaired.seen(local, six_d_to_matrix(turn), scale, pelvis)
+        return (limbs, turn), seen
 
     def paint(self, source: Tensor, source_pose: Posed, pose: Posed) -> Tensor:
         """The person of `source` in another pose: (B, 3, H, W) normalised."""
@@ -207,39 +218,52 @@ class PartSynthesis(Objective):
         swaps: Columns = {"source": list(to_rgb(source)), "target": list(to_rgb(target))}
         swaps["synthesised"] = list(to_rgb(self.paint(source, other, seen)))
         swaps |= swap_columns(self.paint, source, other)
-        codes, behind = self.appearance(source, self.unpaired.parts(other, self.config.map_px))
-        puppets, chosen, _ = self._self_made(batch, codes, behind, True)
-        painted = self.painter(codes, behind, self.unpaired.parts(chosen, self.config.map_px))[0]
-        made: Columns = {"puppet": list(to_rgb(puppets)), "painted": list(to_rgb(painted))}
-        made |= pose_columns(self.unpaired, puppets, self.pose(puppets)[1], None)
+        drawn, chosen = self._coloured(batch, 0)
+        made: Columns = {"self-made": list(to_rgb(drawn))}
+        made["painted"] = list(to_rgb(self.paint(source, other, chosen)))
+        made |= pose_columns(self.unpaired, drawn, self.pose(drawn)[1], None)
         titled = {"poses": poses, "synthesis": swaps, "self_made": made}
         return {
             name: sheet(list(zip(*shown.values(), strict=True)), list(shown), [""] * len(target))
             for name, shown in titled.items()
         }
 
+    def _coloured(self, batch: Batch, number: int) -> tuple[Tensor, Posed]:
+        """The puppet's own pictures of unpaired poses, and those poses."""
+        around, ids, epoch = batch["image_ref"], batch["sample_id"], batch["epoch"]
+        chosen = self.unpaired.draw(self.seed, number, epoch, ids)
+        seed = self.seed + number
+        thick = thickness(self.unpaired.limb_parts, seed, epoch, ids)
+        parts = self.unpaired.parts(chosen, self.config.map_px, thick)
+        return puppet_pictures(parts, around, seed, epoch, ids), chosen
+
     def _self_made(
         self, batch: Batch, codes: Tensor, behind: Tensor, warming: bool
     ) -> tuple[Tensor, Posed, Tensor]:
-        """Pictures of unpaired poses without a gradient, the poses, and the appearance found again
-        in the painted ones (B, L, C), with the painter's gradient."""
-        source, ids, epoch = batch["image_ref"], batch["sample_id"], batch["epoch"]
-        chosen = self.unpaired.draw(self.seed, epoch, ids)
+        """Pictures of unpaired poses without a gradient (`made` to a row, one set of rows after
+        the other), their poses, and the appearance found again in the painted ones (B, L, C)."""
+        sets = [self._coloured(batch, number) for number in range(self.config.made)]
+        pictures, chosen = sets[0]
         maps = self.unpaired.parts(chosen, self.config.map_px)
         painted = self.painter(codes.detach(), behind.detach(), maps)[0]
         again = self.appearance(painted, maps)[0]
-        drawn = self.unpaired.parts(chosen, source.shape[-1])
-        pictures = puppet_pictures(drawn, source, self.seed, epoch, ids)
-        share = 0.0 if warming else self.config.painted_ratio
-        take = uniform(self.seed, "painted", epoch, ids)[:, 0] < share
-        pictures = torch.where(take[:, None, None, None], painted.detach(), pictures)
-        return pictures, chosen, again
+        if not warming:
+            ids, epoch = batch["sample_id"], batch["epoch"]
+            take = uniform(self.seed, "painted", epoch, ids)[:, 0] < self.config.painted_ratio
+            pictures = torch.where(take[:, None, None, None], painted.detach(), pictures)
+        poses = [chosen, *(pose for _, pose in sets[1:])]
+        return torch.cat([pictures, *(p for p, _ in sets[1:])]), joined(poses), again
 
-    def _pose_errors(self, limbs: Tensor, seen: Posed, true: Posed) -> dict[str, Tensor]:
-        """Of limbs, of joints in metres and of their places in the picture: (B,) each."""
+    def _pose_errors(self, pictures: Tensor, true: Posed) -> dict[str, Tensor]:
+        """Of limbs, of the trunk's rotation, of joints in metres and of their places in the
+        picture: (B,) each."""
+        (limbs, turn), seen = self.pose(pictures)
+        lengths = self.unpaired.lengths
+        mine, joints = place_limbs(seen.local, lengths), place_limbs(true.local, lengths)
         return {
-            "limb": (limbs - true.vectors).square().sum(-1).mean(1),
-            "joints": (seen.joints - true.joints).abs().mean((1, 2)),
+            "limb": (limbs - true.local).square().sum(-1).mean(1),
+            "turn": (turn - matrix_to_six_d(true.turn)).square().mean(1),
+            "joints": (mine - joints).abs().mean((1, 2)),
             "place": (seen.joints2d - true.joints2d).abs().mean((1, 2)),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpse_dist.body import kinematics
-from hpse_dist.body.joints import SMPL24, left_right_order
+from hpse_dist.body.joints import PART_NAMES, SMPL24, left_right_order
 from hpse_dist.body.model import load_body
 from hpse_dist.body.poses import read_poses
 from hpse_dist.draws import uniform
@@ -33,8 +34,10 @@ _CAMERA_UP = (1.0, -1.0, -1.0)  # world with y up -> camera with y down that loo
 class Posed:
     """People in the camera's frame, metres, their pelvis at 0, and where a picture shows them."""
 
-    vectors: Tensor
-    """(B, 23, 3) unit vectors along the limbs."""
+    local: Tensor
+    """(B, 23, 3) unit vectors along the limbs, in the frame of the trunk."""
+    turn: Tensor
+    """(B, 3, 3) the trunk's frame in the camera's."""
     joints: Tensor
     """(B, 24, 3)."""
     joints2d: Tensor
@@ -42,8 +45,15 @@ class Posed:
     scale: Tensor
     """(B,) crop sides to a metre."""
 
-    def rows(self, start: int, stop: int) -> Posed:
-        return Posed(*(getattr(self, name)[start:stop] for name in self.__dataclass_fields__))
+    def rows(self, index: slice | Tensor) -> Posed:
+        """Some of the people."""
+        return Posed(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def joined(people: Sequence[Posed]) -> Posed:
+    """People one after another."""
+    names = Posed.__dataclass_fields__
+    return Posed(*(torch.cat([getattr(some, name) for some in people]) for name in names))
 
 
 class Unpaired(nn.Module):
@@ -76,6 +86,7 @@ class Unpaired(nn.Module):
         self._keep("mean_joints", self._mean())
         self.mirror = left_right_order(SMPL24)
         shapes = kinematics.limb_shapes(figure)
+        self.limb_parts = (*(PART_NAMES[part] for part in shapes.part.tolist()), "face")
         face = shapes.part.max()[None] + 1
         self.puppet = Puppet(
             torch.tensor([*kinematics.STARTS, HEAD]),
@@ -88,15 +99,10 @@ class Unpaired(nn.Module):
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
 
-    @property
-    def start(self) -> Tensor:
-        """(23, 3) the body at rest, upright and facing the camera."""
-        return self.rest * self.rest.new_tensor(_CAMERA_UP)
-
-    def draw(self, seed: int, epoch: int | Tensor, sample_id: Tensor) -> Posed:
-        """A pose for each row, keyed by its id, seen by a camera anywhere around it that looks a
-        little down, in a box as a person's crop has."""
-        draw = uniform(seed, "unpaired", epoch, sample_id, 8)
+    def draw(self, seed: int, number: int, epoch: int | Tensor, sample_id: Tensor) -> Posed:
+        """A pose for each row, keyed by its id and `number`, seen by a camera anywhere around it
+        that looks a little down, in a box as a person's crop has."""
+        draw = uniform(seed, f"unpaired.{number}", epoch, sample_id, 8)
         vectors = self.poses[(draw[:, 0] * len(self.poses)).long()]
         flipped = kinematics.mirrored_limbs(vectors, self.mirror)
         vectors = torch.where((draw[:, 1] < 0.5)[:, None, None], flipped, vectors)
@@ -109,28 +115,32 @@ class Unpaired(nn.Module):
         least, most = self.extent
         scale = (least + (most - least) * draw[:, 5]) / (high - low).amax(1)
         middle = 0.5 + self.shift * (2 * draw[:, 6:8] - 1)
-        return self.seen(vectors, scale, middle - (low + high) / 2 * scale[:, None])
+        trunk = kinematics.trunk_frame(vectors)
+        pelvis = middle - (low + high) / 2 * scale[:, None]
+        return self.seen(vectors @ trunk, trunk, scale, pelvis)  # rows: v R is R^T v
 
-    def seen(self, vectors: Tensor, scale: Tensor, pelvis: Tensor) -> Posed:
-        """A weak-perspective camera's picture: unit vectors (B, 23, 3), scale (B,) crop sides to a
-        metre, the pelvis's place (B, 2)."""
-        joints = kinematics.place_limbs(vectors, self.lengths)
+    def seen(self, local: Tensor, turn: Tensor, scale: Tensor, pelvis: Tensor) -> Posed:
+        """A weak-perspective camera's picture: unit vectors (B, 23, 3) in the trunk's frame, which
+        is turned by (B, 3, 3); scale (B,) crop sides to a metre, the pelvis's place (B, 2)."""
+        joints = kinematics.place_limbs(local, self.lengths) @ turn.mT
         joints2d = joints[..., :2] * scale[:, None, None] + pelvis[:, None]
-        return Posed(vectors, joints, joints2d, scale)
+        return Posed(local, turn, joints, joints2d, scale)
 
-    def parts(self, posed: Posed, px: int) -> Tensor:
+    def parts(self, posed: Posed, px: int, thickness: Tensor | None = None) -> Tensor:
         """The puppet's background and parts, (B, 1 + L, px, px); the last part is the face, which
-        a head shows from the front only: without it a figure looks the same from behind."""
+        a head shows from the front only: without it a figure looks the same from behind.
+
+        thickness (B, K): factors of the limbs' radii, the face's last."""
         face = self._face(posed.joints)
         across = (face - posed.joints[:, HEAD])[:, None, :2] * posed.scale[:, None, None]
         joints2d = torch.cat((posed.joints2d, posed.joints2d[:, HEAD, None] + across), dim=1)
         depth = torch.cat((posed.joints[..., 2], face[:, None, 2]), dim=1)
-        parts: Tensor = self.puppet(joints2d, depth, posed.scale, px)
+        parts: Tensor = self.puppet(joints2d, depth, posed.scale, px, thickness)
         return parts
 
-    def excess(self, vectors: Tensor) -> Tensor:
+    def excess(self, posed: Posed) -> Tensor:
         """How far limbs are outside their limits, (B, 23)."""
-        return kinematics.limit_excess(vectors, self.rest, (self.middles, self.cosines))
+        return kinematics.limit_excess(posed.local, self.rest, (self.middles, self.cosines))
 
     @staticmethod
     def _face(joints: Tensor) -> Tensor:
