@@ -45,7 +45,7 @@ def read_poses(path: Path | str, rest: Tensor) -> Tensor:
 def _read(file: Path) -> np.ndarray | None:
     """(T, 72) axis-angles of one file, world y up; None for a file of something else."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if name in _NAMES}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"poses: {file} cannot be read: {error}") from None
