@@ -159,6 +159,9 @@ class TrainingRecipe:
     """Optimizer steps between evaluations on held-out subjects; the last step always is one."""
     evaluate_limit: int | None = None
     """At most this many held-out samples; null takes all."""
+    evaluation_batch: int = 64
+    """Held-out samples seen together by one trainer: figures that compare samples with one another,
+    as retrieval and the reference gain, are among so many, whatever the machine."""
     machine: Machine = Machine()
     """Below the line: where and how fast."""
 
@@ -168,8 +171,11 @@ class TrainingRecipe:
             raise ValueError(f"name must be letters, digits, '.', '_' or '-', found {self.name!r}")
         if not self.collections:
             raise ValueError("collections must name at least one collection")
-        if self.steps < 1 or self.global_batch < 1 or self.evaluate_every < 1:
-            raise ValueError("steps, global_batch and evaluate_every must be at least 1")
+        counts = (self.steps, self.global_batch, self.evaluate_every, self.evaluation_batch)
+        if min(counts) < 1:
+            raise ValueError(
+                "steps, global_batch, evaluate_every and evaluation_batch must be at least 1"
+            )
         self.accumulation()
 
     def accumulation(self) -> int:

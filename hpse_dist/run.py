@@ -277,7 +277,7 @@ class _Watch:
             needs=module.needs,
             sampling=sampling_of(module),
             world=self.world,
-            micro_batch=self.recipe.machine.micro_batch,
+            micro_batch=self.recipe.evaluation_batch,
             image_px=self.recipe.encoder.image_px,
             patch_px=module.encoder.patch_px,
             device=self.device,
@@ -296,7 +296,7 @@ class _Watch:
             means = evaluate(self.engine, self.batches(self.recipe.evaluate_limit))
             self.record.scalars(step, {f"val/{name}": value for name, value in means.items()})
         if last or step % self.recipe.machine.panels_every == 0:
-            batch = next(iter(self.batches(self.recipe.machine.micro_batch * self.world.size)))
+            batch = next(iter(self.batches(self.recipe.evaluation_batch * self.world.size)))
             with self.engine.evaluating() as module:  # all ranks: a sharded module needs them
                 self.record.panels(step, cast(Objective, module).panels(batch))
 
