@@ -20,7 +20,10 @@ from hpse_dist.body.model import Body
 NUM_LIMBS = len(SMPL24) - 1
 STARTS = PARENTS[1:]
 """The joint at which each limb starts."""
-_HIPS, _NECK = (SMPL24.index("left_hip"), SMPL24.index("right_hip")), SMPL24.index("neck")
+TRUNK = tuple(
+    SMPL24.index(name) - 1 for name in ("left_hip", "right_hip", "spine1", "spine2", "spine3")
+)
+"""The limbs that the trunk's frame is made of: to both hips, and up the spine."""
 _TIP = 0.95  # quantile of a part's vertices along the limb: where its tip is
 
 # For each limb, by the joint it ends at, the middle of its directions in the frame of the limb
@@ -94,9 +97,9 @@ def trunk_frame(vectors: Tensor) -> Tensor:
 
     Columns: x to the person's left, y up the spine, z to the front.
     """
-    left, right = (vectors[:, hip - 1] for hip in _HIPS)
+    left, right, *spine = vectors[:, TRUNK].unbind(1)
     x = F.normalize(left - right, dim=-1)
-    up = vectors[:, [2, 5, 8]].sum(1)  # the three limbs of the spine
+    up = spine[0] + spine[1] + spine[2]
     y = F.normalize(up - (up * x).sum(-1, keepdim=True) * x, dim=-1)
     return torch.stack((x, y, torch.linalg.cross(x, y)), dim=-1)
 

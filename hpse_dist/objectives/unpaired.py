@@ -160,7 +160,7 @@ class Unpaired(nn.Module):
         return mean[0]
 
     def _possible(self, count: int) -> Tensor:
-        """(count, 23, 3) poses uniform within the limits of each joint, the trunk upright."""
+        """(count, 23, 3) poses uniform within the limits of joints, the trunk upright, still."""
         ids = torch.arange(count)
         draw = uniform(0, "possible", 0, ids, 2 * kinematics.NUM_LIMBS).unflatten(1, (-1, 2))
         cosine = 1 - draw[..., 0] * (1 - self.cosines)
@@ -168,7 +168,11 @@ class Unpaired(nn.Module):
         cone = torch.stack((sine * angle.cos(), sine * angle.sin(), cosine), dim=-1)
         axis = torch.tensor([0.0, 0.0, 1.0]).expand_as(self.middles)
         turn = kinematics.smallest_rotation(axis, self.middles)
-        return kinematics.from_local((turn @ cone[..., None])[..., 0], self.rest)
+        local = (turn @ cone[..., None])[..., 0]
+        # the limbs that the trunk's frame is made of stay at rest, or it would not be upright
+        resting = kinematics.local_vectors(self.rest[None], self.rest)
+        local[:, kinematics.TRUNK] = resting[:, kinematics.TRUNK]
+        return kinematics.from_local(local, self.rest)
 
 
 def _about(axis: int, angle: Tensor) -> Tensor:

@@ -1,0 +1,203 @@
+"""Part-guided synthesis: what is drawn, what teaches and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hpse_dist.body.joints import PART_NAMES
+from hpse_dist.body.kinematics import place_limbs, trunk_frame
+from hpse_dist.fields import Batch
+from hpse_dist.models.encoder import EncoderConfig, build_encoder
+from hpse_dist.objectives.part_synthesis import (
+    PartSynthesis,
+    PartSynthesisConfig,
+    part_error,
+    pyramid_error,
+)
+from hpse_dist.objectives.puppet_pictures import puppet_pictures, thickness
+from hpse_dist.objectives.unpaired import Unpaired
+from hpse_dist.synth.poses import pose_file
+from tests.fabricate import fabricate, gradients
+
+SMALL = PartSynthesisConfig(
+    poses="limits", map_px=16, dim=8, head_dim=32, head_depth=1, heads=2, warmup=0.5
+)
+IDS = torch.arange(64)
+
+
+def built(**changes: object) -> PartSynthesis:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig("custom", 32, 8, dim=32, depth=1, heads=2))
+    return PartSynthesis(replace(SMALL, **changes), encoder, seed=3)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def unpaired() -> Unpaired:
+    return Unpaired("limits", "free", (0.7, 0.9), 0.05)
+
+
+def test_drawn_poses_are_whole_and_in_the_picture(unpaired: Unpaired) -> None:
+    posed = unpaired.draw(0, 0, 1, IDS)
+    torch.testing.assert_close(
+        place_limbs(posed.local, unpaired.lengths) @ posed.turn.mT, posed.joints
+    )
+    vectors = posed.local @ posed.turn.mT
+    torch.testing.assert_close(trunk_frame(vectors), posed.turn, rtol=0, atol=1e-4)
+    size = (posed.joints2d.amax(1) - posed.joints2d.amin(1)).amax(1)
+    margin = 0.2 * posed.scale  # the flesh on both sides
+    assert (size + margin).min() > 0.69 and (size + margin).max() < 0.91
+    middle = (posed.joints2d.amax(1) + posed.joints2d.amin(1)) / 2
+    assert (middle - 0.5).abs().max() < 0.051
+    fronts = posed.turn[:, 2, 2]  # the chest's direction along the camera's axis
+    assert (fronts > 0.5).any() and (fronts < -0.5).any()
+
+
+def test_draws_are_keyed_by_sample_epoch_and_number(unpaired: Unpaired) -> None:
+    one = unpaired.draw(0, 0, 1, IDS).joints
+    assert torch.equal(unpaired.draw(0, 0, 1, IDS[5:9]).joints, one[5:9])
+    for other in (unpaired.draw(0, 1, 1, IDS), unpaired.draw(0, 0, 2, IDS)):
+        assert not torch.equal(other.joints, one)
+
+
+def test_limits_alone_give_poses_within_the_limits(unpaired: Unpaired) -> None:
+    assert unpaired.excess(unpaired.draw(0, 0, 0, IDS)).max() < 1e-3
+
+
+def test_a_face_is_seen_from_the_front_only(unpaired: Unpaired) -> None:
+    front = torch.diag(torch.tensor([1.0, -1.0, -1.0]))[None]  # facing the camera
+    back = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None]
+    scale, pelvis = torch.tensor([0.45]), torch.tensor([[0.5, 0.5]])
+    shares = []
+    for turn in (front, back):
+        posed = unpaired.seen(unpaired.rest[None], turn, scale, pelvis)
+        parts = unpaired.parts(posed, 64)
+        assert parts.shape == (1, len(PART_NAMES) + 1, 64, 64)
+        shares.append(float(parts[:, -1].sum()))
+    assert shares[0] > 4 * shares[1]
+
+
+def test_surroundings_come_from_the_sides_and_hold_no_pose(unpaired: Unpaired) -> None:
+    """What stands in the middle of the picture that lends its surroundings is not seen."""
+    around = fabricate(("image",), batch=8, image_px=64)["image"]
+    other = around.clone()
+    other[..., 26:38] = 0.0
+    parts = unpaired.parts(unpaired.draw(0, 0, 0, IDS[:8]), 32)
+    one, two = (puppet_pictures(parts, a, 0, 0, IDS[:8]) for a in (around, other))
+    torch.testing.assert_close(one, two)
+    assert (one[1:] - one[:1]).abs().amax((1, 2, 3)).min() > 0.5
+
+
+def test_skirts_widen_thighs_only() -> None:
+    names = [*PART_NAMES[1:], "face"]
+    factors = thickness(names, 0, 0, torch.arange(400))
+    thigh, arm = names.index("left_upper_leg"), names.index("left_upper_arm")
+    wide = factors[:, thigh] / factors[:, arm] > 1.5
+    assert 0.05 < wide.float().mean() < 0.3
+    assert factors.min() > 0.6 and factors[:, arm].max() < 1.7
+
+
+def test_labels_teach_only_the_share_that_they_should() -> None:
+    needs = (*SMALL.needs, "joints3d")
+    batch = fabricate(needs)
+    other = {**batch, "joints3d": batch["joints3d"] + torch.randn_like(batch["joints3d"])}
+    other["joints3d"][..., 3] = batch["joints3d"][..., 3]
+    for fraction, same in ((0.0, True), (1.0, False)):
+        objective = built(label_fraction=fraction)
+        losses = [objective(b)["loss"].item() for b in (batch, other)]
+        assert (losses[0] == losses[1]) == same
+
+
+def test_unlabelled_data_needs_no_joints() -> None:
+    objective = built(scored=False)
+    assert "joints3d" not in objective.needs
+    batch = fabricate(objective.needs)
+    assert objective(batch)["loss"].isfinite()
+    assert set(objective.metrics(batch)) == {"picture_error"}
+    assert objective.panels(batch)
+
+
+def synthesis_gradient(objective: PartSynthesis, batch: Batch) -> Tensor | None:
+    """Gradient of the synthesised pictures' error alone in the pose head."""
+    weights = {k: 0.0 for k in vars(SMALL) if k.endswith("_weight")}
+    object.__setattr__(
+        objective,
+        "config",
+        replace(objective.config, **weights | {"limb_weight": 1e-9, "picture_weight": 1.0}),
+    )
+    return gradients(objective, [batch])["to_limbs.weight"].abs().max()
+
+
+def test_pictures_teach_the_pose_after_the_warm_up_only() -> None:
+    objective = built()
+    batch = fabricate(objective.needs)
+    before = synthesis_gradient(objective, batch)
+    objective.after_step(0.6)
+    after = synthesis_gradient(objective, batch)
+    assert before is not None and after is not None and after > 100 * before
+
+
+def test_the_mean_pose_is_the_measure() -> None:
+    objective = built()
+    batch = fabricate(objective.needs)
+    figures = {k: float(v.nanmean()) for k, v in objective.metrics(batch).items()}
+    gain = objective.summary(figures)["pose_gain"]
+    assert gain == pytest.approx(100 * (1 - figures["pa_mpjpe"] / figures["pa_mpjpe_mean"]))
+    assert objective.summary({"picture_error": 1.0}) == {}
+
+
+def test_the_mean_pose_is_nearer_to_the_poses_than_any_of_them(tmp_path: Path) -> None:
+    from hpse_dist.metrics.pose3d import pa_mpjpe
+
+    unpaired = Unpaired(str(pose_file(tmp_path, num_motions=8)), "free", (0.7, 0.9), 0.05)
+    joints = place_limbs(unpaired.poses, unpaired.lengths)
+    known = torch.ones(joints.shape[:2], dtype=torch.bool)
+    error = pa_mpjpe(unpaired.mean_joints.expand_as(joints), joints, known).mean()
+    for number in range(0, len(joints), 7):
+        assert error < pa_mpjpe(joints[number].expand_as(joints), joints, known).mean()
+
+
+def test_errors_of_pictures_and_parts() -> None:
+    rng = torch.Generator().manual_seed(0)
+    picture = torch.rand(2, 3, 16, 16, generator=rng)
+    assert pyramid_error(picture, picture).max() == 0
+    flat = torch.full((1, 3, 16, 16), 0.25)
+    torch.testing.assert_close(pyramid_error(flat, flat + 0.5), torch.tensor([0.5]))
+    parts = torch.zeros(1, 3, 4, 4)
+    parts[:, 1, :2] = 1.0  # the rest is unsure of everything
+    logits = 20 * parts
+    assert part_error(logits, parts) < 1e-6
+    assert part_error(-logits, parts) > 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 12}, "multiple of 8"),
+        ({"warmup": 1.5}, "0..1"),
+        ({"extent": (0.9, 0.5)}, "rising"),
+        ({"made": 0}, "at least 1"),
+        ({"limb_weight": 0.0, "joints_weight": 0.0}, "limb_weight or joints_weight"),
+    ],
+)
+def test_impossible_values(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)  # type: ignore[arg-type]
+
+
+def test_maps_must_fit_the_picture() -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        built(map_px=12)
+
+
+def test_poses_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no folder"):
+        built(poses=str(tmp_path / "amass"))
+    np.savez(tmp_path / "other.npz", betas=np.zeros(3))
+    with pytest.raises(ValueError, match="holds no poses"):
+        built(poses=str(tmp_path / "other.npz"))
