@@ -234,8 +234,9 @@ class PartSynthesis(Objective):
         chosen = self.unpaired.draw(self.seed, number, epoch, ids)
         seed = self.seed + number
         thick = thickness(self.unpaired.limb_parts, seed, epoch, ids)
-        parts = self.unpaired.parts(chosen, self.config.map_px, thick)
-        return puppet_pictures(parts, around, seed, epoch, ids), chosen
+        parts = self.unpaired.parts(chosen, around.shape[-1], thick)
+        with torch.autocast(around.device.type, enabled=False):
+            return puppet_pictures(parts, around, seed, epoch, ids), chosen
 
     def _self_made(
         self, batch: Batch, codes: Tensor, behind: Tensor, warming: bool

@@ -21,7 +21,7 @@ from hpse_dist.objectives.base import to_rgb
 
 NUM_LOOKS = len(PART_NAMES)  # the parts, and the face last
 _STRIP = (0.25, 0.35)  # width of a side strip over the picture's, drawn uniformly
-_STOUT = (0.8, 1.4)  # radii over the body's own, drawn uniformly
+_STOUT = (0.85, 1.25)  # radii over the body's own, drawn uniformly
 _SKIN, _HAIR = (0.75, 0.55, 0.45), (0.30, 0.20, 0.12)
 _CLOTH_CELLS, _LIGHT_CELLS = 24, 6  # cells of the patterns of cloth and of light
 
@@ -31,7 +31,7 @@ def thickness(names: Sequence[str], seed: int, epoch: int | Tensor, sample_id: T
 
     names (K,): the body part of each limb, the face's last."""
     draw = uniform(seed, "puppet.thickness", epoch, sample_id, 3 + len(names))
-    stout = (_STOUT[0] + (_STOUT[1] - _STOUT[0]) * draw[:, :1]) * (0.85 + 0.3 * draw[:, 3:])
+    stout = (_STOUT[0] + (_STOUT[1] - _STOUT[0]) * draw[:, :1]) * (0.9 + 0.2 * draw[:, 3:])
     thighs = torch.tensor([name.endswith("upper_leg") for name in names], device=draw.device)
     skirt = (draw[:, 1:2] < 0.25) * 1.2 * draw[:, 2:3]
     return stout * (1 + skirt * thighs)
@@ -40,25 +40,22 @@ def thickness(names: Sequence[str], seed: int, epoch: int | Tensor, sample_id: T
 def puppet_pictures(
     parts: Tensor, around: Tensor, seed: int, epoch: int | Tensor, sample_id: Tensor
 ) -> Tensor:
-    """parts (B, 1 + L + 1, n, n) as seen, background first and face last; around (B, 3, H, W)
-    normalised pictures that lend their surroundings -> (B, 3, H, W) normalised."""
+    """parts (B, 1 + L + 1, n, n) as seen, background first and face last; around (B, 3, n, n)
+    normalised pictures that lend their surroundings -> (B, 3, n, n) normalised."""
 
     def draw(name: str, *shape: int) -> Tensor:
         found = uniform(seed, f"puppet.{name}", epoch, sample_id, math.prod(shape))
         return found.view(-1, *shape)
 
     size = around.shape[-2:]
-    parts = _spread(parts, size, "bilinear")
     looks = _looks(draw("looks", 9 + NUM_LOOKS, 3))
-    person = torch.einsum("blhw,blc->bchw", parts[:, 1:], looks)
+    person = (looks.mT @ parts[:, 1:].flatten(2)).unflatten(2, size)
     light = _spread(draw("light", 1, _LIGHT_CELLS, _LIGHT_CELLS), size, "bicubic")
     cloth = _spread(draw("cloth", 3, _CLOTH_CELLS, _CLOTH_CELLS), size, "bilinear") - 0.5
     loud = 0.4 * draw("loud", 1, 1, 1)
     person = person * (0.75 + 0.5 * light) + loud * cloth * (1 - parts[:, :1])
     behind = _surroundings(to_rgb(around), draw("around", 6))
     picture = parts[:, :1] * behind + person
-    soft = F.avg_pool2d(F.pad(picture, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    picture = torch.lerp(picture, soft, draw("soft", 1, 1, 1))
     grain = 0.02 * (draw("grain", 3, *size) - 0.5)
     picture = (picture + grain).clamp(0.0, 1.0)
     mean, std = (picture.new_tensor(value)[:, None, None] for value in (IMAGE_MEAN, IMAGE_STD))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +58,17 @@ def joined(people: Sequence[Posed]) -> Posed:
     return Posed(*(torch.cat([getattr(some, name) for some in people]) for name in names))
 
 
+def _exact(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Geometry in float32: autocast's half precision is for networks."""
+
+    @functools.wraps(method)
+    def inner(self: Unpaired, *given: Any, **named: Any) -> Any:
+        with torch.autocast(self.rest.device.type, enabled=False):
+            return method(self, *given, **named)
+
+    return inner
+
+
 class Unpaired(nn.Module):
     """A skeleton, a puppet of the same body, and a set of poses for them."""
 
@@ -99,6 +112,7 @@ class Unpaired(nn.Module):
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
 
+    @_exact
     def draw(self, seed: int, number: int, epoch: int | Tensor, sample_id: Tensor) -> Posed:
         """A pose for each row, keyed by its id and `number`, seen by a camera anywhere around it
         that looks a little down, in a box as a person's crop has."""
@@ -119,6 +133,7 @@ class Unpaired(nn.Module):
         pelvis = middle - (low + high) / 2 * scale[:, None]
         return self.seen(vectors @ trunk, trunk, scale, pelvis)  # rows: v R is R^T v
 
+    @_exact
     def seen(self, local: Tensor, turn: Tensor, scale: Tensor, pelvis: Tensor) -> Posed:
         """A weak-perspective camera's picture: unit vectors (B, 23, 3) in the trunk's frame, which
         is turned by (B, 3, 3); scale (B,) crop sides to a metre, the pelvis's place (B, 2)."""
@@ -126,6 +141,7 @@ class Unpaired(nn.Module):
         joints2d = joints[..., :2] * scale[:, None, None] + pelvis[:, None]
         return Posed(local, turn, joints, joints2d, scale)
 
+    @_exact
     def parts(self, posed: Posed, px: int, thickness: Tensor | None = None) -> Tensor:
         """The puppet's background and parts, (B, 1 + L, px, px); the last part is the face, which
         a head shows from the front only: without it a figure looks the same from behind.
@@ -138,6 +154,7 @@ class Unpaired(nn.Module):
         parts: Tensor = self.puppet(joints2d, depth, posed.scale, px, thickness)
         return parts
 
+    @_exact
     def excess(self, posed: Posed) -> Tensor:
         """How far limbs are outside their limits, (B, 23)."""
         return kinematics.limit_excess(posed.local, self.rest, (self.middles, self.cosines))

@@ -79,6 +79,18 @@ def test_every_trainable_parameter_learns(objective: Objective) -> None:
             assert name in found and found[name].abs().max() > 0, f"{name} gets no gradient"
 
 
+def test_half_precision(objective: Objective) -> None:
+    """bf16, the recipes' default: networks run in it, and the loss is about the same."""
+    batch = fabricate(objective.needs)
+    exact = objective(batch)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = objective(batch)["loss"]
+        figures = objective.metrics(batch)
+    half.backward()
+    torch.testing.assert_close(half.float(), exact, rtol=0.1, atol=0.02)
+    assert all(value.dtype != torch.bfloat16 for value in figures.values())
+
+
 def test_one_batch_can_be_learnt(objective: Objective) -> None:
     batch = fabricate(objective.needs)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
