@@ -74,7 +74,8 @@ def columns_sheet(columns: dict[str, Tensor]) -> Tensor:
 def retrieval(query: Tensor, key: Tensor, valid: Tensor) -> dict[str, Tensor]:
     """Whether query i's nearest key is key i: (B, C) each, valid (B,) bool -> two of (B,)."""
     query, key = F.normalize(query.float(), dim=-1), F.normalize(key.float(), dim=-1)
-    likeness = (query @ key.T).masked_fill(~valid[None, :], -torch.inf)
+    with torch.autocast(query.device.type, enabled=False):  # half precision would make ties
+        likeness = (query @ key.T).masked_fill(~valid[None, :], -torch.inf)
     found = likeness.argmax(1) == torch.arange(len(query), device=query.device)
     chance = torch.full_like(likeness[:, 0], 1.0) / valid.sum().clamp(min=1)
     return {"retrieval_top1": found.float(), "retrieval_chance": chance}

@@ -112,6 +112,17 @@ def test_every_trainable_parameter_learns(task: Task, batch: Batch) -> None:
             assert name in found and found[name].abs().max() > 0, f"{name} gets no gradient"
 
 
+def test_half_precision(task: Task, batch: Batch) -> None:
+    """bf16, the recipes' default: networks run in it, and the loss is about the same."""
+    exact = task(batch)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = task(batch)["loss"]
+        figures = task.metrics(batch)
+    half.backward()
+    torch.testing.assert_close(half.float(), exact, rtol=0.1, atol=0.02)
+    assert all(value.dtype != torch.bfloat16 for value in figures.values())
+
+
 def test_one_batch_can_be_learnt(task: Task, batch: Batch) -> None:
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
     losses = []
