@@ -19,20 +19,14 @@ from torch import Tensor
 from hpse_dist.metrics import hand
 from hpse_dist.metrics.classes import accuracy, macro_f1
 from hpse_dist.metrics.pose2d import joint_error, pck
-from hpse_dist.metrics.pose3d import auc3d, mpjpe, n_mpjpe, pa_mpjpe, pa_pve, pck3d, pve
+from hpse_dist.metrics.pose3d import pa_pve, pve
 from hpse_dist.metrics.surface import part_iou, person_iou
 from hpse_dist.protocols.base import Protocol
 from hpse_dist.protocols.dense import dense_figures
 from hpse_dist.protocols.examples import Examples, matched
+from hpse_dist.protocols.joints import Figures, joint_figures
 
 _AT_ONCE = 64  # examples with meshes
-JOINT_FIGURES: dict[str, Callable[..., Tensor]] = {
-    "mpjpe": mpjpe,
-    "n_mpjpe": n_mpjpe,
-    "pck_150": pck3d,
-    "auc_150": auc3d,
-}
-Figures = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,30 +93,6 @@ def score(
             f"{true.where}: it has no label that protocol {protocol.name} could judge by"
         )
     return Score(protocol.name, figures, count, used)
-
-
-def joint_figures(protocol: Protocol, mine: Tensor, true: Tensor, known: Tensor) -> Figures:
-    """(B,) each: the protocol's figures of joints (B, J, 3) in its whole joint set, metres.
-
-    known (B, J), above 0 where a joint is labelled; NaN where nothing can be judged.
-    """
-    protocol.check_joint_count(mine.shape[1], "prediction")
-    protocol.check_joint_count(true.shape[1], "ground truth")
-    counted = known > 0
-    if protocol.root:
-        root = protocol.names().index(protocol.root)
-        counted = counted & counted[:, root, None]
-        mine, true = mine - mine[:, root, None], true - true[:, root, None]
-    judged = protocol.judged()
-    mine, true, counted = mine[:, judged], true[:, judged], counted[:, judged]
-    figures = {
-        name: figure(mine, true, counted, None)
-        for name, figure in JOINT_FIGURES.items()
-        if name in (*protocol.figures, "mpjpe")
-    }
-    if "pa_mpjpe" in protocol.figures:
-        figures["pa_mpjpe"] = pa_mpjpe(mine, true, counted)
-    return figures
 
 
 def _body(

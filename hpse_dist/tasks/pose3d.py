@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from hpse_dist.fields import Batch
 from hpse_dist.geometry.camera import known_intrinsics, rotation_to_ray
-from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.tokens import JointTokens
 from hpse_dist.objectives.base import PANEL_ROWS, sheet, to_rgb
+from hpse_dist.protocols import PROTOCOLS
+from hpse_dist.protocols.joints import joint_figures
 from hpse_dist.tasks.base import Prediction, Task
 from hpse_dist.tasks.labels import (
     from_root,
@@ -50,7 +51,7 @@ class Pose3dConfig:
     focal: float = 5.0
     """Focal length in crop sides for rows without intrinsics."""
     protocol: str = "synthetic-24"
-    """What the figures are figures of: synthetic-24, or synthetic-hand."""
+    """By which the joints are judged: synthetic-24, synthetic-hand, h36m-p1, h36m-p2 or 3dhp."""
 
     def __post_init__(self) -> None:
         for name in ("num_joints", "head_dim", "head_depth", "heads"):
@@ -58,6 +59,12 @@ class Pose3dConfig:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if not 0 <= self.root < self.num_joints:
             raise ValueError(f"root must be 0..{self.num_joints - 1}, found {self.root}")
+        protocol = PROTOCOLS.get(self.protocol)  # an unknown one is the recipe's to refuse
+        if protocol and self.num_joints != len(protocol.names()):
+            raise ValueError(
+                f"num_joints must be the {len(protocol.names())} of {protocol.joint_set} for "
+                f"protocol {self.protocol}, found {self.num_joints}"
+            )
         if self.head_dim % (4 * self.heads):
             raise ValueError(
                 f"head_dim must be a multiple of 4 * heads, found {self.head_dim} and {self.heads}"
@@ -77,7 +84,7 @@ class Pose3d(Task):
     """Encoder and joint tokens."""
 
     Config = Pose3dConfig
-    protocols = ("synthetic-24", "synthetic-hand")
+    protocols = ("synthetic-24", "synthetic-hand", "h36m-p1", "h36m-p2", "3dhp")
     config: Pose3dConfig
 
     def __init__(self, config: Pose3dConfig, encoder: Encoder, seed: int) -> None:
@@ -113,13 +120,10 @@ class Pose3d(Task):
         return {"joints3d": self._labelled(batch)[0]}
 
     def errors(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """mpjpe and pa_mpjpe over the labelled joints, mm per example; NaN without labels."""
+        """The protocol's figures over the labelled joints, per example; NaN without labels."""
         true, confidence = self._labelled(batch)
-        known, mine = confidence > 0, prediction["joints3d"]
-        return {
-            "mpjpe": mpjpe(mine, true, known, self.config.root),
-            "pa_mpjpe": pa_mpjpe(mine, true, known),
-        }
+        protocol = PROTOCOLS[self.protocol_of(self.config)]
+        return joint_figures(protocol, prediction["joints3d"], true, confidence)
 
     @torch.no_grad()
     def panels(self, batch: Batch) -> dict[str, Tensor]:

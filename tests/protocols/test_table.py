@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from hpse_dist.body.joints import FREIHAND21, JOINT_SETS, MANO21
+from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.protocols import PROTOCOLS, named
+from hpse_dist.protocols.examples import Examples
+from hpse_dist.protocols.score import score
 from hpse_dist.report.tables import METRICS
 from hpse_dist.tasks import TASKS, protocol_of
 from hpse_dist.tasks.classify import ClassifyConfig
+from hpse_dist.tasks.pose3d import Pose3d, Pose3dConfig
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -59,3 +65,27 @@ def test_every_task_names_its_protocol() -> None:
     assert protocol_of(ClassifyConfig(protocol="hagrid")) == "hagrid"
     with pytest.raises(ValueError, match="one of classes, hagrid, gun71, found '3dpw-14'"):
         protocol_of(ClassifyConfig(protocol="3dpw-14"))
+
+
+@pytest.mark.parametrize("name", ["synthetic-24", "synthetic-hand", "h36m-p1", "h36m-p2", "3dhp"])
+def test_joints_are_judged_by_the_tasks_protocol_while_training(name: str) -> None:
+    """What pose3d says of itself is what a file with the same joints scores."""
+    protocol = PROTOCOLS[name]
+    count, rng = len(protocol.names()), np.random.default_rng(0)
+    true = np.concatenate((rng.normal(0, 0.3, (5, count, 3)), np.ones((5, count, 1))), -1)
+    mine = true[..., :3] + rng.normal(0, 0.08, (5, count, 3))
+    true[1, 3, 3] = 0.0
+    config = Pose3dConfig(num_joints=count, head_dim=32, head_depth=1, heads=2, protocol=name)
+    encoder = build_encoder(EncoderConfig("custom", 32, 8, dim=32, depth=2, heads=2))
+    batch = {"joints3d": torch.from_numpy(true)}
+    errors = Pose3d(config, encoder, 0).errors({"joints3d": torch.from_numpy(mine)}, batch)
+    sides = [Examples("", {"joints3d": side}) for side in (mine, true)]
+    figures = score(protocol, *sides).figures
+    assert set(figures) == set(errors)
+    for figure, values in errors.items():
+        assert figures[figure] == pytest.approx(float(values.nanmean()), rel=1e-9), figure
+
+
+def test_a_task_with_another_number_of_joints_than_its_protocol_is_refused() -> None:
+    with pytest.raises(ValueError, match="the 17 of mpi17 for protocol 3dhp, found 24"):
+        Pose3dConfig(protocol="3dhp")
