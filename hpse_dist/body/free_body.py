@@ -5,13 +5,12 @@ Made once per machine, without a network, in the user's cache: $HPSE_CACHE or ~/
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,6 +68,14 @@ class AnnyShapes:
     faces: np.ndarray  # (F, 3)
     corner_uv: np.ndarray  # (F, 3, 2) texture coordinates of the faces' corners, 0..1
 
+    def heads(self, bone: str) -> np.ndarray:
+        """(S, 3) place of a bone's head in every shape."""
+        return self.bone_heads[:, self.bone_names.index(bone)]
+
+    def knuckles(self) -> np.ndarray:
+        """(S, 4, 3) bases of left index, left little, right index, right little finger."""
+        return np.stack([self.heads(f"finger{n}-1.{s}") for s in "LR" for n in (2, 5)], axis=1)
+
 
 def cache_folder() -> Path:
     """Where things made once per user are kept: $HPSE_CACHE, or ~/.cache/hpse_dist."""
@@ -83,28 +90,30 @@ def free_body_path(cache: Path | None = None) -> Path:
     """
     folder = cache_folder() if cache is None else Path(cache)
     path = folder / FILE_NAME
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / (FILE_NAME + ".lock")):
-        if path.exists():  # made while this process waited for the lock
-            return path
-        logger.warning("Making the free body once, in %s: about a minute and a half.", folder)
-        scratch = Path(tempfile.mkdtemp(prefix="free_body.", dir=folder))
-        try:
-            np.savez_compressed(scratch / FILE_NAME, allow_pickle=False, **make_free_body(scratch))
-            os.replace(scratch / FILE_NAME, path)
-        finally:
-            shutil.rmtree(scratch)
+    made_once(path, lambda scratch: make_free_body(scratch))
     return path
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the system lets it go if the process dies."""
-    with path.open("w") as handle:
+def made_once(path: Path, make: Callable[[Path], dict[str, np.ndarray]]) -> None:
+    """Write the arrays that `make` gives, with a folder of its own, to an .npz, unless it exists.
+
+    Of several processes one makes the file and the others wait for it; a process that dies lets
+    the lock go. The file is published by a rename, so one that exists is whole.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        if path.exists():  # made while this process waited for the lock
+            return
+        logger.warning("Making %s once: about a minute and a half.", path)
+        scratch = Path(tempfile.mkdtemp(prefix="making.", dir=path.parent))
+        try:
+            np.savez_compressed(scratch / path.name, allow_pickle=False, **make(scratch))
+            os.replace(scratch / path.name, path)
+        finally:
+            shutil.rmtree(scratch)
 
 
 def make_free_body(scratch: Path) -> dict[str, np.ndarray]:
@@ -112,10 +121,9 @@ def make_free_body(scratch: Path) -> dict[str, np.ndarray]:
 
     scratch: a folder for anny's own cache, 0.8 GB while it runs; the caller removes it.
     """
-    shapes = _reduced(_adults(scratch, NUM_SHAPES), NUM_VERTICES)
-    weights, rest_joints = _smpl_rig(shapes)
-    knuckles = np.stack([_heads(shapes, f"finger{n}-1.{s}") for s in "LR" for n in (2, 5)], axis=1)
-    vertices, places = to_zero_pose(shapes.vertices, rest_joints, weights, knuckles)
+    shapes = adult_shapes(scratch)
+    weights, rest_joints = smpl_rig(shapes)
+    vertices, places = to_zero_pose(shapes.vertices, rest_joints, weights, shapes.knuckles())
     template, shapedirs, scores = shape_space(vertices, shapes.faces, NUM_BETAS)
     parents = np.array(joints.PARENTS, dtype=np.int64)
     parents[0] = 2**32 - 1  # as SMPL's files write "none"
@@ -134,6 +142,11 @@ def make_free_body(scratch: Path) -> dict[str, np.ndarray]:
         "vertex_part": joints.parts_from_weights(weights, range(24)).astype(np.uint8),
         "source": np.array("made from anny: code Apache-2.0, body assets CC0"),
     }
+
+
+def adult_shapes(scratch: Path) -> AnnyShapes:
+    """The shapes that the free body is made from, on its mesh; the same on every call."""
+    return _reduced(_adults(scratch, NUM_SHAPES), NUM_VERTICES)
 
 
 def _adults(scratch: Path, num_shapes: int) -> AnnyShapes:
@@ -201,7 +214,7 @@ def _reduced(shapes: AnnyShapes, num_vertices: int) -> AnnyShapes:
     )
 
 
-def _smpl_rig(shapes: AnnyShapes) -> tuple[np.ndarray, np.ndarray]:
+def smpl_rig(shapes: AnnyShapes) -> tuple[np.ndarray, np.ndarray]:
     """Skinning weights (V, 24) and the joints (S, 24, 3) in anny's rest pose.
 
     Each of anny's bones counts for the joint it places, or else for its parent bone's joint.
@@ -219,14 +232,9 @@ def _smpl_rig(shapes: AnnyShapes) -> tuple[np.ndarray, np.ndarray]:
             joint_of_bone.append(joint_of_bone[parent])  # parents come first
     weights = np.zeros((len(shapes.bone_weights), len(joints.SMPL24)))
     np.add.at(weights.T, joint_of_bone, shapes.bone_weights.T)
-    return weights, np.stack([_heads(shapes, bone) for bone in bone_of_joint], axis=1)
+    return weights, np.stack([shapes.heads(bone) for bone in bone_of_joint], axis=1)
 
 
 def _bone_of(joint: str) -> str:
     side, _, bare = joint.partition("_")
     return _BONE_OF_JOINT[bare or joint].replace("*", side[0].upper())
-
-
-def _heads(shapes: AnnyShapes, bone: str) -> np.ndarray:
-    """(S, 3) place of a bone's head in every shape."""
-    return shapes.bone_heads[:, shapes.bone_names.index(bone)]

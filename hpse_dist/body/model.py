@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from hpse_dist.body import joints
 from hpse_dist.body.free_body import free_body_path
+from hpse_dist.body.free_hand import FILE_NAME as FREE_HAND_FILE
+from hpse_dist.body.free_hand import free_hand_folder
 from hpse_dist.body.smpl_files import read_body_file
 from hpse_dist.geometry.rotations import axis_angle_to_matrix
 
@@ -178,28 +180,47 @@ class Body(SkinnedMesh):
 
 
 class Hand(SkinnedMesh):
-    """MANO: 16 joints and five finger tips (`joints.MANO21`), 10 betas."""
+    """MANO: 16 joints and five finger tips (`joints.MANO21`), 10 betas.
+
+    Of files on another mesh than MANO's, as the free hand's, `tips` says which vertices those are.
+    parents: 21 integers, of the joints and the tips.
+    """
 
     hands_mean: Tensor
 
     def __init__(self, arrays: Arrays, flat_mean: bool = False) -> None:
         super().__init__(arrays)
-        if len(self.file_parents) != 16 or self.num_vertices != _MANO_VERTICES:
+        known = "tips" in arrays or self.num_vertices == _MANO_VERTICES
+        if len(self.file_parents) != 16 or not known:
             raise ValueError(
                 f"a MANO file has 16 joints and {_MANO_VERTICES} vertices, this one has "
                 f"{len(self.file_parents)} and {self.num_vertices}."
             )
         mean = np.zeros(45) if flat_mean else np.asarray(arrays["hands_mean"]).reshape(45)
         self._keep("hands_mean", mean)
+        self.tips = [int(vertex) for vertex in arrays.get("tips", _MANO_TIPS)]
+        self.parents = joints.MANO_PARENTS
 
     def forward(
         self, global_orient: Tensor, hand_pose: Tensor, betas: Tensor, transl: Tensor
     ) -> BodyOutput:
         """global_orient (B, 3), hand_pose (B, 45) axis-angle, added to the mean pose; 21 joints."""
+        return self.forward_matrices(self.rotations(global_orient, hand_pose), betas, transl)
+
+    def rotations(self, global_orient: Tensor, hand_pose: Tensor) -> Tensor:
+        """Axis-angle as for `forward` -> (B, 16, 3, 3), the mean pose included."""
         pose = torch.cat([global_orient.float(), hand_pose + self.hands_mean], dim=1)
-        matrices = axis_angle_to_matrix(pose.unflatten(1, (16, 3)))
-        vertices, places = self.skin(matrices, betas, transl)
-        return BodyOutput(vertices, torch.cat([places, vertices[:, list(_MANO_TIPS)]], dim=1))
+        return axis_angle_to_matrix(pose.unflatten(1, (16, 3)))
+
+    def forward_matrices(self, rotations: Tensor, betas: Tensor, transl: Tensor) -> BodyOutput:
+        """The same from rotations (B, 16, 3, 3), each relative to its parent, the global first."""
+        vertices, places = self.skin(rotations, betas, transl)
+        return BodyOutput(vertices, torch.cat([places, vertices[:, self.tips]], dim=1))
+
+    def rest_joints(self, betas: Tensor) -> Tensor:
+        """betas (B, 10) -> (B, 21, 3) joints and tips in the flat pose before `transl`, metres."""
+        shaped = self.v_template + torch.einsum("bk,vck->bvc", betas.float(), self.shapedirs)
+        return torch.cat([super().rest_joints(betas), shaped[:, self.tips]], dim=1)
 
 
 def load_body(path: str | Path = "free", gender: Gender = "neutral") -> Body:
@@ -219,13 +240,18 @@ def load_body(path: str | Path = "free", gender: Gender = "neutral") -> Body:
 
 
 def load_hand(folder: str | Path, side: Literal["left", "right"], flat_mean: bool = False) -> Hand:
-    """A hand from a folder with MANO_RIGHT and MANO_LEFT; flat_mean: the zero pose is flat.
+    """A hand from a folder with MANO_RIGHT and MANO_LEFT, or "free", which is a right one;
+    flat_mean: the zero pose is flat.
 
     The published left model is faulty: in its shape displacements x has the right hand's sign.
     Whether a file is can be seen only beside the right one, so a left hand needs both.
     """
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', found {side!r}.")
+    if str(folder) == "free":
+        if side != "right":
+            raise ValueError("the free hand is a right hand; found side 'left'.")
+        return Hand(read_body_file(free_hand_folder() / FREE_HAND_FILE), flat_mean)
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} must be the folder that holds MANO_LEFT and MANO_RIGHT.")

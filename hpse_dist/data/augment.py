@@ -170,8 +170,9 @@ class _Draws:
     def _turn(self, draw: Tensor) -> Tensor:
         """(B, 3, 3) rotation about the camera's z axis."""
         angle = draw * math.radians(self.config.rotation_deg)
-        if "transl" in self.raw and self.config.rotation_deg > 0:
-            # turning a body about the camera needs its pelvis: rows without it stay upright
+        placed = "transl" in self.raw or "hand_transl" in self.raw
+        if placed and self.config.rotation_deg > 0:
+            # turning a body or hand about the camera needs its root: rows without it stay upright
             angle = angle * (self.raw["joints3d"][:, 0, 3] > 0)
         turn = torch.zeros(len(angle), 3, 3, dtype=torch.float64, device=self.device)
         turn[:, 0, 0] = turn[:, 1, 1] = angle.cos()
@@ -305,16 +306,17 @@ def _move_points(result: Batch, window: _Window, turn: Tensor) -> None:
             moved = _apply(window.to_crop[:, :2], flat).view(*points.shape[:-1], 2)
             result[name] = torch.cat([moved, points[..., 2:]], -1).float()
     joints = result.get("joints3d")
-    if "transl" in result and joints is not None:
-        # smplx turns about the pelvis J0 of the shape: x = R (v - J0) + J0 + transl
-        transl = result["transl"].double()
-        pelvis = joints[:, 0, :3].double()
-        result["transl"] = (_apply(turn, pelvis[:, None])[:, 0] - (pelvis - transl)).float()
+    for name in ("transl", "hand_transl"):
+        if name in result and joints is not None:
+            # smplx turns about the root J0 of the shape: x = R (v - J0) + J0 + transl
+            transl, root = result[name].double(), joints[:, 0, :3].double()
+            result[name] = (_apply(turn, root[:, None])[:, 0] - (root - transl)).float()
     for name in ("joints3d", "people3d"):
         if name in result:
             points = result[name]
             moved = _apply(turn, points[..., :3].double().flatten(1, -2)).view_as(points[..., :3])
             result[name] = torch.cat([moved.float(), points[..., 3:]], -1)
-    if "global_orient" in result:
-        matrix = _product(turn, axis_angle_to_matrix(result["global_orient"].double()))
-        result["global_orient"] = matrix_to_axis_angle(matrix).float()
+    for name in ("global_orient", "hand_orient"):
+        if name in result:
+            matrix = _product(turn, axis_angle_to_matrix(result[name].double()))
+            result[name] = matrix_to_axis_angle(matrix).float()

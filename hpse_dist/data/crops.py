@@ -18,6 +18,7 @@ from hpse_dist.records import FrameRecord
 
 PERSON_CELLS = 32  # the stored grid of person shares is 32 x 32 whatever the crop's size
 BODY = ("global_orient", "body_pose", "betas", "transl")
+HAND = ("hand_orient", "hand_pose", "hand_betas", "hand_transl")
 PARTS = ("part_map", "uv_map")
 # Labels that come together, and the frames.parquet column has_<group> that says so.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "people2d": ("people2d",),
     "people3d": ("people3d",),
     "body": BODY,
+    "hand": HAND,
     "parts": PARTS,
     "depth": ("depth_pairs", "depth_order", "depth_confidence"),
     "label": ("label",),
@@ -40,6 +42,10 @@ _STORED: dict[str, tuple[tuple[int | None, ...], str]] = {
     "body_pose": ((69,), "float32"),
     "betas": ((10,), "float32"),
     "transl": ((3,), "float32"),
+    "hand_orient": ((3,), "float32"),
+    "hand_pose": ((45,), "float32"),
+    "hand_betas": ((10,), "float32"),
+    "hand_transl": ((3,), "float32"),
     "part_map": ((None, None), "uint8"),
     "uv_map": ((2, None, None), "float16"),
     "depth_pairs": ((None, 2), "int16"),
@@ -74,8 +80,8 @@ class CollectionConfig:
     frames_per_shard: int = 1024
     """Most frames of a shard, except that frames of one moment are never parted."""
     labels: tuple[str, ...] = ()
-    """Label groups to store (joints2d joints3d people2d people3d body parts depth label); empty
-    stores those that the first shard's frames carry."""
+    """Label groups to store (joints2d joints3d people2d people3d body hand parts depth label);
+    empty stores those that the first shard's frames carry."""
     val_ratio: float = 0.1
     """Share of the subjects that go to the split val where the source names no split."""
     split_seed: int = 0

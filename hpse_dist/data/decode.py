@@ -19,17 +19,17 @@ from torch import Tensor
 from hpse_dist.data import depth_order
 from hpse_dist.data.beton import Shard
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.items import Items
+from hpse_dist.data.items import FLAGS, Items
 
 Job = TypeVar("Job")
 Layout = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
-FLAGS = ("has_body", "has_parts")
 _FLAGGED = {  # a label a source may lack, since its rows say so themselves
     "joints2d": "its confidence",
     "joints3d": "its confidence",
     "people2d": "its confidence",
     "people3d": "its confidence",
     **dict.fromkeys(("global_orient", "body_pose", "betas", "transl"), "has_body"),
+    **dict.fromkeys(("hand_orient", "hand_pose", "hand_betas", "hand_transl"), "has_hand"),
     **dict.fromkeys(("part_map", "uv_map"), "has_parts"),
 }
 _SHARDS_OPEN = 64  # file maps kept; they cost address space, not memory

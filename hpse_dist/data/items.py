@@ -16,6 +16,7 @@ import torch
 from hpse_dist.data.collection import Collection
 from hpse_dist.draws import uniform
 
+FLAGS = ("has_body", "has_hand", "has_parts")
 KINDS = {"view": 0, "pose": 1}
 _SOURCE_BITS = 40  # sample ids of the k-th source of a run start at k * 2^40
 
@@ -47,7 +48,7 @@ class Items:
     subject: np.ndarray
     """(N,) int64 number of the person, equal for equal subjects of this source."""
     flags: dict[str, np.ndarray]
-    """has_body and has_parts, (N,) bool."""
+    """has_body, has_hand and has_parts, (N,) bool."""
     first: np.ndarray
     """(n,) frame number of each item's first image."""
     second: np.ndarray | None
@@ -100,7 +101,7 @@ def read_items(
         shard=_numbers(frames, "shard"),
         row=_numbers(frames, "row"),
         subject=_subjects(frames, number),
-        flags={name: np.asarray(frames[name]) for name in ("has_body", "has_parts")},
+        flags={name: _flag(frames, name) for name in FLAGS},
         first=first,
         second=second,
         kind=kind,
@@ -115,6 +116,13 @@ def has_items(source: Source, sampling: Literal["pairs", "frames"]) -> bool:
     if sampling == "frames" or not chosen.any():
         return bool(chosen.any())
     return len(_pairs(source, _numbers(frames, "sample_id"), chosen)[0]) > 0
+
+
+def _flag(frames: pa.Table, name: str) -> np.ndarray:
+    """(N,) bool; False throughout for collections older than that kind of label."""
+    if name not in frames.column_names:
+        return np.zeros(len(frames), bool)
+    return np.asarray(frames[name])
 
 
 def _numbers(table: pa.Table, column: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from hpse_dist.data.augment import AugmentConfig, augment
 from hpse_dist.data.decode import Buffer, Decoder, Prefetcher, Rows, provided
 from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
 from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
-from hpse_dist.data.items import Items, Source, read_items
+from hpse_dist.data.items import FLAGS, Items, Source, read_items
 from hpse_dist.data.mirror import Mirror, chosen, mirror_of, mirrored
 from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
 from hpse_dist.draws import uniform
@@ -242,7 +242,7 @@ class _Finish:
         self._needs, self._config, self._seed, self._train = tuple(needs), config, seed, train
         self._px, self._patch_px, self.device = image_px, patch_px, device
         made = {"image", "image_ref", "sample_id", "epoch", "subject", "pair_kind"}
-        made |= {"pair_weight", "has_body", "has_parts", "valid"}
+        made |= {"pair_weight", *FLAGS, "valid"}
         self.labels = [name for name in FIELDS if name in needs and name not in made]
         self._depth_order: DepthOrder | None = None
         if {*needs} & {*DEPTH_FIELDS}:
@@ -278,12 +278,13 @@ class _Finish:
 
     def _read_for_rotation(self, provides: Sequence[str]) -> None:
         """Turning the camera needs its matrix, and turning a body its pelvis."""
-        if "transl" in self.labels and "joints3d" not in provides:
+        placed = bool({"transl", "hand_transl"} & {*self.labels})
+        if placed and "joints3d" not in provides:
             raise ValueError(
-                "rotation_deg above 0 with field transl needs joints3d (its first joint is the "
-                "pelvis), which these collections do not hold; set rotation_deg to 0"
+                "rotation_deg above 0 with a field transl needs joints3d (its first joint is the "
+                "root), which these collections do not hold; set rotation_deg to 0"
             )
-        extra = ["intrinsics", *(["joints3d"] if "transl" in self.labels else [])]
+        extra = ["intrinsics", *(["joints3d"] if placed else [])]
         self.labels += [n for n in extra if n in provides and n not in self.labels]
 
     def _read_for_flip(self, sources: Sequence[Items], provides: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from hpse_dist.data import beton
 from hpse_dist.data.crops import (
     BODY,
     GROUPS,
+    HAND,
     PARTS,
     PERSON_CELLS,
     CollectionConfig,
@@ -97,6 +98,9 @@ class Layout:
         if "body" in config.labels:
             sizes = zip(BODY, (3, 69, 10, 3), strict=True)
             self._shapes.update({name: ((n,), "float32") for name, n in sizes})
+        if "hand" in config.labels:
+            sizes = zip(HAND, (3, 45, 10, 3), strict=True)
+            self._shapes.update({name: ((n,), "float32") for name, n in sizes})
         if "parts" in config.labels:
             px = config.label_px
             self._shapes["part_map"] = ((px, px), "uint8")
@@ -149,7 +153,8 @@ class Layout:
     def fields(self) -> Fields:
         """Name -> (shape, numpy dtype name) of each stored field but image and sample_id."""
         fields = {"person": ((PERSON_CELLS, PERSON_CELLS), "uint8"), **self._shapes}
-        for flag, name in (("has_body", BODY[0]), ("has_parts", PARTS[0])):
+        firsts = (("has_body", BODY[0]), ("has_hand", HAND[0]), ("has_parts", PARTS[0]))
+        for flag, name in firsts:
             if name in self._shapes:
                 fields[flag] = ((), "uint8")
         return fields
