@@ -11,6 +11,7 @@ from hpse_dist.tasks.body_mesh_free import BodyMeshFree
 from hpse_dist.tasks.body_mesh_two_views import BodyMeshTwoViews
 from hpse_dist.tasks.classify import Classify
 from hpse_dist.tasks.dense_pose import DensePose
+from hpse_dist.tasks.hand_mesh import HandMesh, HandMeshFree
 from hpse_dist.tasks.part_segmentation import PartSegmentation
 from hpse_dist.tasks.pose2d import Pose2d
 from hpse_dist.tasks.pose3d import Pose3d
@@ -21,6 +22,8 @@ TASKS: dict[str, type[Task]] = {
     "body_mesh_two_views": BodyMeshTwoViews,
     "classify": Classify,
     "dense_pose": DensePose,
+    "hand_mesh": HandMesh,
+    "hand_mesh_free": HandMeshFree,
     "part_segmentation": PartSegmentation,
     "pose2d": Pose2d,
     "pose3d": Pose3d,

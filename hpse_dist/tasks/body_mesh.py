@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -113,22 +113,28 @@ class BodyMesh(Task):
     Config = BodyMeshConfig
     protocols = ("synthetic-24",)
     config: BodyMeshConfig
+    name = "body_mesh"
+    labels = ("global_orient", "body_pose", "betas", "transl")
+    has = "has_body"
+    num_rotations = NUM_JOINTS
+    num_joints = NUM_JOINTS
+    reach = 1.1  # metres shown about the root in panels
     start_rotations: Tensor
     start_betas: Tensor
 
     def __init__(self, config: BodyMeshConfig, encoder: Encoder, seed: int) -> None:
         super().__init__(config, encoder, seed)
-        self.body = load_body(config.body)
+        self.body = self._load()
         self.head = QueryHead(
             encoder.dim, config.head_dim, config.head_depth, config.heads, 64, config.head_hidden
         )
-        self.to_pose = nn.Linear(config.head_dim, NUM_JOINTS * 6)
+        self.to_pose = nn.Linear(config.head_dim, self.num_rotations * 6)
         self.to_betas = nn.Linear(config.head_dim, NUM_BETAS)
         self.to_camera = nn.Linear(config.head_dim, 3)
         for layer in (self.to_pose, self.to_betas, self.to_camera):
             nn.init.xavier_uniform_(layer.weight, gain=0.01)  # starts at the start pose
             nn.init.zeros_(layer.bias)
-        rotations, betas = start_of(config)
+        rotations, betas = self._start()
         self.register_buffer("start_rotations", matrix_to_six_d(rotations), persistent=False)
         self.register_buffer("start_betas", betas, persistent=False)
 
@@ -147,9 +153,7 @@ class BodyMesh(Task):
 
     def losses(self, guess: Prediction, batch: Batch) -> dict[str, Tensor]:
         """What `forward` returns, of a guess made by `_regress`."""
-        has_body = batch["has_body"].float()
-        pose = torch.cat((batch["global_orient"], batch["body_pose"]), dim=1)
-        rotations = axis_angle_to_matrix(pose.unflatten(1, (-1, 3)))
+        has_body, rotations = batch[self.has].float(), self._true_rotations(batch)
         apart = self._rotation_errors(guess, rotations)
         joints3d, weight3d = self._labelled_joints(batch, "joints3d")
         joints2d, weight2d = self._labelled_joints(batch, "joints2d")
@@ -165,7 +169,7 @@ class BodyMesh(Task):
             "joints2d": weighted((guess["joints2d"] - joints2d).abs().mean(-1), weight2d),
             "orient": (apart[:, 0] * has_body).mean(),
             "pose": (apart[:, 1:].mean(1) * has_body).mean(),
-            "betas": ((guess["betas"] - batch["betas"]).square().mean(1) * has_body).mean(),
+            "betas": ((guess["betas"] - batch[self.labels[2]]).square().mean(1) * has_body).mean(),
         }
         if self.config.vertices_weight:
             parts["vertices"] = (self._mesh_error(guess, batch) * has_body).mean()
@@ -190,20 +194,15 @@ class BodyMesh(Task):
         transl = pelvis - self.body.rest_joints(guess["betas"])[:, 0]
         output = self.body.forward_matrices(guess["rotations"], guess["betas"], transl)
         pose = matrix_to_axis_angle(guess["rotations"])
-        return guess | {
-            "global_orient": pose[:, 0],
-            "body_pose": pose[:, 1:].flatten(1),
-            "transl": transl,
-            "vertices": output.vertices,
-        }
+        values = (pose[:, 0], self._of_labels(pose[:, 1:].flatten(1)), guess.pop("betas"), transl)
+        named = dict(zip(self.labels, values, strict=True))
+        return guess | named | {"vertices": output.vertices}
 
     @torch.no_grad()
     def truth(self, batch: Batch) -> Prediction:
         """The labelled body under the names of `predict`; its joints are the labels' own."""
-        names = ("global_orient", "body_pose", "betas", "transl")
-        pose = torch.cat((batch["global_orient"], batch["body_pose"]), dim=1)
-        return {name: batch[name] for name in names} | {
-            "rotations": axis_angle_to_matrix(pose.unflatten(1, (-1, 3))),
+        return {name: batch[name] for name in self.labels} | {
+            "rotations": self._true_rotations(batch),
             "joints3d": self._labelled_joints(batch, "joints3d")[0],
             "joints2d": self._labelled_joints(batch, "joints2d")[0],
             "vertices": self._true_body(batch).vertices,
@@ -223,7 +222,7 @@ class BodyMesh(Task):
         return {
             "mpjpe": mpjpe(mine, true, known),
             "pa_mpjpe": pa_mpjpe(mine, true, known),
-            "pve": mesh.where(batch["has_body"], math.nan),
+            "pve": mesh.where(batch[self.has], math.nan),
         }
 
     @torch.no_grad()
@@ -232,7 +231,9 @@ class BodyMesh(Task):
         batch = {name: value[:PANEL_ROWS] for name, value in batch.items()}
         guess, error = self.predict(batch), self.metrics(batch)["mpjpe"]
         true, faces = self._true_body(batch), self.body.faces.cpu().numpy()
-        return {"body_mesh": mesh_rows(batch, guess, true, batch["has_body"], faces, error)}
+        known = batch[self.has]
+        picture = mesh_rows(batch, guess, true, known, faces, error, reach=self.reach)
+        return {self.name: picture}
 
     def _regress(self, batch: Batch) -> Prediction:
         """Rotations, shape and joints from the picture, with gradients and without skinning."""
@@ -241,7 +242,7 @@ class BodyMesh(Task):
 
     def _of_token(self, token: Tensor, batch: Batch) -> Prediction:
         """The same from what the query has read (B, C)."""
-        six_d = self.to_pose(token).float().unflatten(1, (NUM_JOINTS, 6))
+        six_d = self.to_pose(token).float().unflatten(1, (self.num_rotations, 6))
         betas = self.start_betas.float() + self.to_betas(token).float()
         camera = self.to_camera(token).float()
         intrinsics = self._intrinsics(batch)
@@ -251,7 +252,7 @@ class BodyMesh(Task):
             ray = rotation_to_ray(intrinsics)
             pelvis = place_on_ray(camera, self.config.start_scale, intrinsics, ray)
             rotations = torch.cat((ray[:, None] @ rotations[:, :1], rotations[:, 1:]), dim=1)
-            joints = place_joints(rotations, self.body.rest_joints(betas), self.body.parents)
+            joints = self._joints(rotations, betas)
             joints = joints + pelvis[:, None]
             seen = torch.cat((joints[..., :2], joints[..., 2:].clamp(min=NEAREST)), dim=-1)
         return {
@@ -268,12 +269,32 @@ class BodyMesh(Task):
         return known_intrinsics(batch.get("intrinsics"), self.config.focal, batch["image"])
 
     def _labelled_joints(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-        """Places (B, 24, 2 or 3) and confidence (B, 24) of the joints in a field."""
-        return labelled_joints(batch, name, NUM_JOINTS, "body_mesh")
+        """Places (B, J, 2 or 3) and confidence (B, J) of the joints in a field."""
+        return labelled_joints(batch, name, self.num_joints, self.name)
 
     def _true_body(self, batch: Batch) -> BodyOutput:
-        names = ("global_orient", "body_pose", "betas", "transl")
-        return self.body(*(batch[name] for name in names))
+        return self.body(*(batch[name] for name in self.labels))
+
+    def _load(self) -> Any:
+        """The parametric mesh."""
+        return load_body(self.config.body)
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """Rotations (K, 3, 3) and shape (10,) from which differences are predicted."""
+        return start_of(self.config)
+
+    def _true_rotations(self, batch: Batch) -> Tensor:
+        """(B, K, 3, 3) of the labelled pose."""
+        pose = torch.cat((batch[self.labels[0]], batch[self.labels[1]]), dim=1)
+        return axis_angle_to_matrix(pose.unflatten(1, (-1, 3)))
+
+    def _of_labels(self, pose: Tensor) -> Tensor:
+        """Turns of the joints (B, 3(K-1)) as the labels count them."""
+        return pose
+
+    def _joints(self, rotations: Tensor, betas: Tensor) -> Tensor:
+        """(B, J, 3) relative to the root."""
+        return place_joints(rotations, self.body.rest_joints(betas), self.body.parents)
 
     def _rotation_errors(self, guess: Prediction, rotations: Tensor) -> Tensor:
         """Mean squared error of each joint's rotation: true (B, 24, 3, 3) -> (B, 24)."""
@@ -286,7 +307,7 @@ class BodyMesh(Task):
 
     def _mesh_error(self, guess: Prediction, batch: Batch) -> Tensor:
         """Mean L1 distance of vertices relative to each mesh's own pelvis, (B,) metres."""
-        nowhere = torch.zeros_like(batch["transl"])
+        nowhere = torch.zeros_like(batch[self.labels[3]])
         mine = self.body.forward_matrices(guess["rotations"], guess["betas"], nowhere)
         true = self._true_body(batch)
         apart = (mine.vertices - mine.joints[:, :1]) - (true.vertices - true.joints[:, :1])

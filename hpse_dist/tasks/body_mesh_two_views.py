@@ -49,6 +49,7 @@ class BodyMeshTwoViews(BodyMesh):
 
     Config = BodyMeshTwoViewsConfig
     config: BodyMeshTwoViewsConfig
+    name = "body_mesh_two_views"
 
     def __init__(self, config: BodyMeshTwoViewsConfig, encoder: Encoder, seed: int) -> None:
         super().__init__(config, encoder, seed)

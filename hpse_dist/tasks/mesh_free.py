@@ -101,6 +101,7 @@ class MeshFree(Task):
     config: MeshFreeConfig
     name = "a mesh"
     has = "has_body"
+    reach = 1.1  # metres shown about the root in panels
     upright: tuple[float, float, float] = (1.0, 1.0, 1.0)
     mid: Tensor
     coarse: Tensor
@@ -223,7 +224,8 @@ class MeshFree(Task):
         """The predicted mesh over the picture, and from the side beside the labelled one."""
         guess, true = self.predict(batch), self.true_mesh(batch)
         faces, error = self.mesh.faces.cpu().numpy(), self.errors(guess, batch)["mpjpe"]
-        return {self.name: mesh_rows(batch, guess, true, batch[self.has], faces, error)}
+        known = batch[self.has]
+        return {self.name: mesh_rows(batch, guess, true, known, faces, error, reach=self.reach)}
 
     def _regress(self, batch: Batch) -> Prediction:
         """Joints and vertices relative to the root, and where it is, from the picture."""
