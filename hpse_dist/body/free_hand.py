@@ -40,6 +40,13 @@ def free_hand_folder(cache: Path | None = None) -> Path:
     return folder
 
 
+def read_body_vertices(folder: Path) -> np.ndarray:
+    """(V,) the free body's vertices that the free hand's are."""
+    with np.load(folder / FILE_NAME, allow_pickle=False) as file:
+        numbers: np.ndarray = file["body_vertices"]
+    return numbers
+
+
 def make_free_hand(shapes: AnnyShapes) -> dict[str, np.ndarray]:
     """The file's arrays: MANO's own; `tips`, the vertices of the finger tips, and
     `body_vertices`, the numbers that these vertices have in the free body.

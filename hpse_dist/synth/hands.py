@@ -2,19 +2,24 @@
 
 The same people, motions, scenes and cameras as whole bodies have. A hand is a subject of its own:
 pairs show one hand. What counts as the person, and is hidden first, is that hand. Fingers keep
-the relaxed pose of the body, so hands differ by wrist, arm and viewpoint.
+the relaxed pose of the body, so hands differ by wrist, arm and viewpoint; or right hands make
+gestures, and then their labels are those of MANO: 21 joints, its parameters, the gesture's number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from hpse_dist.body.joints import PART_NAMES, SMPL24
+from hpse_dist.draws import generator
 from hpse_dist.records import FrameRecord, Provenance, Reject
 from hpse_dist.synth import produce
+from hpse_dist.synth.appearance import Look
+from hpse_dist.synth.fingers import GESTURES, Fingers, RightHand
 from hpse_dist.synth.motion import Motion
 from hpse_dist.synth.people import PosedPerson, crop_intrinsics
 from hpse_dist.synth.picture import render
@@ -31,6 +36,8 @@ class HandsConfig(SyntheticConfig):
 
     box_scale: float = 1.6
     """Side of a crop relative to the larger side of the hand's box, about."""
+    fingers: Literal["relaxed", "gestures"] = "relaxed"
+    """relaxed: both hands, labels of the body. gestures: right hands, labels of the hand."""
     least_share: float = 0.06
     """A crop shows a hand if the hand covers at least this share of it."""
 
@@ -38,6 +45,10 @@ class HandsConfig(SyntheticConfig):
         super().__post_init__()
         if not 0.0 < self.least_share < 1.0:
             raise ValueError(f"least_share must be between 0 and 1, found {self.least_share}")
+        if self.fingers == "gestures" and self.body != "free":
+            raise ValueError(
+                "fingers gestures needs body free, whose hand has joints in its fingers"
+            )
 
 
 Config = HandsConfig
@@ -45,7 +56,10 @@ Config = HandsConfig
 
 def provenance(config: HandsConfig) -> Provenance:
     """As of whole synthetic people."""
-    return replace(produce.provenance(config), importer="synthetic_hands")
+    made = replace(produce.provenance(config), importer="synthetic_hands")
+    if config.fingers == "relaxed":
+        return made
+    return replace(made, joint_set="mano21", details=made.details | {"classes": list(GESTURES)})
 
 
 def frames(config: HandsConfig, processes: int = 0) -> Iterator[FrameRecord | Reject]:
@@ -63,6 +77,19 @@ class HandStudio(Studio):
 
     config: HandsConfig
 
+    def __init__(self, config: HandsConfig) -> None:
+        super().__init__(config)
+        self.hand = RightHand() if config.fingers == "gestures" else None
+        self.fingers: Fingers | None = None
+
+    def moved(self, subject: int, sequence: int, look: Look, count: int) -> np.ndarray | None:
+        """The fingers of the sequence that comes next."""
+        if self.hand is None:
+            return None
+        rng = generator(self.config.seed, "synth.fingers", subject, sequence)
+        self.fingers = self.hand.draw(rng, count)
+        return self.hand.shift(self.fingers, look.betas, self.body.num_vertices)
+
     def records(
         self,
         rng: np.random.Generator,
@@ -74,7 +101,7 @@ class HandStudio(Studio):
     ) -> Iterator[FrameRecord | Reject]:
         """The hands that can be seen; one behind the body or a thing is a reject."""
         person, size = posed.person[place[2]], self.config.crop_px
-        for side in SIDES:
+        for side in SIDES if self.hand is None else SIDES[1:]:
             part = PART_NAMES.index(f"{side}_hand")
             vertices = person.vertices[person.part == part]
             intrinsics = crop_intrinsics(camera, vertices, size, self.config.box_scale, rng)
@@ -87,6 +114,10 @@ class HandStudio(Studio):
             record = self.frame(
                 place, posed, motion, camera, replace(picture, mask=mask), intrinsics
             )
+            if self.hand is not None and self.fingers is not None:
+                kept = {name: record.labels[name] for name in ("part_map", "uv_map")}
+                own = self.hand.labels(self.fingers, posed, place[2], camera, intrinsics, size)
+                record = replace(record, labels=own | kept)
             yield replace(
                 record,
                 subject=f"{record.subject}_{side}",

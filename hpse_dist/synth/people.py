@@ -33,12 +33,28 @@ class PosedPerson:
     """(10,)."""
     transl: np.ndarray
     """(M, 3) smplx translation in the world."""
-    pelvis: np.ndarray
-    """(3,) pelvis joint in the rest pose: what `global_orient` turns about."""
+    rest: np.ndarray
+    """(24, 3) joints in the rest pose; `global_orient` turns about the first."""
+    turns: np.ndarray
+    """(M, 24, 3, 3) of every joint in the world."""
+
+    @property
+    def pelvis(self) -> np.ndarray:
+        """(3,) pelvis joint in the rest pose."""
+        return self.rest[0]
 
 
-def pose_person(body: Body, surface: BodySurface, look: Look, motion: Motion) -> PosedPerson:
-    """Skin body, garments and additions for every moment, and stand the result on the floor."""
+def pose_person(
+    body: Body,
+    surface: BodySurface,
+    look: Look,
+    motion: Motion,
+    moved: np.ndarray | None = None,
+) -> PosedPerson:
+    """Skin body, garments and additions for every moment, and stand the result on the floor.
+
+    moved (M, V, 3): how far the body's vertices are from their places at rest, besides.
+    """
     count = len(motion.times)
     betas = torch.from_numpy(look.betas)[None].expand(count, 10)
     vectors = torch.from_numpy(np.concatenate([motion.global_orient, motion.body_pose], axis=1))
@@ -50,6 +66,8 @@ def pose_person(body: Body, surface: BodySurface, look: Look, motion: Motion) ->
     vertices, joints = output.vertices.numpy(), output.joints.numpy()
     blended = np.einsum("vj,mjk->mvk", surface.weights, turn.reshape(count, 24, 9))
     shift = np.einsum("mvij,vj->mvi", blended.reshape(count, -1, 3, 3), look.cloth_shift)
+    if moved is not None:
+        shift = shift + np.einsum("mvij,mvj->mvi", blended.reshape(count, -1, 3, 3), moved)
     vertices = vertices + shift
     if len(look.extra_vertices):
         moved = look.extra_vertices + _carry_shape(surface, look)
@@ -80,7 +98,8 @@ def pose_person(body: Body, surface: BodySurface, look: Look, motion: Motion) ->
         body_pose=motion.body_pose,
         betas=look.betas,
         transl=transl,
-        pelvis=rest[0],
+        rest=rest,
+        turns=turn,
     )
 
 

@@ -172,7 +172,8 @@ class Studio:
             rest = self.body.rest_joints(torch.from_numpy(look.betas)[None])[0].numpy()
         times = np.arange(config.moments_per_sequence) * config.moment_gap_s
         motion = draw_motion(rng, manner, rest, times, avoid=DEEP if look.skirted else ())
-        posed = pose_person(self.body, self.surface, look, motion)
+        moved = self.moved(subject, sequence, look, len(times))
+        posed = pose_person(self.body, self.surface, look, motion, moved)
         scene = draw_scene(
             rng,
             num_cameras=int(rng.integers(config.cameras[0], config.cameras[1] + 1)),
@@ -185,6 +186,10 @@ class Studio:
             for number, camera in enumerate(scene.cameras):
                 place = (subject, sequence, index, number)
                 yield from self.records(rng, place, posed, motion, moment, camera)
+
+    def moved(self, subject: int, sequence: int, look: Look, count: int) -> np.ndarray | None:
+        """(M, V, 3) how far the body's vertices are from their places at rest; None: not at all."""
+        return None
 
     def records(
         self,
