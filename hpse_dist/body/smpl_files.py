@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
-OPTIONAL = ("hands_mean", "vertex_uv", "corner_uv", "vertex_part")
+OPTIONAL = ("hands_mean", "vertex_uv", "corner_uv", "vertex_part", "tips")
 
 _MOST_BYTES = 2 * 1024**3
 
@@ -26,7 +26,7 @@ def read_body_file(path: str | Path) -> dict[str, np.ndarray]:
 
     v_template (V, 3), shapedirs (V, 3, K), posedirs (V, 3, 9 (J - 1)), J_regressor (J, V) dense,
     weights (V, J), kintree_table (2, J), f (F, 3); where the file has them hands_mean (45,),
-    vertex_uv (V, 2), corner_uv (F, 3, 2), vertex_part (V,). Everything else is left unread.
+    vertex_uv (V, 2), corner_uv (F, 3, 2), vertex_part (V,), tips (5,). All else is left unread.
 
     Raises ValueError for a file that is no such model, is broken, or would run code.
     """
@@ -118,6 +118,7 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
         "vertex_uv": (vertices, 2),
         "corner_uv": (faces, 3, 2),
         "vertex_part": (vertices,),
+        "tips": (5,),
     }
     for name, array in arrays.items():
         wanted = shapes.get(name, (None,) * array.ndim)
