@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpse_dist.body.joints import PARENTS
-from hpse_dist.body.model import Body, load_body
+from hpse_dist.body.joints import MANO_PARENTS, PARENTS
+from hpse_dist.body.model import Body, Hand, load_body
 from hpse_dist.fields import FIELDS, Batch
 
 
@@ -27,13 +27,16 @@ def fabricate(
     patch_px: int = 8,
     seed: int = 0,
     body: Body | None = None,
+    hand: Hand | None = None,
 ) -> Batch:
-    """A batch of exactly the fields in `needs`; body labels need a `body`."""
+    """A batch of exactly the fields in `needs`; labels of a body or a hand need one."""
     rng = torch.Generator().manual_seed(seed)
     fields = _pictures(batch, image_px, patch_px, rng) | _ids(batch) | _crowd(batch, rng)
     fields |= _surface(batch, image_px) | {"label": torch.arange(batch) % 3}
     if body is not None:
         fields |= _body(batch, body, rng)
+    if hand is not None:
+        fields |= _hand(batch, hand, rng)
     needs = list(needs)
     for name in needs:
         assert name in FIELDS, f"{name} is not in the vocabulary"
@@ -128,6 +131,55 @@ def _body(batch: int, body: Body, rng: torch.Generator) -> Batch:
         "joints3d": torch.cat((joints, one), -1),
         "joints2d": torch.cat((seen[..., :2] / seen[..., 2:], one), -1),
     }
+
+
+def _hand(batch: int, hand: Hand, rng: torch.Generator) -> Batch:
+    """Right hands, 60 cm away and a little off the middle."""
+    orient = 0.5 * torch.randn(batch, 3, generator=rng)
+    pose = 0.3 * torch.randn(batch, 45, generator=rng)
+    betas = torch.randn(batch, 10, generator=rng)
+    transl = torch.tensor([0.1, -0.02, 0.6]) + 0.01 * torch.randn(batch, 3, generator=rng)
+    intrinsics = torch.tensor([[2.5, 0.0, 0.3], [0.0, 2.5, 0.55], [0.0, 0.0, 1.0]])
+    joints = hand(orient, pose, betas, transl).joints
+    seen = joints @ intrinsics.T
+    one = torch.ones(batch, joints.shape[1], 1)
+    return {
+        "hand_orient": orient,
+        "hand_pose": pose,
+        "hand_betas": betas,
+        "hand_transl": transl,
+        "has_hand": torch.ones(batch, dtype=torch.bool),
+        "intrinsics": intrinsics.expand(batch, 3, 3).clone(),
+        "joints3d": torch.cat((joints, one), -1),
+        "joints2d": torch.cat((seen[..., :2] / seen[..., 2:], one), -1),
+    }
+
+
+def tiny_hand_folder(folder: Path) -> Path:
+    """A folder with a right hand of 84 vertices in MANO's format: four around each joint and tip,
+    fingers side by side along -x, so that all numbers have a hand's size."""
+    rng = np.random.default_rng(0)
+    at = np.zeros((21, 3))
+    for joint, parent in enumerate(MANO_PARENTS[1:], start=1):
+        across = 0.02 * ((joint - 1) // 3 - 2) if parent == 0 else at[parent, 2]
+        at[joint] = [at[parent, 0] - (0.08 if parent == 0 else 0.025), 0.0, across]
+    ring = np.array([[0.008, 0, 0], [-0.008, 0, 0], [0, 0.005, 0.008], [0, -0.005, -0.008]])
+    vertices = (at[:, None] + ring).reshape(-1, 3)
+    moved_by = np.repeat([*range(16), *MANO_PARENTS[16:]], 4)
+    corners = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    np.savez(
+        folder / "MANO_RIGHT.npz",
+        v_template=vertices,
+        f=(corners[None] + 4 * np.arange(21)[:, None, None]).reshape(-1, 3),
+        J_regressor=(np.repeat(np.arange(21), 4)[None] == np.arange(16)[:, None]) / 4.0,
+        weights=np.eye(16)[moved_by],
+        shapedirs=0.02 * vertices[..., None] * rng.normal(size=(1, 1, 10)),
+        posedirs=np.zeros((len(vertices), 3, 135)),
+        kintree_table=np.stack([np.array(MANO_PARENTS[:16]), np.arange(16)]),
+        hands_mean=0.1 * rng.normal(size=45),
+        tips=4 * np.arange(16, 21),
+    )
+    return folder
 
 
 def tiny_body_file(folder: Path) -> Path:

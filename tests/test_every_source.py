@@ -22,8 +22,8 @@ from tests.objectives.test_contract import SMALL as OBJECTIVE_CONFIGS
 from tests.tasks.test_contract import SMALL as TASK_CONFIGS
 from tests.test_run import losses, recipe_of, weights
 
-# made_collection has no classes (tests of classify have) and one person to a picture
-SOURCES = sorted({*OBJECTIVES, *TASKS} - {"classify"})
+# made_collection has no classes (tests of classify have), no hands, and one person to a picture
+SOURCES = sorted({*OBJECTIVES, *TASKS} - {"classify", "hand_mesh", "hand_mesh_free"})
 
 
 def recipe(name: str, folder: Path) -> PretrainRecipe:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hpse_dist import fields
-from hpse_dist.body.model import load_body
+from hpse_dist.body.model import load_body, load_hand
 from hpse_dist.fields import Batch
 from hpse_dist.models.decoder import DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
@@ -22,10 +22,11 @@ from hpse_dist.tasks.body_mesh_free import BodyMeshFreeConfig
 from hpse_dist.tasks.body_mesh_two_views import BodyMeshTwoViewsConfig
 from hpse_dist.tasks.classify import ClassifyConfig
 from hpse_dist.tasks.dense_pose import DensePoseConfig
+from hpse_dist.tasks.hand_mesh import HandMeshConfig, HandMeshFreeConfig
 from hpse_dist.tasks.part_segmentation import PartSegmentationConfig
 from hpse_dist.tasks.pose2d import Pose2dConfig
 from hpse_dist.tasks.pose3d import Pose3dConfig
-from tests.fabricate import fabricate, gradients, rows, tiny_body_file
+from tests.fabricate import fabricate, gradients, rows, tiny_body_file, tiny_hand_folder
 
 SMALL: dict[str, Callable[[Path], Any]] = {
     "body_mesh": lambda body: BodyMeshConfig(
@@ -50,6 +51,12 @@ SMALL: dict[str, Callable[[Path], Any]] = {
     ),
     "classify": lambda _: ClassifyConfig(num_classes=3, label_smoothing=0.0),
     "dense_pose": lambda _: DensePoseConfig(head_dim=16),
+    "hand_mesh": lambda body: HandMeshConfig(
+        body=str(body.parent), head_dim=32, head_depth=1, heads=1, head_hidden=32
+    ),
+    "hand_mesh_free": lambda body: HandMeshFreeConfig(
+        hand=str(body.parent), num_mid=84, num_coarse=42, dims=(32, 16), depth=1, heads=2
+    ),
     "part_segmentation": lambda _: PartSegmentationConfig(head_dim=16),
     "pose2d": lambda _: Pose2dConfig(head_dim=16),
     "pose3d": lambda _: Pose3dConfig(head_dim=32, head_depth=1, heads=2, turned_weight=1.0),
@@ -59,7 +66,8 @@ SMALL: dict[str, Callable[[Path], Any]] = {
 
 @pytest.fixture(scope="module")
 def body_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_body_file(tmp_path_factory.mktemp("body"))
+    """A small body's file; the folder it is in holds a small hand too."""
+    return tiny_body_file(tiny_hand_folder(tmp_path_factory.mktemp("body")))
 
 
 @pytest.fixture(params=sorted(TASKS))
@@ -71,6 +79,8 @@ def task(request: pytest.FixtureRequest, body_file: Path) -> Task:
 
 @pytest.fixture
 def batch(task: Task, body_file: Path) -> Batch:
+    if "hand_pose" in task.needs:
+        return fabricate(task.needs, hand=load_hand(body_file.parent, "right"))
     return fabricate(task.needs, body=load_body(body_file))
 
 
@@ -137,7 +147,7 @@ def test_one_batch_can_be_learnt(task: Task, batch: Batch) -> None:
 
 def test_one_batch_or_two_halves_are_the_same(task: Task, batch: Batch) -> None:
     """Uneven halves too: rows without a label count as nothing, wherever they fall."""
-    for name in set(batch) & {"has_body", "has_parts"}:
+    for name in set(batch) & {"has_body", "has_hand", "has_parts"}:
         batch[name][:3] = False
     for name in set(batch) & {"joints2d", "joints3d"}:
         batch[name][1:4, :, -1] = 0.0
