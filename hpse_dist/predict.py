@@ -24,13 +24,14 @@ from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.loader import evaluation_batches
 from hpse_dist.engine import Engine, build_engine
+from hpse_dist.feed import held_out, sampling_of
 from hpse_dist.fields import Batch
 from hpse_dist.metrics.dense import closest_vertices
 from hpse_dist.protocols import Protocol, named
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import FILES, score_files, write, write_coco
 from hpse_dist.recipe import FinetuneRecipe
-from hpse_dist.run import held_out, sampling_of, set_up_process, task_model
+from hpse_dist.run import set_up_process, task_model
 from hpse_dist.run_folder import check_folder, is_done, write_text
 from hpse_dist.tasks.base import Prediction, Task
 from hpse_dist.world import World

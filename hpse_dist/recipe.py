@@ -249,12 +249,30 @@ class FinetuneRecipe(TrainingRecipe):
     """Take completion's decoder from the source too, for tasks that keep it."""
     label_fraction: float = 1.0
     """Share of the labelled frames used, nested and fixed for every source."""
+    encoder_frozen: bool = False
+    """Probe the source: its tokens are computed once and kept in the cache ($HPSE_CACHE), and the
+    task's head alone learns. Pictures are seen whole, as in evaluation; `augment` is not used."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], found {self.label_fraction}")
         self.protocol()
+        if self.encoder_frozen:
+            self._check_probe()
+
+    def _check_probe(self) -> None:
+        """What a frozen encoder cannot be asked for."""
+        if "image_ref" in self.task.needs:
+            raise ValueError(
+                f"task {self.task_name()} looks at two pictures together, so there are no tokens "
+                "of one to keep; set encoder_frozen to false"
+            )
+        if self.optim.layer_decay is not None and self.optim.layer_decay < 1:
+            raise ValueError(
+                "encoder_frozen leaves optim.layer_decay no layers to slow down; set one of them "
+                "to its default"
+            )
 
     def task_name(self) -> str:
         return next(k for k, v in _TASK_CONFIGS.items() if v is type(self.task))

@@ -14,7 +14,7 @@ import os
 import signal
 import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +25,11 @@ from hpse_dist import objectives, tasks
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.config import build, dump
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.items import Source as DataSource
-from hpse_dist.data.items import has_items
-from hpse_dist.data.loader import Loader, Sampling, evaluation_batches
 from hpse_dist.engine import Engine, build_engine
-from hpse_dist.fields import Batch
+from hpse_dist.feed import Feed, make_feed
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
 from hpse_dist.models.encoder import Encoder, build_encoder
+from hpse_dist.models.frozen import FrozenEncoder, thawed
 from hpse_dist.models.start import start_weights
 from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
@@ -91,6 +89,7 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
         "source": recipe.source_name or card.get("name", recipe.source),
         "source_card": card,
         "label_fraction": recipe.label_fraction,
+        "encoder_frozen": recipe.encoder_frozen,
     }
     _run(recipe, module, facts, world, folder, device)
 
@@ -98,19 +97,13 @@ def finetune(recipe: Any, world: World, folder: Path) -> None:
 def task_model(recipe: FinetuneRecipe) -> tuple[Task, dict[str, Any]]:
     """The task on top of its source as training starts from it, and the source's card."""
     encoder, source = _source(recipe)
+    if recipe.encoder_frozen:
+        encoder = cast(Encoder, FrozenEncoder(encoder))
     with start_weights(recipe.seed, "task"):  # the same head on top of every source
         module = tasks.build(recipe.task, encoder, recipe.seed)
     if recipe.source_decoder:
         _take_decoder(module, source)
     return module, source.card if source else {"name": "random"}
-
-
-def held_out(recipe: TrainingRecipe, sampling: Sampling) -> DataSource | None:
-    """The first collection with held-out frames: figures of mixed data mean nothing."""
-    for source in _sources(recipe, "val"):
-        if has_items(source, sampling):
-            return source
-    return None
 
 
 def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
@@ -166,7 +159,8 @@ def _run(
 ) -> None:
     """Train and evaluate to the recipe's last step, then export and report."""
     machine = recipe.machine
-    loader = _loader(recipe, module, world, device)
+    feed = make_feed(recipe, module, world, device)
+    loader = feed.loader()
     engine = build_engine(
         machine.engine,
         module,
@@ -189,7 +183,7 @@ def _run(
         clock = Clock(folder, world)
         with RunLog(folder, world, every=machine.log_every, start=start) as record:
             record.text("recipe", dump(recipe))
-            watch = _Watch(recipe, engine, record, clock, world, device)
+            watch = _Watch(recipe, engine, record, clock, feed)
             reached = train(
                 engine,
                 loader,
@@ -217,92 +211,34 @@ def _run(
         engine.close()
 
 
-def _loader(
-    recipe: TrainingRecipe, module: Objective, world: World, device: torch.device
-) -> Loader:
-    """The training data; a field that the module needs and a collection lacks is a ValueError."""
-    return Loader(
-        _sources(recipe, "train"),
-        needs=module.needs,
-        sampling=sampling_of(module),
-        world=world,
-        seed=recipe.seed,
-        global_batch=recipe.global_batch,
-        micro_batch=recipe.machine.micro_batch,
-        augment=recipe.augment,
-        image_px=recipe.encoder.image_px,
-        patch_px=module.encoder.patch_px,
-        device=device,
-        threads=recipe.machine.loader_threads,
-        label_fraction=getattr(recipe, "label_fraction", 1.0),
-        depth_order=getattr(recipe, "depth_order", None),
-    )
-
-
-def sampling_of(module: Objective) -> Sampling:
-    return "pairs" if "image_ref" in module.needs else "frames"
-
-
-def _sources(recipe: TrainingRecipe, split: str) -> list[DataSource]:
-    return [
-        DataSource(Collection.open(located(use.path)), use.weight, split, use.kinds)
-        for use in recipe.collections
-    ]
-
-
 class _Watch:
     """What happens beside training: evaluations on held-out subjects, panels, the clock."""
 
     def __init__(
-        self,
-        recipe: TrainingRecipe,
-        engine: Engine,
-        record: RunLog,
-        clock: Clock,
-        world: World,
-        device: torch.device,
+        self, recipe: TrainingRecipe, engine: Engine, record: RunLog, clock: Clock, feed: Feed
     ) -> None:
         self.recipe, self.engine, self.record, self.clock = recipe, engine, record, clock
-        self.world, self.device = world, device
-        self.held_out = held_out(recipe, sampling_of(self._module()))
-
-    def _module(self) -> Objective:
-        return cast(Objective, self.engine.module)
-
-    def batches(self, limit: int | None) -> Iterator[Batch]:
-        module = self._module()
-        assert self.held_out is not None
-        return evaluation_batches(
-            self.held_out,
-            needs=module.needs,
-            sampling=sampling_of(module),
-            world=self.world,
-            micro_batch=self.recipe.evaluation_batch,
-            image_px=self.recipe.encoder.image_px,
-            patch_px=module.encoder.patch_px,
-            device=self.device,
-            limit=limit,
-            depth_order=getattr(self.recipe, "depth_order", None),
-        )
+        self.feed = feed
 
     def __call__(self, step: int) -> None:
         """After every optimizer step, on every rank."""
         last = step == self.recipe.steps
         if self.record.due(step) or last:
             self.clock.write()
-        if self.held_out is None:
+        if self.feed.held_out is None:
             return
         if last or step % self.recipe.evaluate_every == 0:
-            means = evaluate(self.engine, self.batches(self.recipe.evaluate_limit))
+            means = evaluate(self.engine, self.feed.evaluation(self.recipe.evaluate_limit))
             self.record.scalars(step, {f"val/{name}": value for name, value in means.items()})
         if last or step % self.recipe.machine.panels_every == 0:
-            batch = next(iter(self.batches(self.recipe.evaluation_batch * self.world.size)))
+            together = self.recipe.evaluation_batch * self.engine.world.size
+            batch = next(iter(self.feed.pictures(together)))
             with self.engine.evaluating() as module:  # all ranks: a sharded module needs them
                 self.record.panels(step, cast(Objective, module).panels(batch))
 
     def figures(self) -> dict[str, Any]:
         """Final metrics and their history, out of the committed log (main process)."""
-        if not self.world.is_main:
+        if not self.engine.world.is_main:
             return {}
         rows = read_metrics(self.record.folder / METRICS_FILE)
         history = [
@@ -353,9 +289,11 @@ def _export(
     module: Objective, weights: dict[str, torch.Tensor], card: dict[str, Any], folder: Path
 ) -> None:
     """encoder.safetensors with the card beside it, and completion's decoder.safetensors."""
-    encoder = module.encoder
+    encoder = thawed(module.encoder)
     prefix = "encoder." if named_by_timm(encoder) is encoder else "encoder.model."
     state = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    if encoder is not module.encoder:  # frozen: the source's own
+        state = named_by_timm(encoder).state_dict()
     write_source(folder / "encoder.safetensors", encoder.config, state, card)
     write_text(folder / "card.json", json.dumps(card, indent=1))
     prefix = "decoder."

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from hpse_dist import run
 from hpse_dist.config import build
 from hpse_dist.data.collection import Collection
+from hpse_dist.feed import make_feed
 from hpse_dist.fields import Batch
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.recipe import FinetuneRecipe
@@ -53,7 +54,7 @@ def begun(
     monkeypatch.setattr(run, "_run", lambda recipe, module, *rest: found.append((recipe, module)))
     wanted = recipe(folder, collection, **changes)
     run.finetune(wanted, World(), wanted.folder())
-    loader = run._loader(*found[0], World(), torch.device("cpu"))
+    loader = make_feed(*found[0], World(), torch.device("cpu")).loader()
     batches = list(itertools.islice(loader, 4))
     loader.close()
     return found[0][1], batches

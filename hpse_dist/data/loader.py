@@ -361,11 +361,11 @@ def evaluation_batches(
     )
     decoder = Decoder([items], finish.labels)
     order = evenly_mixed(items.subject[items.first], 0)[:limit]
-    rows = _evaluation_rows(items, order, world, micro_batch)
+    rows = evaluation_rows(items, order, world, micro_batch)
     return _evaluate(decoder, finish, rows, micro_batch)
 
 
-def _evaluation_rows(items: Items, order: np.ndarray, world: World, micro_batch: int) -> list[Rows]:
+def evaluation_rows(items: Items, order: np.ndarray, world: World, micro_batch: int) -> list[Rows]:
     """This rank's batches: round k holds items [k*W*m, (k+1)*W*m), a contiguous share each."""
     together = world.size * micro_batch
     padded: np.ndarray = np.resize(order, -(-len(order) // together) * together)

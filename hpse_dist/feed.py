@@ -1,0 +1,135 @@
+"""A run's data: batches to train on, and held-out ones to measure with.
+
+Where the encoder is frozen both come from a probe's shelves, else from the collections' pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from hpse_dist.data.collection import Collection
+from hpse_dist.data.items import Source as DataSource
+from hpse_dist.data.items import has_items
+from hpse_dist.data.loader import Loader, Sampling, evaluation_batches
+from hpse_dist.fields import Batch
+from hpse_dist.models.frozen import FrozenEncoder
+from hpse_dist.objectives.base import Objective
+from hpse_dist.probe import ProbeLoader, Shelf, Sight, evaluation, shelve
+from hpse_dist.recipe import TrainingRecipe, located
+from hpse_dist.world import World
+
+
+def sampling_of(module: Objective) -> Sampling:
+    """What a module's batches are made of."""
+    return "pairs" if "image_ref" in module.needs else "frames"
+
+
+def sources_of(recipe: TrainingRecipe, split: str) -> list[DataSource]:
+    """The recipe's collections, one split of each."""
+    return [
+        DataSource(Collection.open(located(use.path)), use.weight, split, use.kinds)
+        for use in recipe.collections
+    ]
+
+
+def held_out(recipe: TrainingRecipe, sampling: Sampling) -> DataSource | None:
+    """The first collection with held-out frames: figures of mixed data mean nothing."""
+    return next((s for s in sources_of(recipe, "val") if has_items(s, sampling)), None)
+
+
+def make_feed(
+    recipe: TrainingRecipe, module: Objective, world: World, device: torch.device
+) -> Feed:
+    """The data of a run of this module."""
+    if isinstance(module.encoder, FrozenEncoder):
+        return ProbeFeed(recipe, module, world, device)
+    return Feed(recipe, module, world, device)
+
+
+class Feed:
+    """Batches of pictures."""
+
+    def __init__(
+        self, recipe: TrainingRecipe, module: Objective, world: World, device: torch.device
+    ) -> None:
+        self.recipe, self.world, self.device = recipe, world, device
+        self.needs, self.patch_px = module.needs, module.encoder.patch_px
+        self.sampling = sampling_of(module)
+        self.held_out = held_out(recipe, self.sampling)
+
+    def loader(self) -> Loader:
+        """The training data; a field that the module needs and a collection lacks is a
+        ValueError."""
+        return Loader(sources_of(self.recipe, "train"), device=self.device, **self._settings())
+
+    def evaluation(self, limit: int | None) -> Iterator[Batch]:
+        """The held-out samples once over all ranks, at most `limit`."""
+        return self.pictures(limit)
+
+    def pictures(self, limit: int | None) -> Iterator[Batch]:
+        """The same with the pictures themselves, for panels."""
+        assert self.held_out is not None
+        return evaluation_batches(
+            self.held_out,
+            needs=self.needs,
+            sampling=self.sampling,
+            world=self.world,
+            micro_batch=self.recipe.evaluation_batch,
+            image_px=self.recipe.encoder.image_px,
+            patch_px=self.patch_px,
+            device=self.device,
+            limit=limit,
+            depth_order=getattr(self.recipe, "depth_order", None),
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {
+            "needs": self.needs,
+            "sampling": self.sampling,
+            "world": self.world,
+            "seed": recipe.seed,
+            "global_batch": recipe.global_batch,
+            "micro_batch": recipe.machine.micro_batch,
+            "augment": recipe.augment,
+            "image_px": recipe.encoder.image_px,
+            "patch_px": self.patch_px,
+            "threads": recipe.machine.loader_threads,
+            "label_fraction": getattr(recipe, "label_fraction", 1.0),
+            "depth_order": getattr(recipe, "depth_order", None),
+        }
+
+
+class ProbeFeed(Feed):
+    """Stand-ins for pictures, and labels; tokens are computed when it is made."""
+
+    def __init__(
+        self, recipe: TrainingRecipe, module: Objective, world: World, device: torch.device
+    ) -> None:
+        super().__init__(recipe, module, world, device)
+        assert isinstance(module.encoder, FrozenEncoder)
+        frozen = module.encoder
+        frozen.inner.to(device)
+        sight = Sight(
+            self.needs,
+            recipe.encoder.image_px,
+            recipe.evaluation_batch,
+            device,
+            recipe.precision,
+            getattr(recipe, "depth_order", None),
+        )
+        self._train = [shelve(frozen, source, sight) for source in sources_of(self.recipe, "train")]
+        self._held_out: Shelf | None = None
+        if self.held_out is not None:
+            self._held_out = shelve(frozen, self.held_out, sight)
+
+    def loader(self) -> Loader:
+        return ProbeLoader(self._train, self.device, **self._settings())
+
+    def evaluation(self, limit: int | None) -> Iterator[Batch]:
+        assert self._held_out is not None
+        rows = self.recipe.evaluation_batch
+        return evaluation(self._held_out, self.world, rows, self.device, limit)

@@ -1,0 +1,251 @@
+"""Probing a frozen encoder: tokens and labels of every frame computed once and kept on disk.
+
+Pictures are seen as evaluation sees them, the whole stored crop without random changes, so one pass
+of the encoder is all there is of it; a step of training then looks tokens up and moves the head.
+
+    <cache>/probe/tokens-<key>/   by the encoder's weights and shape, the collection and its split,
+                                  the picture's size, and the precision
+    <cache>/probe/labels-<key>/   by the collection and its split, the fields, and the sizes
+
+A table of N pictures takes N x tokens x channels x 4 bytes (2 in bf16).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpse_dist.body.free_body import cache_folder
+from hpse_dist.config import to_dict
+from hpse_dist.data.decode import Rows
+from hpse_dist.data.depth_order import DepthOrderConfig
+from hpse_dist.data.items import Items, Source, read_items
+from hpse_dist.data.loader import Loader, evaluation_batches, evaluation_rows
+from hpse_dist.data.order import evenly_mixed
+from hpse_dist.fields import Batch
+from hpse_dist.models.frozen import FrozenEncoder, stand_in
+from hpse_dist.world import World
+
+FORMAT = 1  # rises with every change of what is stored
+NOT_KEPT = ("image", "sample_id", "epoch", "valid")  # made anew for each batch
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How pictures and labels are read for a probe."""
+
+    needs: tuple[str, ...]
+    image_px: int
+    micro_batch: int
+    device: torch.device
+    precision: str = "fp32"
+    depth_order: DepthOrderConfig | None = None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One source's frames: their rows among the encoder's tokens, and their labels."""
+
+    source: Source
+    start: int
+    """Row of the first frame in the frozen encoder's tables."""
+    place: np.ndarray
+    """(N,) for each frame of the collection its place in `labels`; -1 in another split."""
+    labels: Mapping[str, np.ndarray]
+    image_px: int
+
+    def rows(self, items: Items, item: np.ndarray) -> dict[str, np.ndarray]:
+        """Some items' rows, sample ids and labels, each (B, ...)."""
+        frames = items.first[item]
+        place = self.place[frames]
+        found = {name: array[place] for name, array in self.labels.items()}
+        found["sample_id"] = items.sample_id[frames] + items.offset
+        return found | {"row": self.start + place}
+
+
+def shelve(encoder: FrozenEncoder, source: Source, sight: Sight) -> Shelf:
+    """Make or find the tokens and labels of a source's split."""
+    items = read_items(source, "frames")
+    place: np.ndarray = np.full(len(items.sample_id), -1, np.int64)
+    order = items.first[evenly_mixed(items.subject[items.first], 0)]  # of evaluation_batches
+    place[order] = np.arange(len(order))
+    data = {
+        "format": FORMAT,
+        "files": source.collection.manifest["files"],
+        "split": source.split,
+        "image_px": sight.image_px,
+    }
+    of_encoder = {
+        "encoder": to_dict(encoder.config),
+        "weights": weights_hash(encoder),
+        "precision": sight.precision,
+    }
+    of_labels = {
+        "needs": sorted(sight.needs),
+        "patch_px": encoder.patch_px,
+        "depth_order": to_dict(sight.depth_order) if sight.depth_order else None,
+    }
+
+    def tokens_of(batch: Batch) -> dict[str, torch.Tensor]:
+        wide = torch.autocast(sight.device.type, torch.bfloat16, enabled=sight.precision == "bf16")
+        with wide:
+            found = encoder(batch["image"]).float()
+        return {"tokens": found.half() if sight.precision == "bf16" else found}
+
+    def labels_of(batch: Batch) -> dict[str, torch.Tensor]:
+        return {
+            name: value.int() if value.dtype == torch.int64 and value.ndim > 1 else value
+            for name, value in batch.items()
+            if name not in NOT_KEPT
+        }
+
+    def batches() -> Iterator[Batch]:
+        return evaluation_batches(
+            source,
+            needs=tuple(dict.fromkeys((*sight.needs, "sample_id"))),
+            sampling="frames",
+            world=World(),
+            micro_batch=sight.micro_batch,
+            image_px=sight.image_px,
+            patch_px=encoder.patch_px,
+            device=sight.device,
+            depth_order=sight.depth_order,
+        )
+
+    count = len(order)
+    tokens = kept("tokens", data | of_encoder, count, batches, tokens_of)["tokens"]
+    labels = kept("labels", data | of_labels, count, batches, labels_of)
+    return Shelf(source, encoder.add_table(tokens), place, labels, sight.image_px)
+
+
+def weights_hash(encoder: FrozenEncoder) -> str:
+    """sha256 over the encoder's tensors and their names."""
+    found = hashlib.sha256()
+    for name, value in sorted(encoder.inner.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def kept(
+    what: str,
+    key: Mapping[str, Any],
+    count: int,
+    batches: Callable[[], Iterator[Batch]],
+    of: Callable[[Batch], Mapping[str, torch.Tensor]],
+) -> dict[str, np.ndarray]:
+    """Arrays of `count` rows from the cache, read as they are needed; made there if they are not.
+
+    Two processes at once: one makes them and the other waits. OSError where the disk is full.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    folder = cache_folder() / "probe" / f"{what}-{digest[:24]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.parent / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            log.info("probe: %s of %d pictures into %s", what, count, folder)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{what}-", dir=folder.parent))
+            try:
+                _write(scratch, count, batches(), of)
+                scratch.rename(folder)
+            except OSError as error:
+                raise OSError(
+                    f"{folder}: the probe's {what} could not be written ({error.strerror}); make "
+                    "room, or set HPSE_CACHE to a folder with more"
+                ) from error
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+
+
+def _write(
+    folder: Path,
+    count: int,
+    batches: Iterator[Batch],
+    of: Callable[[Batch], Mapping[str, torch.Tensor]],
+) -> None:
+    arrays: dict[str, np.memmap] = {}
+    done = 0
+    with torch.no_grad():
+        for batch in batches:
+            rows = int(batch["valid"].sum())  # the last batch is filled up at its end
+            for name, value in of(batch).items():
+                part = value[:rows].cpu().numpy()
+                if name not in arrays:
+                    arrays[name] = np.lib.format.open_memmap(
+                        folder / f"{name}.npy", "w+", part.dtype, (count, *part.shape[1:])
+                    )
+                arrays[name][done : done + rows] = part
+            done += rows
+    assert done == count
+    for array in arrays.values():
+        array.flush()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+class ProbeLoader(Loader):
+    """The batches of `Loader` in the same order, with stand-ins for pictures, from shelves."""
+
+    def __init__(self, shelves: Sequence[Shelf], device: torch.device, **settings: Any) -> None:
+        """`settings`: Loader's, of the shelves' sources."""
+        super().__init__([shelf.source for shelf in shelves], device=device, **settings)
+        self.shelves, self.device = shelves, device
+
+    def _run(self, decoded: bool) -> Iterator[Batch]:
+        assert not decoded, "nothing is decoded here"
+        for rows in self._rows():
+            batch = gathered(self.shelves, self._items, rows, self.device)
+            self._taken += 1
+            yield batch
+
+
+def gathered(
+    shelves: Sequence[Shelf], items: Sequence[Items], rows: Rows, device: torch.device
+) -> Batch:
+    """A micro-batch on the device."""
+    parts: dict[str, np.ndarray] = {}
+    for number, shelf in enumerate(shelves):
+        here = np.flatnonzero(rows.source == number)
+        if len(here) == 0 and len(shelves) > 1:
+            continue
+        for name, value in shelf.rows(items[number], rows.item[here]).items():
+            if name not in parts:
+                parts[name] = np.zeros((len(rows.item), *value.shape[1:]), value.dtype)
+            parts[name][here] = value
+    image = stand_in(parts.pop("row"), shelves[0].image_px)
+    batch = {name: _wide(torch.from_numpy(value)) for name, value in parts.items()}
+    batch |= {"epoch": torch.from_numpy(rows.epoch), "valid": torch.from_numpy(rows.valid)}
+    return {"image": image.to(device)} | {k: v.to(device) for k, v in batch.items()}
+
+
+def _wide(value: torch.Tensor) -> torch.Tensor:
+    return value.long() if value.dtype == torch.int32 else value
+
+
+def evaluation(
+    shelf: Shelf, world: World, micro_batch: int, device: torch.device, limit: int | None
+) -> Iterator[Batch]:
+    """The batches of `evaluation_batches`, from a shelf."""
+    items = read_items(shelf.source, "frames")
+    order = evenly_mixed(items.subject[items.first], 0)[:limit]
+    for rows in evaluation_rows(items, order, world, micro_batch):
+        yield gathered([shelf], [items], rows, device)
