@@ -248,7 +248,8 @@ class FinetuneRecipe(TrainingRecipe):
     source_decoder: bool = False
     """Take completion's decoder from the source too, for tasks that keep it."""
     label_fraction: float = 1.0
-    """Share of the labelled frames used, nested and fixed for every source."""
+    """Share of each collection's labelled frames used: frames of all subjects, the same for every
+    source, seed and task, a smaller share's within a larger's; always at least one."""
     encoder_frozen: bool = False
     """Probe the source: its tokens are computed once and kept in the cache ($HPSE_CACHE), and the
     task's head alone learns. Pictures are seen whole, as in evaluation; `augment` is not used."""
@@ -322,6 +323,9 @@ class StudyRecipe:
     """Fine-tuning recipes."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of every arm and task each."""
+    label_fractions: tuple[float, ...] = ()
+    """Shares of the labels, one run of every arm, task and seed each, all of equal steps; none: as
+    the fine-tuning recipes say."""
     baseline: str = "random"
     """The arm that the others are compared with."""
     overrides: tuple[str, ...] = ()
@@ -332,6 +336,10 @@ class StudyRecipe:
     def __post_init__(self) -> None:
         if not (self.sources and self.tasks and self.seeds):
             raise ValueError("a study needs at least one source, one task and one seed")
+        if not all(0 < fraction <= 1 for fraction in self.label_fractions):
+            raise ValueError(
+                f"label_fractions must be in (0, 1], found {list(self.label_fractions)}"
+            )
         if self.baseline not in self.sources:
             raise ValueError(
                 f"baseline must be one of the sources {', '.join(self.sources)}, "

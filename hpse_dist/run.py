@@ -159,7 +159,8 @@ def _run(
 ) -> None:
     """Train and evaluate to the recipe's last step, then export and report."""
     machine = recipe.machine
-    feed = make_feed(recipe, module, world, device)
+    clock = Clock(folder, world)
+    feed = make_feed(recipe, module, world, device)  # a probe's tokens are part of its cost
     loader = feed.loader()
     engine = build_engine(
         machine.engine,
@@ -180,7 +181,6 @@ def _run(
     )
     try:
         start = checkpoints.resume(engine, loader)
-        clock = Clock(folder, world)
         with RunLog(folder, world, every=machine.log_every, start=start) as record:
             record.text("recipe", dump(recipe))
             watch = _Watch(recipe, engine, record, clock, feed)

@@ -1,7 +1,8 @@
 """A study as a plan: which runs, in which order, in which folders. Planning starts nothing.
 
 <out>/<study>/plan.json                          what the report reads
-<out>/<study>/<source>-<task>-seed<k>/           one fine-tuning run each
+<out>/<study>/<source>-<task>-seed<k>/           one fine-tuning run each; in a study of label
+                                                 fractions <source>-<task>-labels<percent>-seed<k>
 <out>/<pre-training run>/                        shared with other studies, never made twice
 """
 
@@ -42,6 +43,8 @@ class PlannedRun:
     """The arm of the study."""
     task: str = ""
     seed: int = 0
+    label_fraction: float | None = None
+    """The share of the labels, in a study of several."""
     after: tuple[str, ...] = ()
     """Names of the runs that must be complete before this one."""
 
@@ -66,9 +69,10 @@ def plan(study: StudyRecipe) -> tuple[PlannedRun, ...]:
             place = source.run if _is_word(source.run) else str(located(source.run))
             arms[name] = place, ()
     finetunings = [
-        _finetuning(study, name, task, seed, *arms[name])
+        _finetuning(study, name, task, seed, fraction, *arms[name])
         for task in study.tasks
         for seed in study.seeds
+        for fraction in study.label_fractions or (None,)
         for name in study.sources
     ]
     runs = (*pretrainings.values(), *finetunings)
@@ -88,6 +92,7 @@ def write_plan(study: StudyRecipe, runs: tuple[PlannedRun, ...]) -> Path:
             "source": run.source,
             "task": run.task,
             "seed": run.seed,
+            **({} if run.label_fraction is None else {"label_fraction": run.label_fraction}),
         }
         for run in runs
     ]
@@ -129,10 +134,17 @@ def _pretraining(arm: str, source: StudySource) -> PlannedRun:
 
 
 def _finetuning(
-    study: StudyRecipe, arm: str, task: str, seed: int, place: str, after: tuple[str, ...]
+    study: StudyRecipe,
+    arm: str,
+    task: str,
+    seed: int,
+    fraction: float | None,
+    place: str,
+    after: tuple[str, ...],
 ) -> PlannedRun:
     _check_name(task, "tasks")
-    name = f"{arm}-{task}-seed{seed}"
+    labels = "" if fraction is None else f"-labels{100 * fraction:g}"
+    name = f"{arm}-{task}{labels}-seed{seed}"
     overrides = (
         *study.overrides,
         f"name={name}",
@@ -141,6 +153,7 @@ def _finetuning(
         f"source_name={arm}",
         "machine.workers=1",  # many runs side by side, each in one process
         f"machine.out={json.dumps(str(study.folder()))}",
+        *(() if fraction is None else (f"label_fraction={fraction!r}",)),
     )
     recipe = load(FinetuneRecipe, study.tasks[task], overrides)
     return PlannedRun(
@@ -153,6 +166,7 @@ def _finetuning(
         source=arm,
         task=task,
         seed=seed,
+        label_fraction=fraction,
         after=after,
     )
 

@@ -106,6 +106,22 @@ def test_seeds_interleave_sources(values: dict) -> None:
     assert all("seed3" in name for name in names[5:])
 
 
+def test_label_fractions_are_an_axis(values: dict, tmp_path: Path) -> None:
+    study = build(StudyRecipe, values | {"label_fractions": [0.05, 1.0]})
+    runs = [run for run in plan(study) if run.kind == "finetune"]
+    assert len(runs) == 20
+    assert [run.name for run in runs[4:6]] == [
+        "found-mesh-labels5-seed0",
+        "random-mesh-labels100-seed0",
+    ]
+    for run in runs:
+        assert isinstance(run.recipe, FinetuneRecipe)
+        assert run.recipe.label_fraction == run.label_fraction and run.recipe.steps == 10
+        assert (run.label_fraction == 0.05) == ("labels5-" in run.name)
+    rows = json.loads((write_plan(study, plan(study)) / "plan.json").read_text())["runs"]
+    assert "label_fraction" not in rows[0] and rows[2]["label_fraction"] == 0.05
+
+
 def test_the_plan_is_written_for_the_report(values: dict, tmp_path: Path) -> None:
     study = build(StudyRecipe, values)
     folder = write_plan(study, plan(study))
@@ -140,6 +156,7 @@ def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None
         ({"overrides": ["stepz=3"]}, "did you mean 'steps'"),
         ({"baseline": "nobody"}, "baseline must be one of the sources"),
         ({"seeds": [1, 1]}, "give one another name"),
+        ({"label_fractions": [0.5, 2.0]}, "label_fractions must be in"),
     ],
 )
 def test_what_cannot_be_planned_is_said(values: dict, change: dict, words: str) -> None:

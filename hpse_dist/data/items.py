@@ -85,7 +85,7 @@ def read_items(
     chosen = np.ones(len(split), bool) if source.split is None else split == source.split
     where = f"{source.collection.folder}, split {source.split or 'any'}"
     if sampling == "frames":
-        first, second = np.flatnonzero(chosen & _fraction(sample_id, label_fraction)), None
+        first, second = _fraction(np.flatnonzero(chosen), sample_id, label_fraction), None
         kind: np.ndarray = np.zeros(len(first), np.int64)
     else:
         if label_fraction != 1:
@@ -129,11 +129,18 @@ def _numbers(table: pa.Table, column: str) -> np.ndarray:
     return np.asarray(table[column]).astype(np.int64)
 
 
-def _fraction(sample_id: np.ndarray, fraction: float) -> np.ndarray:
-    """(N,) bool: a fixed part of the frames; a smaller fraction's part lies within a larger's."""
+def _fraction(frames: np.ndarray, sample_id: np.ndarray, fraction: float) -> np.ndarray:
+    """Some of the frame numbers `frames`: a fixed part, rounded, never empty; a smaller fraction's
+    part lies within a larger's.
+
+    Frames are drawn, not subjects: few labels of all people, as when annotation was cut short. The
+    draw is keyed by sample id alone: the same on every machine, for every source, seed and task.
+    """
     if not 0 < fraction <= 1:
         raise ValueError(f"label_fraction must be in (0, 1], found {fraction}")
-    return uniform(0, "label_fraction", 0, torch.from_numpy(sample_id))[:, 0].numpy() < fraction
+    count = max(1, round(fraction * len(frames))) if len(frames) else 0
+    draw = uniform(0, "label_fraction", 0, torch.from_numpy(sample_id[frames]))[:, 0].numpy()
+    return np.sort(frames[np.argsort(draw, kind="stable")[:count]])
 
 
 def _pairs(

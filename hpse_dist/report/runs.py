@@ -103,7 +103,7 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
         name=str(planned.get("name") or report.get("name") or folder.resolve().name),
         kind=str(planned.get("kind") or report.get("kind", "")),
         source=str(planned.get("source") or source),
-        task=str(planned.get("task") or report.get("task", "")),
+        task=_task(planned, report),
         seed=int(report.get("seed", planned.get("seed", 0))),
         done=done,
         steps=int(report.get("steps") or max((int(row["step"]) for row in rows), default=0)),
@@ -123,6 +123,13 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
             _json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
         ),
     )
+
+
+def _task(planned: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The task; one learnt from a part of the labels is another, in every table and curve."""
+    task = str(planned.get("task") or report.get("task", ""))
+    fraction = float(report.get("label_fraction") or planned.get("label_fraction") or 1.0)
+    return task if fraction == 1 else f"{task}, {100 * fraction:g} % of labels"
 
 
 def _place(study: Path, folder: str) -> Path:

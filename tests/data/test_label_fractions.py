@@ -1,0 +1,84 @@
+"""Which frames a share of the labels is: nested, fixed, the same everywhere, never none."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpse_dist.data.augment import AugmentConfig
+from hpse_dist.data.items import Source, _fraction, read_items
+from hpse_dist.data.loader import Loader
+from hpse_dist.world import World
+from tests.data.made_collection import made_collection
+
+FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+def loader(fraction: float, world: World | None = None, seed: int = 0, **changes: Any) -> Loader:
+    settings: dict[str, Any] = {"global_batch": 16, "micro_batch": 4, **changes}
+    world = world or World()
+    return Loader(
+        [Source(made_collection())], needs=("sample_id", "epoch"), sampling="frames", world=world,
+        seed=seed, augment=AugmentConfig(), image_px=64, patch_px=8, label_fraction=fraction,
+        **settings,
+    )  # fmt: skip
+
+
+def ids(made: Loader, batches: int) -> list[int]:
+    found = [batch["sample_id"] for batch in itertools.islice(made, batches)]
+    made.close()
+    return torch.cat(found).tolist()
+
+
+def test_shares_are_nested_and_of_their_size() -> None:
+    sample_id = np.arange(1000) * 3 + 7
+    frames = np.flatnonzero(sample_id % 2)
+    parts = [_fraction(frames, sample_id, fraction) for fraction in FRACTIONS]
+    assert [len(part) for part in parts] == [5, 25, 50, 125, 250, 500]
+    for less, more in itertools.pairwise(parts):
+        assert set(less.tolist()) < set(more.tolist()) <= set(frames.tolist())
+    spread = parts[3] / 1000  # of the whole collection, not of its beginning
+    assert abs(spread.mean() - 0.5) < 0.1
+
+
+def test_the_same_frames_on_every_machine() -> None:
+    """Integers that any machine must come to: the draws are 64-bit integer arithmetic."""
+    found = _fraction(np.arange(400), np.arange(400) + 1, 0.02)
+    assert found.tolist() == [19, 81, 85, 131, 178, 211, 375, 376]
+
+
+def test_frames_of_all_subjects() -> None:
+    items = read_items(Source(made_collection()), "frames", label_fraction=0.5)
+    whole = read_items(Source(made_collection()), "frames")
+    assert set(items.subject[items.first]) == set(whole.subject[whole.first])
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_the_same_for_every_world_and_seed(fraction: float) -> None:
+    steps = 8
+    alone = ids(loader(fraction), 4 * steps)
+    ranks = [ids(loader(fraction, World(r, 2, r, 2)), 2 * steps) for r in range(2)]
+    shares = [[rank[8 * step : 8 * step + 8] for rank in ranks] for step in range(steps)]
+    together = [number for step in shares for rank in step for number in rank]
+    assert together == alone
+    assert set(ids(loader(fraction, seed=9), 4 * steps)) == set(alone)
+
+
+def test_fewer_frames_than_a_batch_go_round() -> None:
+    made = loader(0.01)
+    assert made.samples_per_epoch == 1
+    batches = list(itertools.islice(made, 8))
+    made.close()
+    assert {int(i) for batch in batches for i in batch["sample_id"]} == {
+        int(batches[0]["sample_id"][0])
+    }
+    epochs = torch.cat([batch["epoch"] for batch in batches])
+    assert epochs.tolist() == list(range(32)), "every time it is augmented anew"
+    again = loader(0.01)
+    again.load_state_dict({"epoch": 16, "cursor": 0})
+    assert torch.equal(next(iter(again))["epoch"], batches[4]["epoch"])
+    again.close()
