@@ -15,9 +15,11 @@ import torch
 from hpse_dist import run
 from hpse_dist.config import ConfigError, build
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.decode import provided_by
 from hpse_dist.data.items import Source
 from hpse_dist.data.loader import Loader
 from hpse_dist.feed import ProbeFeed, make_feed
+from hpse_dist.fields import missing
 from hpse_dist.models.encoder import Encoder, build_encoder
 from hpse_dist.models.frozen import FrozenEncoder, stand_in
 from hpse_dist.optim import parameter_groups
@@ -157,13 +159,20 @@ def test_a_killed_probe_ends_equal_to_the_bit(
     assert losses(parts.folder()) == losses(whole.folder())
 
 
-@pytest.mark.parametrize("name", sorted({*TASKS} & {*SMALL} - {"classify"}))
+@pytest.mark.parametrize("name", sorted({*TASKS} & {*SMALL}))
 def test_every_task_can_be_probed(
     name: str, tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = tiny_body_file(tmp_path)
     task = SMALL[name](body)
-    made = dataclasses.replace(probe_of(tmp_path, collection), task=task)
+    made = probe_of(tmp_path, collection)
+    if "image_ref" in task.needs:
+        with pytest.raises(ValueError, match="looks at two pictures together"):
+            dataclasses.replace(made, task=task)
+        return
+    if missing(task.needs, provided_by([collection], pairs=False)):
+        pytest.skip("the made people have no labels of this task")
+    made = dataclasses.replace(made, task=task)
     torch.manual_seed(0)
     module, feed = feed_of(made)
     loader = feed.loader()
