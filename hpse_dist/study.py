@@ -19,10 +19,9 @@ from hpse_dist.recipe import (
     RUN_NAME,
     FinetuneRecipe,
     PretrainRecipe,
-    StudyRecipe,
-    StudySource,
     located,
 )
+from hpse_dist.study_recipe import StudyRecipe, StudySource
 
 PLAN_FILE = "plan.json"
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from cluster.study import carry_out
 from hpse_dist.config import load
-from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, StudyRecipe, load_checked, located
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, load_checked, located
 from hpse_dist.report import write_report
 from hpse_dist.run_folder import check_folder, is_done
 from hpse_dist.source import TIMM, read_source
 from hpse_dist.study import PlannedRun, describe, plan, write_plan
+from hpse_dist.study_recipe import StudyRecipe
 from pipelines import command_parser, run_command
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from hpse_dist import recipe as recipes
 from hpse_dist.config import build, dump, load, to_dict
+from hpse_dist.study_recipe import StudyRecipe
 from pipelines import bench, finetune, prepare, pretrain, report, study
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ KINDS = {
     "data": recipes.DataRecipe,
     "pretrain": recipes.PretrainRecipe,
     "finetune": recipes.FinetuneRecipe,
-    "study": recipes.StudyRecipe,
+    "study": StudyRecipe,
 }
 PIPELINES = {
     module.__name__.rpartition(".")[2]: module

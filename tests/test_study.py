@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hpse_dist.config import ConfigError, build
-from hpse_dist.recipe import FinetuneRecipe, StudyRecipe
+from hpse_dist.recipe import FinetuneRecipe
 from hpse_dist.study import describe, plan, write_plan
+from hpse_dist.study_recipe import StudyRecipe
 
 PRETRAIN = """
 name: {name}
