@@ -61,8 +61,8 @@ class MeshFreeConfig:
     joints3d_weight: float = 10.0
     """L1 of joints relative to the root, metres."""
     turned_weight: float = 0.0
-    """L1 of joints after the best rotation, besides: short trainings want it, in which a person's
-    rotation is not found before its pose."""
+    """L1 of joints and of coarse vertices after the best rotation, besides: short trainings want
+    it, in which a person's rotation is not found before its pose."""
     vertices_weight: float = 1.0
     """L1 of vertices relative to the root, metres: a quarter each for the coarse and the full mesh,
     half for the middle one."""
@@ -179,7 +179,9 @@ class MeshFree(Task):
         }
         if self.config.turned_weight:
             turned = turned_errors(guess["joints"], from_root(joints3d), placed)
-            parts["turned"] = weighted(turned, placed)
+            low = mid[:, self.coarse]
+            mesh = turned_errors(guess["coarse"], low, torch.ones_like(low[..., 0])).mean(1)
+            parts["turned"] = weighted(turned, placed) + (mesh * known).mean()
         terms = [getattr(self.config, f"{name}_weight") * part for name, part in parts.items()]
         logged = {f"loss_{name}": part.detach() for name, part in parts.items()}
         return {"loss": torch.stack(terms).sum()} | logged
