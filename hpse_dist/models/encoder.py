@@ -20,7 +20,7 @@ from hpse_dist.models.attention import Lengths
 from hpse_dist.models.blocks import Block, Rotation, init_weights, layer_norm, rotation_table
 from hpse_dist.models.drop_path import DropKeys, keep_factors
 from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
-from hpse_dist.models.timm_encoder import TimmEncoder
+from hpse_dist.models.timm_encoder import VIT, TimmEncoder
 
 PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
     "tiny": (64, 2, 2),
@@ -55,6 +55,9 @@ class EncoderConfig:
     """Share of blocks left out per sample in training, rising linearly with depth to this."""
     timm: str = ""
     """timm's name of the model, such as resnet50; 'vit' for a ViT of the sizes given here."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Pixels to a token of a convolutional model, finer than its own by dilation where it can, as
+    ResNets and RegNets; null for the model's own, mostly 32 (timm only)."""
     class_token: bool = False
     """A class token among the patches (timm 'vit' only)."""
     registers: int = 0
@@ -82,7 +85,9 @@ class EncoderConfig:
             )
         if not 0.0 <= self.drop_path < 1.0:
             raise ValueError(f"drop_path must be in [0, 1), found {self.drop_path}")
-        if self.name == "timm" and self.timm != "vit":
+        if self.output_stride is not None and self.timm in ("", VIT):
+            raise ValueError("output_stride is for timm's convolutional models; set it to null")
+        if self.name == "timm" and self.timm != VIT:
             return  # its sizes are timm's
         dim, depth, heads = self.sizes()
         if min(dim, depth, heads) < 1:

@@ -64,6 +64,26 @@ def fixed_positions(grid: Grid, tokens: Tensor) -> Tensor:
     return _table(grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
 
 
+class GridHead(nn.Module):
+    """Tokens brought to a few cells along each side, each cell with weights of its own, and an MLP:
+    where something is in the picture counts from the first step on, as in a fully connected head
+    over a last feature map. A query has to learn that first."""
+
+    def __init__(self, memory_dim: int, dim: int, cells: int = 4) -> None:
+        super().__init__()
+        self.cells = cells
+        self.norm = layer_norm(memory_dim)
+        self.fc1 = nn.Linear(cells * cells * memory_dim, dim)
+        self.fc2 = nn.Linear(dim, dim)
+        init_weights(self.modules())
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """tokens (B, N, C) of rows and columns `grid` -> (B, dim)."""
+        cells = self.norm(tokens).transpose(1, 2).unflatten(2, grid)
+        cells = nn.functional.adaptive_avg_pool2d(cells, self.cells)
+        return self.fc2(nn.functional.gelu(self.fc1(cells.flatten(1))))
+
+
 @lru_cache(maxsize=16)
 def _table(grid: Grid, dim: int, device: torch.device) -> Tensor:
     return sincos_table(grid, dim).to(device)

@@ -122,7 +122,8 @@ def timm_call(config: Any) -> str | None:
     """The timm call that makes the model which an encoder's state dict fits, with equal outputs of
     `forward_features`; None for rotary positions, which timm's ViTs turn in another order."""
     if config.name == "timm" and config.timm != VIT:
-        return f"timm.create_model({config.timm!r}, num_classes=0)"
+        stride = f", output_stride={config.output_stride}" if config.output_stride else ""
+        return f"timm.create_model({config.timm!r}, num_classes=0{stride})"
     if config.name != "timm" and config.positions == "rotary":
         return None
     dim, depth, heads = config.sizes()
@@ -151,11 +152,19 @@ def _create(config: Any) -> nn.Module:
         options: dict[str, Any] = {}
         if _has_size(config.timm):
             options = {"img_size": config.image_px, "dynamic_img_size": True}
+        if config.output_stride is not None:
+            options["output_stride"] = config.output_stride
         model: nn.Module = timm.create_model(
             config.timm, num_classes=0, drop_path_rate=config.drop_path, **options
         )
     except RuntimeError as error:
         raise ValueError(f"encoder.timm: {error}; the names are those of timm") from None
+    except TypeError as error:
+        if config.output_stride is None:
+            raise
+        raise ValueError(
+            f"encoder.output_stride: {config.timm} has one stride only; set it to null"
+        ) from error
     return model
 
 

@@ -26,7 +26,7 @@ from hpse_dist.fields import Batch
 from hpse_dist.geometry.rotations import matrix_to_six_d, six_d_to_matrix
 from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe
 from hpse_dist.models.encoder import Encoder
-from hpse_dist.models.heads import QueryHead
+from hpse_dist.models.heads import GridHead
 from hpse_dist.models.synthesis import Appearance, Painter
 from hpse_dist.objectives.base import PANEL_ROWS, Objective, sheet, to_rgb
 from hpse_dist.objectives.part_panels import Columns, pose_columns, swap_columns
@@ -54,11 +54,7 @@ class PartSynthesisConfig:
     dim: int = 64
     """Channels of an appearance code and of the decoders."""
     head_dim: int = 512
-    """Channels of the pose head's query."""
-    head_depth: int = 4
-    """Blocks of the pose head."""
-    heads: int = 8
-    """Attention heads in each block."""
+    """Channels of the pose head."""
     extent: tuple[float, float] = (0.75, 0.97)
     """Longer side of a person over the crop's, in self-made pictures: drawn uniformly."""
     shift: float = 0.07
@@ -93,7 +89,7 @@ class PartSynthesisConfig:
     """Whether collections have joints3d to measure the pose by; false for unlabelled data."""
 
     def __post_init__(self) -> None:
-        for name in ("map_px", "dim", "head_dim", "head_depth", "heads", "made"):
+        for name in ("map_px", "dim", "head_dim", "made"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.dim % 8:
@@ -126,10 +122,7 @@ class PartSynthesis(Objective):
         steps = _halvings(encoder.config.image_px, config.map_px)
         self.unpaired = Unpaired(config.poses, config.body, config.extent, config.shift)
         width = config.head_dim
-        head_dim = max(1, width // config.heads)
-        self.head = QueryHead(
-            encoder.dim, width, config.head_depth, config.heads, head_dim, 2 * width
-        )
+        self.head = GridHead(encoder.dim, width)
         self.to_limbs = nn.Linear(width, 3 * len(self.unpaired.lengths))
         self.to_turn = nn.Linear(width, 6)
         self.to_camera = nn.Linear(width, 3)
@@ -168,11 +161,11 @@ class PartSynthesis(Objective):
 
     def pose(self, image: Tensor) -> tuple[Guess, Posed]:
         """image (B, 3, H, W) -> the numbers predicted, and the person that they make."""
-        token = self.head(self.encoder(image), self.encoder.grid(image))
+        token = self.head(self.encoder(image), self.encoder.grid(image)).float()
         with torch.autocast(image.device.type, enabled=False):
-            limbs = self.to_limbs(token).float().unflatten(1, (-1, 3)) + self.unpaired.rest
-            turn = self.to_turn(token).float() + token.new_tensor(_FACING).float()
-            camera = self.to_camera(token).float()
+            limbs = self.to_limbs(token).unflatten(1, (-1, 3)) + self.unpaired.rest
+            turn = self.to_turn(token) + token.new_tensor(_FACING)
+            camera = self.to_camera(token)
             local = F.normalize(limbs, dim=-1, eps=1e-4)
             scale, pelvis = 0.45 * camera[:, 0].exp(), 0.5 + camera[:, 1:]
             seen = self.unpaired.seen(local, six_d_to_matrix(turn), scale, pelvis)
@@ -188,10 +181,17 @@ class PartSynthesis(Objective):
     @torch.no_grad()
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         """pa_mpjpe and mpjpe of the pose, with no label seen (unless label_fraction is above 0),
-        and pa_mpjpe_mean of the unpaired poses' mean, mm; picture_error of the synthesis."""
+        and pa_mpjpe_mean of the unpaired poses' mean, mm; pa_mpjpe_made, the same of self-made
+        pictures: what is between the two is the way from made to real pictures; picture_error of
+        the synthesis."""
         target, source = batch["image"], batch["image_ref"]
         seen, other = self.pose(target)[1], self.pose(source)[1]
-        figures = {"picture_error": pyramid_error(self.paint(source, other, seen), target)}
+        made, chosen = self._coloured(batch | {"epoch": torch.zeros_like(batch["epoch"])}, 0)
+        guess, every = self.pose(made)[1], torch.ones(chosen.joints.shape[:2]).bool()
+        figures = {
+            "picture_error": pyramid_error(self.paint(source, other, seen), target),
+            "pa_mpjpe_made": pa_mpjpe(guess.joints, chosen.joints, every.to(target.device)),
+        }
         if "joints3d" in batch:
             true, known = batch["joints3d"][..., :3], batch["joints3d"][..., 3] > 0
             mean = self.unpaired.mean_joints.expand_as(true)

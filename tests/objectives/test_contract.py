@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
     "mae": MaeConfig(decoder=DecoderConfig("custom", dim=32, depth=1, heads=2)),
     "moco": MocoConfig(dim=16, hidden=32, queue=64),
     "part_synthesis": PartSynthesisConfig(
-        poses="limits", map_px=16, dim=8, head_dim=32, head_depth=1, heads=2, label_fraction=0.5
+        poses="limits", map_px=16, dim=8, head_dim=32, label_fraction=0.5
     ),
     "peclr": PeclrConfig(hidden=32, dim=16),
     "relative_depth": RelativeDepthConfig(head_dim=32),
