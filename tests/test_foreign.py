@@ -213,8 +213,9 @@ def test_other_sizes_resample_the_positions(tmp_path: Path) -> None:
         EncoderConfig("custom", 32, 8, 192, 2, 3, positions="sincos"),
         EncoderConfig("timm", 32, 8, 192, 2, 3, timm="vit", class_token=True, layer_scale=True),
         EncoderConfig("timm", 64, timm="resnet18"),
+        EncoderConfig("timm", 64, timm="resnet18", output_stride=16),
     ],
-    ids=["sincos", "vit", "resnet"],
+    ids=["sincos", "vit", "resnet", "dilated"],
 )
 def test_an_exported_encoder_opens_in_timm(config: EncoderConfig) -> None:
     encoder = build_encoder(config).eval()
@@ -231,6 +232,20 @@ def test_an_exported_encoder_opens_in_timm(config: EncoderConfig) -> None:
         elif config.class_token:
             features = features[:, 1:]
         torch.testing.assert_close(encoder(image), features, rtol=1e-4, atol=1e-4)
+
+
+def test_a_finer_stride() -> None:
+    coarse, fine = (
+        build_encoder(EncoderConfig("timm", 64, timm="resnet18", output_stride=stride))
+        for stride in (None, 16)
+    )
+    image = torch.randn(1, 3, 64, 64)
+    assert coarse.grid(image) == (2, 2) and fine.grid(image) == (4, 4)
+    assert fine(image).shape[1] == 16
+    with pytest.raises(ValueError, match="one stride only"):
+        build_encoder(EncoderConfig("timm", 64, timm="mobilenetv3_small_100", output_stride=16))
+    with pytest.raises(ValueError, match="convolutional"):
+        EncoderConfig("vit_t", 64, output_stride=16)
 
 
 def test_timms_weights_are_not_fetched_unasked(
