@@ -247,7 +247,8 @@ class FinetuneRecipe(TrainingRecipe):
     source_name: str = ""
     """How tables call the source; empty takes it from `source`."""
     source_decoder: bool = False
-    """Take completion's decoder from the source too, for tasks that keep it."""
+    """Take completion's decoder from the source too, for tasks that keep it; random has a random
+    one."""
     label_fraction: float = 1.0
     """Share of each collection's labelled frames used: frames of all subjects, the same for every
     source, seed and task, a smaller share's within a larger's; always at least one."""

@@ -101,7 +101,7 @@ def task_model(recipe: FinetuneRecipe) -> tuple[Task, dict[str, Any]]:
         encoder = cast(Encoder, FrozenEncoder(encoder))
     with start_weights(recipe.seed, "task"):  # the same head on top of every source
         module = tasks.build(recipe.task, encoder, recipe.seed)
-    if recipe.source_decoder:
+    if recipe.source_decoder and source is not None:  # random's decoder is random too
         _take_decoder(module, source)
     return module, source.card if source else {"name": "random"}
 

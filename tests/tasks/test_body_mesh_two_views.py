@@ -70,6 +70,17 @@ def test_the_decoder_is_the_sources(tmp_path: Path) -> None:
 def test_pose_pairs_and_a_missing_decoder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"kind view only.*set kinds: \[view\]"):
         check_fields(finetuning(tmp_path, ["view", "pose"]))
-    recipe = finetuning(tmp_path, ["view"], source_decoder=True)
+    without = pretraining(tmp_path, made_collection(), steps=3)
+    pretrain(without, World(), without.folder())
+    (without.folder() / "decoder.safetensors").unlink()
+    source = str(without.folder())
+    recipe = finetuning(tmp_path, ["view"], source=source, source_decoder=True)
     with pytest.raises(ValueError, match="the source has no decoder"):
         finetune(recipe, World(), recipe.folder())
+
+
+def test_random_has_a_random_decoder(tmp_path: Path) -> None:
+    """So that a study's baseline runs by the same recipe as its other sources."""
+    recipe = finetuning(tmp_path, ["view"], source_decoder=True)
+    finetune(recipe, World(), recipe.folder())
+    assert (recipe.folder() / "decoder.safetensors").is_file()
