@@ -111,6 +111,10 @@ def _body(
         figures["pve"] = pve(*meshes, mine[:, root], there[:, root]).masked_fill(lacks, math.nan)
         if "pa_pve" in protocol.figures:
             figures["pa_pve"] = pa_pve(*meshes).masked_fill(lacks, math.nan)
+        if "f_5" in protocol.figures:
+            fitted = hand.freihand_align(*meshes)
+            for name, limit in (("f_5", 5.0), ("f_15", 15.0)):
+                figures[name] = hand.f_score(fitted, meshes[1], limit).masked_fill(lacks, math.nan)
     return figures
 
 

@@ -123,13 +123,14 @@ _HAND = (
     Protocol(
         "synthetic-hand",
         "body",
-        ("pa_mpjpe", "mpjpe", "pa_pve", "pve"),
+        ("pa_mpjpe", "mpjpe", "pa_pve", "pve", "f_5", "f_15"),
         "This project's own hands: MANO's 16 joints and the finger tips, from the wrist.",
         joint_set="mano21",
         joints=MANO21,
         root="wrist",
-        alignment="similarity without mirror images for PA figures",
+        alignment="similarity without mirror images for PA figures, FreiHAND's for F-scores",
         truth="the labelled hand",
+        unit="mm and %",
     ),
 )
 _IMAGE = (

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hpse_dist.body.model import NUM_BETAS, BodyOutput, Hand, load_hand
 from hpse_dist.fields import Batch
+from hpse_dist.metrics.hand import f_score, freihand_align
 from hpse_dist.metrics.pose3d import pa_pve
 from hpse_dist.tasks.base import Prediction
 from hpse_dist.tasks.body_mesh import BodyMesh, BodyMeshConfig, place_joints
@@ -66,7 +67,8 @@ class HandMesh(BodyMesh):
     reach = REACH
 
     def errors(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """mpjpe, pa_mpjpe, pve and pa_pve, mm per example, of 21 joints; the wrist is the root."""
+        """mpjpe, pa_mpjpe, pve and pa_pve, mm per example, of 21 joints; the wrist is the root.
+        f_5 and f_15, percent of the mesh within 5 and 15 mm after FreiHAND's alignment."""
         return super().errors(prediction, batch) | _aligned(
             prediction, self._true_body(batch), batch
         )
@@ -127,7 +129,8 @@ class HandMeshFree(MeshFree):
     reach = REACH
 
     def errors(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """mpjpe, pa_mpjpe, pve and pa_pve, mm per example, of 21 joints; the wrist is the root."""
+        """mpjpe, pa_mpjpe, pve and pa_pve, mm per example, of 21 joints; the wrist is the root.
+        f_5 and f_15, percent of the mesh within 5 and 15 mm after FreiHAND's alignment."""
         return super().errors(prediction, batch) | _aligned(
             prediction, self.true_mesh(batch), batch
         )
@@ -141,5 +144,11 @@ class HandMeshFree(MeshFree):
 
 
 def _aligned(prediction: Prediction, true: BodyOutput, batch: Batch) -> dict[str, Tensor]:
-    apart = pa_pve(prediction["vertices"], true.vertices)
-    return {"pa_pve": apart.where(batch["has_hand"], math.nan)}
+    mine = prediction["vertices"]
+    fitted = freihand_align(mine, true.vertices)
+    figures = {
+        "pa_pve": pa_pve(mine, true.vertices),
+        "f_5": f_score(fitted, true.vertices, 5.0),
+        "f_15": f_score(fitted, true.vertices, 15.0),
+    }
+    return {k: value.where(batch["has_hand"], math.nan) for k, value in figures.items()}
