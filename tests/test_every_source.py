@@ -17,13 +17,13 @@ from hpse_dist.tasks import TASKS
 from hpse_dist.train import train
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
-from tests.fabricate import tiny_body_file
+from tests.fabricate import tiny_body_file, tiny_hand_folder
 from tests.objectives.test_contract import SMALL as OBJECTIVE_CONFIGS
 from tests.tasks.test_contract import SMALL as TASK_CONFIGS
 from tests.test_run import losses, recipe_of, weights
 
-# made_collection has no classes (tests of classify have), no hands, and one person to a picture
-SOURCES = sorted({*OBJECTIVES, *TASKS} - {"classify", "hand_mesh", "hand_mesh_free"})
+SOURCES = sorted({*OBJECTIVES, *TASKS})
+OF_HANDS = ("classify", "hand_mesh", "hand_mesh_free")  # made_collection's hands have classes
 
 
 def recipe(name: str, folder: Path) -> PretrainRecipe:
@@ -32,11 +32,12 @@ def recipe(name: str, folder: Path) -> PretrainRecipe:
         config = OBJECTIVE_CONFIGS[name]
     else:
         folder.mkdir(exist_ok=True)
-        config = TASK_CONFIGS[name](tiny_body_file(folder))
+        config = TASK_CONFIGS[name](tiny_body_file(tiny_hand_folder(folder)))
     if name == "relative_depth":
         config = replace(config, whole_pictures=False)
     objective = {"name": name, **to_dict(config)}
-    values = recipe_of(folder, made_collection(), objective=objective, steps=3)
+    collection = made_collection(hands=name in OF_HANDS)
+    values = recipe_of(folder, collection, objective=objective, steps=3)
     values["machine"] |= {"checkpoint_every": 1, "micro_batch": 8}  # no accumulation for peclr
     values["optim"]["warmup_steps"] = 1
     return build(PretrainRecipe, values)

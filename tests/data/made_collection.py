@@ -31,19 +31,22 @@ def picture(rng: np.random.Generator, side: int) -> np.ndarray:
     return columns.round().astype(np.uint8)
 
 
-def frame(rng: np.random.Generator, subject: int, moment: int, camera: int) -> FrameRecord:
-    """One person in a picture of 200 x 200, box off the middle, labels exact."""
+def frame(
+    rng: np.random.Generator, subject: int, moment: int, camera: int, hands: bool = False
+) -> FrameRecord:
+    """One person, or hand, in a picture of 200 x 200, box off the middle, labels exact."""
     side = 200
     intrinsics = np.array([[310.0, 0.0, 95.0], [0.0, 290.0, 108.0], [0.0, 0.0, 1.0]])
     pelvis = np.array([0.1, 0.05, 3.0]) + rng.normal(0, 0.05, 3)
-    joints = pelvis + rng.uniform(-0.5, 0.5, (24, 3))
+    count = 21 if hands else 24
+    joints = pelvis + rng.uniform(-0.5, 0.5, (count, 3))
     joints[0] = pelvis
     pixels = joints @ intrinsics.T
     pixels = pixels[:, :2] / pixels[:, 2:]
     low, high = pixels.min(0) - 4, pixels.max(0) + 4
     y, x = np.mgrid[:side, :side] + 0.5
     parts = ((x // 20 + y // 20) % 7).astype(np.uint8)
-    one = np.ones((24, 1))
+    one = np.ones((count, 1))
     # camera k stands 30 k degrees around the place where all people are
     angle = np.radians(30 * camera)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -64,10 +67,7 @@ def frame(rng: np.random.Generator, subject: int, moment: int, camera: int) -> F
         labels={
             "joints2d": np.concatenate([pixels, one], 1),
             "joints3d": np.concatenate([joints, one], 1),
-            "global_orient": rng.normal(0, 0.6, 3),
-            "body_pose": rng.normal(0, 0.2, 69),
-            "betas": rng.normal(0, 1, 10),
-            "transl": pelvis - PELVIS,
+            **_shape(rng, pelvis, hands),
             "part_map": parts,
             "uv_map": np.stack([x, y]) / side,
         },
@@ -75,27 +75,39 @@ def frame(rng: np.random.Generator, subject: int, moment: int, camera: int) -> F
     )
 
 
-def frames(seed: int = 0) -> Iterator[FrameRecord]:
+def _shape(rng: np.random.Generator, pelvis: np.ndarray, hands: bool) -> dict[str, np.ndarray]:
+    """smplx's parameters of the body, or MANO's of a hand and its gesture."""
+    turn, pose = rng.normal(0, 0.6, 3), rng.normal(0, 0.2, 45 if hands else 69)
+    betas, transl = rng.normal(0, 1, 10), pelvis - PELVIS
+    if not hands:
+        return {"global_orient": turn, "body_pose": pose, "betas": betas, "transl": transl}
+    mano = {"orient": turn, "pose": pose, "betas": betas, "transl": transl}
+    return {f"hand_{k}": v for k, v in mano.items()} | {"label": np.array(rng.integers(3))}
+
+
+def frames(seed: int = 0, hands: bool = False) -> Iterator[FrameRecord]:
     for subject in range(SUBJECTS):
         for moment in range(MOMENTS):
             for camera in range(CAMERAS):
                 rng = np.random.default_rng([seed, subject, moment, camera])
-                yield frame(rng, subject, moment, camera)
+                yield frame(rng, subject, moment, camera, hands)
 
 
 @functools.cache
-def made_collection(image_mode: str = "jpg", with_labels: bool = True) -> Collection:
+def made_collection(
+    image_mode: str = "jpg", with_labels: bool = True, hands: bool = False
+) -> Collection:
     """60 frames of 5 subjects (the last held out) in several shards, with pairs of both kinds."""
     folder = Path(tempfile.mkdtemp(prefix="hpse_made_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     config = CollectionConfig(
         crop_px=CROP_PX, box_scale=1.2, image_mode=image_mode, frames_per_shard=14, label_px=32
     )
-    records = list(frames())
+    records = list(frames(hands=hands))
     if not with_labels:
         for record in records:
             record.labels, record.intrinsics = {}, None
-    provenance = Provenance("made", "CC0-1.0", True, "", "smpl24")
+    provenance = Provenance("made", "CC0-1.0", True, "", "mano21" if hands else "smpl24")
     collection = write_collection(folder / "made", records, config, provenance)
     pairs = PairsConfig(time_gap_s=(0.4, 2.0), pose_distance=(0.01, 9.0))
     return write_pairs(collection, pairs)
