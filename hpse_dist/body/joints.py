@@ -129,6 +129,61 @@ MPI17 = (
 )
 """MPI-INF-3DHP's 17 joints in the order of its test set."""
 
+MPI28 = (
+    "spine3",
+    "spine4",
+    "spine2",
+    "spine",
+    "pelvis",
+    "neck",
+    "head",
+    "head_top",
+    "left_clavicle",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "left_hand",
+    "right_clavicle",
+    "right_shoulder",
+    "right_elbow",
+    "right_wrist",
+    "right_hand",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "left_foot",
+    "left_toe",
+    "right_hip",
+    "right_knee",
+    "right_ankle",
+    "right_foot",
+    "right_toe",
+)
+"""All 28 joints of MPI-INF-3DHP's training set in its order; MPI17 are some of them."""
+
+PANOPTIC19 = (
+    "neck",
+    "nose",
+    "pelvis",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "right_shoulder",
+    "right_elbow",
+    "right_wrist",
+    "right_hip",
+    "right_knee",
+    "right_ankle",
+    "left_eye",
+    "left_ear",
+    "right_eye",
+    "right_ear",
+)
+"""CMU Panoptic's 19 joints (hdPose3d_stage1_coco19) in its order."""
+
 _FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 FREIHAND21 = (
     "wrist",
@@ -143,6 +198,8 @@ JOINT_SETS: dict[str, tuple[str, ...]] = {
     "freihand21": FREIHAND21,
     "h36m17": H36M17,
     "mpi17": MPI17,
+    "mpi28": MPI28,
+    "panoptic19": PANOPTIC19,
 }
 """Joint sets by name. A joint name in two sets is about the same place in both, not the same."""
 
