@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from hpse_dist.data.importers import image_folder, rig
+from hpse_dist.data.importers import (
+    image_folder,
+    mpi_inf_3dhp,
+    panoptic,
+    rig,
+    threedpw,
+)
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 
@@ -28,4 +34,11 @@ class FrameSource(Protocol):
         """Licence and origin of those frames."""
 
 
-IMPORTERS: dict[str, FrameSource] = {"image_folder": image_folder, "rig": rig}
+IMPORTERS: dict[str, FrameSource] = {
+    "image_folder": image_folder,
+    "rig": rig,
+    # people in 3D
+    "threedpw": threedpw,
+    "mpi_inf_3dhp": mpi_inf_3dhp,
+    "panoptic": panoptic,
+}

@@ -1,7 +1,7 @@
 """MPI-INF-3DHP's training set: 8 people, 14 calibrated cameras at once, a green studio.
 
     root/S1/Seq1/annot.mat   root/S1/Seq1/camera.calibration
-    root/S1/Seq1/imageSequence/video_0.avi    or    root/S1/Seq1/imageFrames/video_0/frame_000001.jpg
+    root/S1/Seq1/imageSequence/video_0.avi or root/S1/Seq1/imageFrames/video_0/frame_000001.jpg
 
 Frames extracted by others start at number 1. The test set's files are MATLAB 7.3 (HDF5), which this
 does not read.

@@ -1,6 +1,7 @@
 """3DPW: people outdoors before a moving telephone, SMPL bodies from inertial sensors.
 
-    root/sequenceFiles/{train,validation,test}/<sequence>.pkl   root/imageFiles/<sequence>/image_00000.jpg
+    root/sequenceFiles/{train,validation,test}/<sequence>.pkl
+    root/imageFiles/<sequence>/image_00000.jpg
 
 Joints are SMPL's 24; the 2D joints are these, projected (the dataset's own 2D detections are of
 another set). Persons have no names that hold across sequences: each is a subject of its own.

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from hpse_dist.data.collection import FRAME_SCHEMA, CollectionConfig
-from hpse_dist.data.crops import Pictures, prepare_frame
+from hpse_dist.data.crops import CollectionConfig, Pictures, prepare_frame
 from hpse_dist.data.pairs import PairsConfig, mine
+from hpse_dist.data.shards import FRAME_SCHEMA
 from hpse_dist.geometry.camera import look_at
 from hpse_dist.records import FrameRecord
 
@@ -92,9 +92,6 @@ def view_pairs(records: list[FrameRecord]) -> list[float]:
             record, CollectionConfig(crop_px=32, min_side_px=20), Pictures()
         ).about
         rows.append({**about, "sample_id": number, "shard": 0, "row": number, "split": "train"})
-    columns = {field.name for field in FRAME_SCHEMA}
-    table = pa.Table.from_pylist(
-        [{k: v for k, v in row.items() if k in columns} for row in rows], schema=FRAME_SCHEMA
-    )
+    table = pa.Table.from_pylist(rows, FRAME_SCHEMA)
     pairs = mine(table, PairsConfig(max_pose_per_frame=0, both_orders=False))
     return [float(angle) for angle in pairs["angle_deg"].to_pylist()]
