@@ -191,11 +191,22 @@ FREIHAND21 = (
 )
 """MANO21's places in FreiHAND's order: finger by finger, from the wrist to the tip."""
 
+INTERHAND21 = (
+    *(f"{finger}{part}" for finger in _FINGERS for part in ("_tip", "3", "2", "1")),
+    "wrist",
+)
+"""One hand in InterHand2.6M's order: finger by finger, from the tip to the hand, the wrist last."""
+
+INTERHAND42 = tuple(f"{side}_{name}" for side in ("right", "left") for name in INTERHAND21)
+"""InterHand2.6M's joints: the right hand, then the left."""
+
 JOINT_SETS: dict[str, tuple[str, ...]] = {
     "smpl24": SMPL24,
     "coco17": COCO17,
     "mano21": MANO21,
     "freihand21": FREIHAND21,
+    "interhand21": INTERHAND21,
+    "interhand42": INTERHAND42,
     "h36m17": H36M17,
     "mpi17": MPI17,
     "mpi28": MPI28,

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from hpse_dist.data.importers import (
+    freihand,
     image_folder,
+    interhand,
     mpi_inf_3dhp,
     panoptic,
     rig,
@@ -41,4 +43,7 @@ IMPORTERS: dict[str, FrameSource] = {
     "threedpw": threedpw,
     "mpi_inf_3dhp": mpi_inf_3dhp,
     "panoptic": panoptic,
+    # hands
+    "freihand": freihand,
+    "interhand": interhand,
 }
