@@ -149,11 +149,12 @@ def _picture(entry: object) -> tuple[int, Picture]:
     if not isinstance(name, str):
         raise ValueError(f"file_name is {name!r}, not a name")
     width, height = (_integer(_field(entry, key), key) for key in ("width", "height"))
-    texts = [
-        sys.intern(str(_field(entry, k))) for k in ("subject", "capture", "seq_name", "camera")
-    ]
+    subject, capture, sequence, camera = (
+        sys.intern(str(_field(entry, key))) for key in ("subject", "capture", "seq_name", "camera")
+    )
     frame = _integer(_field(entry, "frame_idx"), "frame_idx")
-    return _integer(_field(entry, "id"), "id"), Picture(name, (width, height), *texts, frame)
+    number = _integer(_field(entry, "id"), "id")
+    return number, Picture(name, (width, height), subject, capture, sequence, camera, frame)
 
 
 def _annotate(picture: Picture, entry: object) -> None:

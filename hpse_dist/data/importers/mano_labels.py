@@ -19,7 +19,7 @@ class ManoLabels:
 
     def __init__(self, folder: Path) -> None:
         self._hand = load_hand(folder, "right")
-        self._mean = self._hand.hands_mean.numpy().astype(np.float64)
+        self._mean: np.ndarray = self._hand.hands_mean.numpy().astype(np.float64)
 
     def rest_wrist(self, betas: np.ndarray) -> np.ndarray:
         """(3,) the wrist of a hand of shape (10,) that is neither turned nor moved, metres."""
