@@ -180,12 +180,14 @@ class PartSynthesis(Objective):
 
     @torch.no_grad()
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
-        """pa_mpjpe and mpjpe of the pose, with no label seen (unless label_fraction is above 0),
-        and pa_mpjpe_mean of the unpaired poses' mean, mm; pa_mpjpe_made, the same of self-made
-        pictures: what is between the two is the way from made to real pictures; picture_error of
-        the synthesis."""
+        """In mm: pa_mpjpe and mpjpe of the pose, with no label seen (unless label_fraction is above
+        0); pa_mpjpe_expected, of limbs as predicted: short where they may point anywhere, as in a
+        mean of poses; pa_mpjpe_mean, of the unpaired poses' mean; pa_mpjpe_made, of self-made
+        pictures: what is between is the way from made to real ones. picture_error: the synthesis.
+        """
         target, source = batch["image"], batch["image_ref"]
-        seen, other = self.pose(target)[1], self.pose(source)[1]
+        (limbs, _), seen = self.pose(target)
+        other = self.pose(source)[1]
         made, chosen = self._coloured(batch | {"epoch": torch.zeros_like(batch["epoch"])}, 0)
         guess, every = self.pose(made)[1], torch.ones(chosen.joints.shape[:2]).bool()
         figures = {
@@ -197,6 +199,9 @@ class PartSynthesis(Objective):
             mean = self.unpaired.mean_joints.expand_as(true)
             figures |= {
                 "pa_mpjpe": pa_mpjpe(seen.joints, true, known),
+                "pa_mpjpe_expected": pa_mpjpe(
+                    place_limbs(limbs, self.unpaired.lengths), true, known
+                ),
                 "mpjpe": mpjpe(seen.joints, true, known),
                 "pa_mpjpe_mean": pa_mpjpe(mean, true, known),
             }
