@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from hpse_dist.data.importers import (
     freihand,
+    hagrid,
+    ho3d,
     image_folder,
     interhand,
     mpi_inf_3dhp,
@@ -44,6 +46,8 @@ IMPORTERS: dict[str, FrameSource] = {
     "mpi_inf_3dhp": mpi_inf_3dhp,
     "panoptic": panoptic,
     # hands
+    "ho3d": ho3d,
+    "hagrid": hagrid,
     "freihand": freihand,
     "interhand": interhand,
 }
