@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from hpse_dist.data.importers import (
+    aist,
     freihand,
     hagrid,
     ho3d,
+    human36m,
     image_folder,
     interhand,
     mpi_inf_3dhp,
+    mupots,
     panoptic,
     rig,
     threedpw,
@@ -45,6 +48,9 @@ IMPORTERS: dict[str, FrameSource] = {
     "threedpw": threedpw,
     "mpi_inf_3dhp": mpi_inf_3dhp,
     "panoptic": panoptic,
+    "human36m": human36m,
+    "aist": aist,
+    "mupots": mupots,
     # hands
     "ho3d": ho3d,
     "hagrid": hagrid,
