@@ -1,13 +1,13 @@
-"""Human3.6M as most people have it: frames cut from the videos, and the JSON annotation made for them.
+"""Human3.6M as most people have it: frames cut from the videos, and a JSON annotation of them.
 
     root/images/s_01_act_02_subact_01_ca_01/s_01_act_02_subact_01_ca_01_000001.jpg
     root/annotations/Human36M_subject1_camera.json
     root/annotations/Human36M_subject1_joint_3d.json
 
 The dataset's own poses are NASA CDF files, which this does not read. The JSON (of Moon et al.'s
-PoseNet and its successors) holds the same joints of the world and the cameras' calibration; what its
-Human36M_subject1_data.json adds, file names and boxes, follows from these. The lenses' distortion is
-not in it: near the border joints are a few pixels off.
+PoseNet and its successors) holds the same joints of the world and the cameras' calibration; what
+its Human36M_subject1_data.json adds, file names and boxes, follows from these. The lenses'
+distortion is not in it: near the picture's border joints are a few pixels off.
 """
 
 from __future__ import annotations
