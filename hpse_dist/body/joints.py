@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hpse_dist.body.picture_joints import PICTURE_SETS, WHOLEBODY_MORE
+
 SMPL24 = (
     "pelvis",
     "left_hip",
@@ -211,6 +213,8 @@ JOINT_SETS: dict[str, tuple[str, ...]] = {
     "mpi17": MPI17,
     "mpi28": MPI28,
     "panoptic19": PANOPTIC19,
+    "wholebody133": (*COCO17, *WHOLEBODY_MORE),
+    **PICTURE_SETS,
 }
 """Joint sets by name. A joint name in two sets is about the same place in both, not the same."""
 

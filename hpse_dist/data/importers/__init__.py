@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from hpse_dist.data.importers import (
     aist,
+    coco,
+    coco_wholebody,
     freihand,
     hagrid,
     ho3d,
@@ -21,6 +23,7 @@ from hpse_dist.data.importers import (
     mpi_inf_3dhp,
     mupots,
     panoptic,
+    posetrack18,
     rig,
     threedpw,
 )
@@ -56,4 +59,8 @@ IMPORTERS: dict[str, FrameSource] = {
     "hagrid": hagrid,
     "freihand": freihand,
     "interhand": interhand,
+    # pictures with 2D annotation
+    "coco": coco,
+    "coco_wholebody": coco_wholebody,
+    "posetrack18": posetrack18,
 }

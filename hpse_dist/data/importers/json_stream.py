@@ -1,0 +1,150 @@
+"""JSON files with long arrays, read one element at a time: memory holds one element.
+
+Annotation files of large datasets have hundreds of megabytes, and ten times that as objects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_CHUNK = 1 << 20
+_LARGEST = 1 << 26  # bytes of one element
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element of an array of the file, or the value of another of its keys."""
+
+    key: str
+    """The outermost object's key; empty where the outermost is an array."""
+    value: Any
+    """None where the element is not UTF-8."""
+    start: int
+    """Where its text begins, bytes."""
+    stop: int
+
+
+def elements(path: Path) -> Iterator[Element]:
+    """Elements of every array under the outermost object, or of the outermost array.
+
+    ValueError with one sentence where the file is not whole, or is no JSON.
+    """
+    with open(path, "rb") as file:
+        text = _Text(file, path)
+        if text.peek() == "[":
+            yield from text.array("")
+        else:
+            text.take("{")
+            while not text.ends("}"):
+                key = text.value("").value
+                text.take(":")
+                if text.peek() == "[":
+                    yield from text.array(str(key))
+                else:
+                    yield text.value(str(key))
+        if text.peek():
+            raise text.broken()
+
+
+def read_element(file: BinaryIO, start: int, stop: int) -> Any:
+    """The value of an element found by `elements`, read again; None where it is not UTF-8."""
+    file.seek(start)
+    return _parsed(file.read(stop - start))
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None
+
+
+class _Text:
+    """A window on the file; Latin-1, so that a character is a byte, and JSON's signs are ASCII."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._text, self._at, self._before = "", 0, 0
+        self._more()
+        if self._text.startswith("\xef\xbb\xbf"):
+            self._at = 3
+        self._first = True
+
+    def _more(self) -> bool:
+        """Read on, by as much again as waits, and forget what is behind; False at the end."""
+        data = self._file.read(max(_CHUNK, len(self._text) - self._at))
+        self._before += self._at
+        self._text, self._at = self._text[self._at :] + data.decode("latin-1"), 0
+        return bool(data)
+
+    def broken(self) -> ValueError:
+        return ValueError(
+            f"{self._path} is no whole JSON file: it breaks off or goes wrong after byte "
+            f"{self._before + self._at}; get it again"
+        )
+
+    def peek(self) -> str:
+        """The next sign that is no space; empty at the end."""
+        while True:
+            self._at = _end_of_space(self._text, self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def take(self, sign: str) -> None:
+        if self.peek() != sign:
+            raise self.broken()
+        self._at += 1
+        self._first = sign in "[{"
+
+    def ends(self, sign: str) -> bool:
+        """Whether an array or object ends here; else its next element does begin here."""
+        if self.peek() == sign:
+            self._at += 1
+            self._first = False
+            return True
+        if not self._first:
+            self.take(",")
+        self._first = False
+        return False
+
+    def array(self, key: str) -> Iterator[Element]:
+        self.take("[")
+        while not self.ends("]"):
+            yield self.value(key)
+        self._first = False
+
+    def value(self, key: str) -> Element:
+        """The value that begins here, once the text holds it and the sign after it."""
+        self.peek()
+        while True:
+            try:
+                value, stop = _DECODER.raw_decode(self._text, self._at)
+                if self._text[_end_of_space(self._text, stop) :][:1] in (",", "]", "}", ":"):
+                    break
+            except json.JSONDecodeError:
+                pass
+            except (ValueError, RecursionError):  # a number too long, brackets too deep
+                raise self.broken() from None
+            if len(self._text) - self._at > _LARGEST or not self._more():
+                raise self.broken()
+        raw = self._text[self._at : stop]
+        if not raw.isascii():
+            value = _parsed(raw.encode("latin-1"))
+        found = Element(key, value, self._before + self._at, self._before + stop)
+        self._at = stop
+        return found
+
+
+def _end_of_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    assert match is not None
+    return match.end()

@@ -1,0 +1,131 @@
+"""What readers of official distributions share: files that must be there, numbers that must hold.
+
+`Bad` says why one record is left out; ValueError says what a user has to put where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from hpse_dist.records import FrameRecord, Reject
+
+MOST_PIXELS = 1 << 26  # pictures beyond 67 megapixels are not believed
+_SPLITS = {"train": "train", "val": "val", "test": "test"}
+_SPLITS |= {"validation": "val", "minival": "val", "valminusminival": "train"}
+
+
+class Bad(ValueError):
+    """A record that cannot be used; the message is the reason its reject gives."""
+
+
+def required(path: Path, origin: str) -> Path:
+    """The path of a file or folder that a distribution has; ValueError names it where missing."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing; {origin}")
+    return path
+
+
+def inside(folder: Path, name: Any) -> Path:
+    """The path of a file that annotation names under a folder; Bad where it leads elsewhere."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise Bad(f"the file name is {_short(name)}, not a name")
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+        raise Bad(f"the file name {_short(name)} leads out of the dataset's folder")
+    return folder / parts
+
+
+def picture_at(folder: Path, name: Any) -> Path:
+    """`inside`, and the file is there."""
+    path = inside(folder, name)
+    if not path.is_file():
+        raise Bad(f"there is no picture {_short(name)} in {folder.name or folder}")
+    return path
+
+
+def numbers(value: Any, count: int, what: str) -> np.ndarray:
+    """A JSON list of `count` finite numbers as (count,) float64; Bad for anything else."""
+    if not isinstance(value, list | tuple):
+        raise Bad(f"{what} is {_short(value)}, not a list of {count} numbers")
+    if len(value) != count:
+        raise Bad(f"{what} has {len(value)} numbers, not {count}")
+    if not all(type(number) in (int, float) for number in value):
+        raise Bad(f"{what} holds what is not a number")
+    try:
+        result: np.ndarray = np.array(value, np.float64)
+    except OverflowError:
+        raise Bad(f"{what} holds a number beyond all bounds") from None
+    if not np.isfinite(result).all():
+        raise Bad(f"{what} holds NaN or infinity")
+    return result
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number, 0 or more; Bad for anything else."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int or value < 0:
+        raise Bad(f"{what} is {_short(value)}, not a whole number")
+    return value
+
+
+def picture_size(about: dict[str, Any]) -> tuple[int, int]:
+    """Height and width that annotation gives a picture; Bad where it gives none to believe."""
+    height, width = whole(about.get("height"), "height"), whole(about.get("width"), "width")
+    if not 0 < height * width <= MOST_PIXELS:
+        raise Bad(f"a picture of {width} x {height} pixels is not believed")
+    return height, width
+
+
+def box_of_joints(joints: np.ndarray, margin: float) -> tuple[float, float, float, float]:
+    """The box around the labelled of (J, 3) joints, wider by a share of its longer side."""
+    seen = joints[joints[:, 2] > 0, :2]
+    if len(seen) < 2:
+        raise Bad("there is no box, and fewer than two joints to put one around")
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    more = margin * float((high - low).max())
+    (x0, y0), (x1, y1) = (low - more).tolist(), (high + more).tolist()
+    return x0, y0, x1, y1
+
+
+def box_of(value: Any) -> tuple[float, float, float, float]:
+    """Corners of a box given as x, y, width, height."""
+    x, y, width, height = numbers(value, 4, "bbox").tolist()
+    if width <= 0 or height <= 0:
+        raise Bad("the box is empty")
+    return x, y, x + width, y + height
+
+
+def any_joint(joints: np.ndarray) -> np.ndarray:
+    """The joints, of which at least one is labelled."""
+    if not (joints[:, 2] > 0).any():
+        raise Bad("no joint is labelled")
+    return joints
+
+
+def split_of(name: str) -> str | None:
+    """The collection's word for a distribution's split; None where the collection is to choose."""
+    return _SPLITS.get(name)
+
+
+def each(
+    source: str, make: Callable[[], FrameRecord | Iterator[FrameRecord | Reject]]
+) -> Iterator[FrameRecord | Reject]:
+    """What `make` makes, or the reject that says why it could not."""
+    try:
+        made = make()
+        if isinstance(made, FrameRecord):
+            yield made
+        else:
+            yield from made
+    except Bad as reason:
+        yield Reject(source, str(reason))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
