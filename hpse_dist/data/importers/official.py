@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-
-from hpse_dist.records import FrameRecord, Reject
 
 MOST_PIXELS = 1 << 26  # pictures beyond 67 megapixels are not believed
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
@@ -110,20 +107,6 @@ def any_joint(joints: np.ndarray) -> np.ndarray:
 def split_of(name: str) -> str | None:
     """The collection's word for a distribution's split; None where the collection is to choose."""
     return _SPLITS.get(name)
-
-
-def each(
-    source: str, make: Callable[[], FrameRecord | Iterator[FrameRecord | Reject]]
-) -> Iterator[FrameRecord | Reject]:
-    """What `make` makes, or the reject that says why it could not."""
-    try:
-        made = make()
-        if isinstance(made, FrameRecord):
-            yield made
-        else:
-            yield from made
-    except Bad as reason:
-        yield Reject(source, str(reason))
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,110 @@
+"""Streams of JSON and outlines of people: the same as other readers', and hostile input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as reference
+
+from hpse_dist.data.importers import json_stream
+from hpse_dist.data.importers.json_stream import elements, read_element
+from hpse_dist.data.importers.official import Bad, inside
+from hpse_dist.data.importers.outlines import mask_of, run_lengths
+
+CONTENT = {
+    "info": {"by": "Jürgen", "list": [1, {"a": []}]},
+    "empty": [],
+    "images": [{"id": i, "name": f"bild_{i}_ä", "n": [1.5e-3] * i} for i in range(40)],
+    "number": 12345,
+    "annotations": [1, "zwei, ] }", None, True, 3.25],
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_elements_are_those_of_the_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk: int,
+    indent: int | None,
+    ascii_only: bool,
+) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(CONTENT, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
+    found = list(elements(path))
+    for key in ("images", "annotations"):
+        assert [e.value for e in found if e.key == key] == CONTENT[key]
+    assert [e.value for e in found if e.key == "number"] == [12345]
+    with open(path, "rb") as file:
+        assert all(read_element(file, e.start, e.stop) == e.value for e in found)
+
+
+def test_an_outermost_array(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(' [ {"a": 1} , 2 ] ')
+    assert [(e.key, e.value) for e in elements(path)] == [("", {"a": 1}), ("", 2)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "12", "{", '{"a"', '{"a": [1, 2', '{"a": [1 2]}', '{"a": [1,]}', "[1]x", '{"a": x}'),
+        *("[" * 100_000, '{"a": [' + "9" * 5000 + "]}", '{"a": 1 "b": 2}'),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is no whole JSON file"):
+        list(elements(path))
+
+
+def test_an_element_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "_LARGEST", 1000)
+    path = tmp_path / "a.json"
+    path.write_text('{"a": ["' + "x" * (1 << 21) + '"]}')
+    monkeypatch.setattr(json_stream, "_CHUNK", 100)
+    with pytest.raises(ValueError, match="no whole JSON file"):
+        list(elements(path))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_run_lengths_are_cocos() -> None:
+    numbers = np.random.default_rng(0)
+    for share in (0.02, 0.5, 0.97):
+        mask = numbers.random((37, 53)) < share
+        mask[5:30, 10:40] = share > 0.4
+        packed = reference.encode(np.asfortranarray(mask.astype(np.uint8)))
+        text = {"size": packed["size"], "counts": packed["counts"].decode()}
+        assert np.array_equal(run_lengths(text), mask)
+        plain = reference.frPyObjects({"size": [37, 53], "counts": [100, 61, 1800]}, 37, 53)
+        ours = run_lengths({"size": [37, 53], "counts": [100, 61, 1800]})
+        assert np.array_equal(ours, reference.decode(plain) > 0)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_polygons_are_cocos_up_to_their_border() -> None:
+    corners = [[20.3, 10.1, 80.2, 30.7, 60.0, 90.4, 15.5, 60.2], [100, 100, 130, 100, 115, 128.5]]
+    theirs = reference.decode(reference.merge(reference.frPyObjects(corners, 140, 150))) > 0
+    ours = mask_of(corners, 140, 150)
+    assert (ours & theirs).sum() / (ours | theirs).sum() > 0.95
+
+
+@pytest.mark.parametrize("counts", ["\x10", "é", "o", "ooooooooooooo0", 5, None, [-3, 28]])
+def test_hostile_run_lengths_are_refused(counts: object) -> None:
+    with pytest.raises(Bad):
+        run_lengths({"size": [5, 5], "counts": counts})
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", "..\\a.jpg", "C:\\a.jpg", "", None, "a\0b"]
+)
+def test_names_stay_inside(name: object) -> None:
+    with pytest.raises(Bad):
+        inside(Path("root"), name)
+    assert inside(Path("root"), "a/b.jpg") == Path("root/a/b.jpg")
