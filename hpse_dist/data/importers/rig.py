@@ -1,8 +1,9 @@
-"""Synchronised videos of one person from calibrated cameras (Anipose or Pose2Sim calibration).
+"""Synchronised videos of one person from calibrated cameras.
 
     root/
       calibration.toml     per camera a section [cam01]: name, size, matrix in pixels, distortions
-                           (OpenCV), rotation (Rodrigues), translation (world to camera), fisheye
+                           (OpenCV), rotation (Rodrigues), translation (world to camera), fisheye;
+                           or OpenCV's or EasyMocap's files, see rig_calibrations
       cam01.mp4 ...        one video per camera, its name contains the camera's
 
 Boxes come from a file, else from what moves before the still cameras, see `foreground`. A file of
@@ -38,7 +39,8 @@ class RigConfig:
     root: Path
     """The rig's folder."""
     calibration: Path = Path("calibration.toml")
-    """The calibration file, relative to the folder."""
+    """The calibration file, relative to the folder: TOML of Anipose or Pose2Sim, OpenCV's YAML, or
+    EasyMocap's intri.yml with extri.yml beside it."""
     videos: str = "*"
     """Which of the folder's files are its videos, as a glob pattern: `videos/*.mp4`."""
     boxes: Path | None = None

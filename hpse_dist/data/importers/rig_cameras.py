@@ -102,7 +102,7 @@ def read_calibration(path: Path, unit_m: float = 1.0) -> dict[str, Camera]:
     for section, values in sections.items():
         if section == "metadata" or not isinstance(values, dict):
             continue
-        camera = _camera(f"{path}, [{section}]", str(values.get("name", section)), values, unit_m)
+        camera = camera_of(f"{path}, [{section}]", str(values.get("name", section)), values, unit_m)
         if camera.name in cameras:
             raise ValueError(f"{path}: two cameras are named {camera.name!r}; rename one")
         cameras[camera.name] = camera
@@ -114,7 +114,8 @@ def read_calibration(path: Path, unit_m: float = 1.0) -> dict[str, Camera]:
     return cameras
 
 
-def _camera(where: str, name: str, values: dict[str, Any], unit_m: float) -> Camera:
+def camera_of(where: str, name: str, values: dict[str, Any], unit_m: float) -> Camera:
+    """The camera with these values, named as in the TOML files; ValueError begins with `where`."""
     size = _numbers(where, values, "size", [(2,)])
     matrix = _numbers(where, values, "matrix", [(3, 3)])
     fisheye = bool(values.get("fisheye", False))

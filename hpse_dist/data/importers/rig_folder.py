@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hpse_dist.data.importers.rig_calibrations import read_calibration
 from hpse_dist.data.importers.rig_cameras import (
     Camera,
     SizeMismatch,
     black_bars,
     fit_to_picture,
-    read_calibration,
 )
 from hpse_dist.data.importers.rig_videos import (
     Video,
