@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpse_dist.config import ConfigError, load
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.duplicates import across, check_list_name, counts, write_list
+from hpse_dist.data.leakage import CHECKS, guard
 from hpse_dist.prepare import prepare
 from hpse_dist.recipe import DataRecipe
 from pipelines import command_parser, progress_bar, run_command
@@ -18,16 +21,44 @@ def parser() -> argparse.ArgumentParser:
         "prepare",
         "Make a collection, its pairs and contact sheets; run again, it says that it is done.",
         "python -m pipelines.prepare configs/data/demo.yaml collection.crop_px=128\n"
-        "  python -m pipelines.prepare collections/demo --verify",
+        "  python -m pipelines.prepare collections/demo --verify\n"
+        "  python -m pipelines.prepare collections/rig --leakage collections/demo\n"
+        "  python -m pipelines.prepare collections/demo --duplicates twice.csv",
     )
     made.add_argument(
-        "recipe", type=Path, help="a YAML under configs/data (or, to verify, a folder)"
+        "recipe", type=Path, help="a YAML under configs/data (or, to look closer, a folder)"
     )
     made.add_argument("overrides", nargs="*", metavar="key=value", help="such as pairs.seed=1")
     made.add_argument(
         "--verify",
         action="store_true",
         help="check a finished collection: every file's sha256, every frame decoded",
+    )
+    made.add_argument(
+        "--leakage",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="compare its training frames with the held-out frames of these collections, and stamp "
+        "the result into its manifest; 1 where something leaks",
+    )
+    made.add_argument(
+        "--by", nargs="+", default=CHECKS, choices=CHECKS, help="what --leakage compares: all three"
+    )
+    made.add_argument(
+        "--duplicates",
+        type=Path,
+        metavar="LIST",
+        help="write a .csv or .parquet of pictures that are in it twice",
+    )
+    made.add_argument(
+        "--with",
+        type=Path,
+        nargs="+",
+        default=(),
+        dest="others",
+        metavar="FOLDER",
+        help="--duplicates: or also in these collections",
     )
     made.add_argument(
         "--overwrite", action="store_true", help="replace a collection made by another recipe"
@@ -38,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     if options.verify:
         verify(_folder(options))
+        return
+    if options.leakage:
+        leakage(_folder(options), options.leakage, tuple(options.by))
+        return
+    if options.duplicates:
+        duplicates(_folder(options), options.others, options.duplicates)
         return
     recipe = load(DataRecipe, options.recipe, options.overrides)
     known = recipe.folder() / "manifest.json"
@@ -70,6 +107,37 @@ def verify(folder: Path) -> None:
         names = ", ".join(dict.fromkeys(problem.partition(":")[0] for problem in problems))
         raise ValueError(f"{folder}: {len(problems)} bad of {len(files)} files ({names})")
     print(f"every file is as written, all {collection.num_frames} frames decode: {folder}")
+
+
+def leakage(folder: Path, others: Sequence[Path], checks: tuple[str, ...]) -> None:
+    """Print what the guard found for each of the others; ValueError where something leaks."""
+    collection = Collection.open(folder)
+    leaks = []
+    for judged in [Collection.open(other) for other in others]:
+        with progress_bar(None, f"hashes, {judged.name}", "frame") as bar:
+            found = guard(collection, judged, checks, bar.update)
+        if found.leaks:
+            leaks.append(found.sentence(folder.name))
+        else:
+            print(found.sentence(folder.name))
+        for example in found.examples:
+            print(f"  {example}")
+    if leaks:
+        raise ValueError("; ".join(leaks))
+    print(f"clean, and stamped into {folder / 'manifest.json'}")
+
+
+def duplicates(folder: Path, others: Sequence[Path], path: Path) -> None:
+    """Print how many pictures are there twice and write which."""
+    check_list_name(path)
+    opened = [Collection.open(other) for other in (folder, *others)]
+    with progress_bar(None, "hashes", "frame") as bar:
+        found = across(opened[0], opened[1:], bar.update)
+    for where, table in found:
+        told = ", ".join(f"{count} {what}" for what, count in counts(table).items())
+        print(f"{where}: {table.num_rows} duplicates ({told})")
+    write_list(found, path)
+    print(f"list: {path}")
 
 
 def summary(collection: Collection) -> list[str]:

@@ -1,0 +1,201 @@
+"""The leakage guard: whether what a source is pre-trained on shows what it will be judged on.
+
+The training frames of one collection are compared with the held-out frames of another: by picture
+(equal, recompressed, resized, slightly cropped), by the subjects' names and by the sequences'.
+Names mean something among frames of one importer only; those that frames of different importers
+share are told, and are no leak. The result is stamped into the first collection's manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from hpse_dist.data.collection import Collection
+from hpse_dist.data.duplicates import Frames, between
+from hpse_dist.data.publish import write_manifest
+
+KEY = "leakage"  # in a manifest: identity of the judged collection -> what was found
+CHECKS = ("pictures", "subjects", "sequences")
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What a collection's training frames share with the held-out frames of another."""
+
+    judged: str
+    """Name of the other collection."""
+    checked: str
+    """When, in UTC."""
+    checks: tuple[str, ...]
+    """What was compared."""
+    training_frames: int
+    held_out_frames: int
+    pictures: int
+    """Held-out frames whose picture is among the training frames."""
+    exact: int
+    """Those that are equal in every pixel."""
+    subjects: int
+    """Subjects of the held-out frames that are trained on."""
+    sequences: int
+    """Sequences likewise."""
+    frames: int
+    """Held-out frames that any of these touches."""
+    alike: int
+    """Names that different importers share: no leak, but worth a look."""
+    plain: int
+    """Held-out frames without contrast, of whose pictures nothing can be told."""
+    examples: tuple[str, ...] = ()
+    """A few of what was found."""
+
+    @property
+    def leaks(self) -> bool:
+        return self.frames > 0
+
+    def sentence(self, name: str) -> str:
+        """What was found, of the collection `name`."""
+        compared = ", ".join(self.checks)
+        if not self.leaks:
+            text = (
+                f"none of the {self.held_out_frames} held-out frames of {self.judged} leaks into "
+                f"{name} ({compared} compared with {self.training_frames} training frames)"
+            )
+        else:
+            found = {"picture": self.pictures, "subject": self.subjects, "sequence": self.sequences}
+            told = [f"{n} {what}{'s' if n > 1 else ''}" for what, n in found.items() if n]
+            text = (
+                f"{name} leaks into {self.judged}: {self.frames} of its {self.held_out_frames} "
+                f"held-out frames are touched, by {', '.join(told)} in common"
+            )
+        if self.alike:
+            text += f"; {self.alike} names are shared with another dataset, which may mean nothing"
+        return text
+
+
+def guard(
+    collection: Collection,
+    judged: Collection,
+    checks: tuple[str, ...] = CHECKS,
+    progress: Callable[[int], object] | None = None,
+) -> Leakage:
+    """Compare, and stamp the result into the manifest of `collection`."""
+    found = compare(collection, judged, checks, progress)
+    stamps = {**collection.manifest.get(KEY, {}), identity(judged): asdict(found)}
+    collection.manifest = {**collection.manifest, KEY: stamps}
+    write_manifest(collection.folder, collection.manifest)
+    return found
+
+
+def identity(collection: Collection) -> str:
+    """What tells a collection's frames from all others: the sha256 of frames.parquet."""
+    return str(collection.manifest["files"]["frames.parquet"]["sha256"])
+
+
+def compare(
+    collection: Collection,
+    judged: Collection,
+    checks: tuple[str, ...] = CHECKS,
+    progress: Callable[[int], object] | None = None,
+) -> Leakage:
+    """What the training frames of `collection` share with the held-out frames of `judged`.
+
+    Training frames are those of the split train, held-out frames those of all others; a judged
+    collection that is all train is taken as a test set, whole.
+    """
+    unknown = [name for name in checks if name not in CHECKS]
+    if unknown or not checks:
+        raise ValueError(f"what to compare must be among {', '.join(CHECKS)}, found {checks}")
+    training, held_out = _training(collection), _held_out(judged)
+    touched: np.ndarray = np.zeros(judged.num_frames, bool)
+    numbers = dict.fromkeys(("pictures", "exact", "plain", "subjects", "sequences", "alike"), 0)
+    examples: list[str] = []
+    if "pictures" in checks:
+        a, b = Frames.of(collection, training, progress), Frames.of(judged, held_out, progress)
+        table = between(a, b)
+        rows = np.searchsorted(judged.frames["sample_id"].to_numpy(), table["b"].to_numpy())
+        touched[rows] = True
+        numbers["pictures"] = len(np.unique(rows))
+        numbers["exact"] = len(np.unique(rows[table["exact"].to_numpy()]))
+        numbers["plain"] = int(b.hashes.plain.sum())
+        examples += _picture_examples(table)
+    for what in ("subject", "sequence"):
+        if f"{what}s" in checks:
+            shared, alike = _names(collection, training, judged, held_out, what)
+            named = named_frames(judged, what)[held_out]
+            touched[held_out[np.isin(named, list(shared))]] = True
+            numbers[f"{what}s"] = len(shared)
+            numbers["alike"] += alike
+            shown = sorted(name.partition("\n")[2] for name in shared)[:_EXAMPLES]
+            examples += [f"{what} {name}" for name in shown]
+    return Leakage(
+        judged=judged.name,
+        checked=datetime.now(UTC).isoformat(timespec="seconds"),
+        checks=checks,
+        training_frames=len(training),
+        held_out_frames=len(held_out),
+        frames=int(touched.sum()),
+        examples=tuple(examples),
+        **numbers,
+    )
+
+
+def _training(collection: Collection) -> np.ndarray:
+    rows = np.flatnonzero(_splits(collection) == "train")
+    if len(rows) == 0:
+        raise ValueError(f"{collection.folder}: no frame of the split train, nothing to compare")
+    return rows
+
+
+def _held_out(judged: Collection) -> np.ndarray:
+    rows = np.flatnonzero(_splits(judged) != "train")
+    return rows if len(rows) else np.arange(judged.num_frames)
+
+
+def _splits(collection: Collection) -> np.ndarray:
+    return np.asarray(collection.frames["split"].to_pylist())
+
+
+def _picture_examples(table: pa.Table) -> list[str]:
+    return [
+        f"{row['source_b']} is {row['source_a']}"
+        + ("" if row["exact"] else f" (correlation {row['correlation']:.3f})")
+        for row in table.slice(0, _EXAMPLES).to_pylist()
+    ]
+
+
+def named_frames(collection: Collection, what: str) -> np.ndarray:
+    """Of each frame the importer and the name of its subject or sequence, '' without a name.
+
+    (N,) of 'importer\\nname'. Of a merged collection with frames of several importers, names carry
+    their importer already, as 'importer/name'.
+    """
+    importer = collection.manifest["importer"]
+    parts = {part["importer"] for part in collection.manifest["details"].get("parts", ())}
+    names = []
+    for name in collection.frames[what].to_pylist():
+        before, _, after = name.partition("/")
+        of = (before, after) if len(parts) > 1 and before in parts else (importer, name)
+        names.append("\n".join(of) if name else "")
+    return np.asarray(names)
+
+
+def _names(
+    collection: Collection,
+    training: np.ndarray,
+    judged: Collection,
+    held_out: np.ndarray,
+    what: str,
+) -> tuple[set[str], int]:
+    """(names in both, of one importer; how many more are only spelt alike)."""
+    here, there = (
+        set(named_frames(one, what)[rows].tolist()) - {""}
+        for one, rows in ((collection, training), (judged, held_out))
+    )
+    shared = here & there
+    bare = {name.partition("\n")[2] for name in here - shared}
+    return shared, sum(name.partition("\n")[2] in bare for name in there - shared)
