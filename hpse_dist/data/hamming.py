@@ -77,7 +77,7 @@ def _expanded(
 
     def piece(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         counts = count[start:stop]
-        bucket = np.repeat(np.arange(start, stop), counts)
+        bucket: np.ndarray = np.repeat(np.arange(start, stop), counts)
         inside = np.arange(len(bucket)) - np.repeat(np.cumsum(counts) - counts, counts)
         return bucket // per_query, low[bucket] + inside
 
