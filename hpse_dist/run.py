@@ -25,6 +25,7 @@ from hpse_dist import objectives, tasks
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.config import build, dump
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.feed import Feed, make_feed
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
@@ -270,7 +271,11 @@ def _card(
     for use in recipe.collections:
         manifest = Collection.open(located(use.path)).manifest
         facts_of = ("importer", "licence", "commercial", "citation")
-        data.append({"name": use.path.name, **{key: manifest[key] for key in facts_of}})
+        about = {key: manifest[key] for key in facts_of}
+        frames = manifest["files"]["frames.parquet"]["sha256"]  # tells it from its namesakes
+        found = {"leakage": manifest[LEAKAGE]} if LEAKAGE in manifest else {}
+        name = {"name": use.path.name, "path": str(use.path), "frames": frames}
+        data.append({**name, **about, **found})
     return {
         "name": recipe.name,
         "kind": facts["kind"],

@@ -15,6 +15,8 @@ from hpse_dist.config import ConfigError
 from hpse_dist.protocols import PROTOCOLS, named
 from hpse_dist.protocols.files import score_files
 from hpse_dist.report import write_report
+from hpse_dist.report.lineage import commercial
+from hpse_dist.report.runs import read_study
 from hpse_dist.report.tables import figure, metric
 from pipelines import command_parser, run_command
 
@@ -25,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "Make one self-contained HTML page, with tables as CSV beside it, from what runs left in "
         "their folders. Or score a file of predictions, ours or anybody's, by a named protocol.",
         "python -m pipelines.report runs/demo\n"
+        "  python -m pipelines.report runs/demo --commercial\n"
         "  python -m pipelines.report score pred.json freihand/ --protocol freihand",
     )
     made.add_argument("folder", type=Path, help="a study's folder, or one run's; or the word score")
@@ -33,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, help="the page; otherwise report.html in the folder")
     made.add_argument("--protocol", help=f"for score: {', '.join(PROTOCOLS)}")
+    made.add_argument(
+        "--commercial",
+        action="store_true",
+        help="only say whether all licences behind it, those of its sources included, allow "
+        "commercial use; 1 where one does not",
+    )
     made.add_argument(
         "--regressor", type=Path, help="for score: the .npy that makes joints of a mesh's vertices"
     )
@@ -66,6 +75,9 @@ def main(options: argparse.Namespace) -> None:
         return
     if options.files or options.protocol or options.regressor:
         raise ConfigError("more than a folder: files and --protocol belong to the word score")
+    if options.commercial:
+        print(commercial(read_study(options.folder)))
+        return
     page = write_report(options.folder, options.out)
     size = page.stat().st_size / 1e6
     tables = page.with_name(f"{page.stem}-tables")

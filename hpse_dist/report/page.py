@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from hpse_dist import __version__
 from hpse_dist.report import figures
+from hpse_dist.report.lineage import data_section, leak_warnings
 from hpse_dist.report.meanings import protocol_text
 from hpse_dist.report.pictures import BUDGET_BYTES, Wanted, embed
 from hpse_dist.report.runs import Run, Study
@@ -61,6 +62,8 @@ def render(study: Study) -> str:
         "curves": _curves(study, ink),
         "predictions": predictions,
         "pretraining": pretraining,
+        "data": data_section(study),
+        "leaks": leak_warnings(study),
         "cost": _cost(study),
         "recipes": _recipes(study),
         "environments": _environments(study),
@@ -71,6 +74,7 @@ def render(study: Study) -> str:
         "curves": ("Curves", context["curves"]),
         "predictions": ("Predictions", predictions),
         "pretraining": ("Pre-training", pretraining),
+        "data": ("Data", context["data"]),
         "cost": ("Cost", True),
         "recipes": ("Recipes", True),
         "versions": ("Where it ran", True),
