@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import hpse_dist
 from hpse_dist.config import digest, to_dict
 from hpse_dist.data import beton
-from hpse_dist.data.crops import CollectionConfig, Pictures, Unusable, prepare_frame
+from hpse_dist.data.crops import CollectionConfig, Pictures, StoredFrame, Unusable, prepare_frame
 from hpse_dist.data.publish import file_entry, partial_folder, publish, write_manifest
 from hpse_dist.data.shards import REJECT_SCHEMA, Fields, ShardWriter, TableWriter, shard_spec
 from hpse_dist.records import FrameRecord, Provenance, Reject
@@ -246,19 +246,21 @@ def find_finished(
 
 def write_collection(
     folder: Path | str,
-    records: Iterable[FrameRecord | Reject],
+    records: Iterable[FrameRecord | StoredFrame | Reject],
     config: CollectionConfig,
     provenance: Provenance,
     progress: Progress | None = None,
     *,
     recipe_digest: str = "",
     overwrite: bool = False,
+    known_fields: Fields | None = None,
 ) -> Collection:
     """Crop, store, verify and publish a stream of records; memory holds one shard's frames.
 
     `recipe_digest` identifies what decides the result (default: config and provenance). A finished
     collection of the same digest is returned untouched and `records` is not read. `progress` is
-    called with 1 for each record. ValueError or OSError: nothing is published.
+    called with 1 for each record. Stored frames, cropped before, are taken as they are, and
+    `known_fields` are shapes of their labels. ValueError or OSError: nothing is published.
     """
     folder = Path(folder)
     recipe_digest = recipe_digest or digest({**to_dict(config), "by": to_dict(provenance)})
@@ -269,7 +271,7 @@ def write_collection(
         finished = find_finished(folder, recipe_digest, overwrite)
         if finished is not None:  # by another process, meanwhile
             return finished
-        shards, counts = _store(partial, records, config, progress)
+        shards, counts = _store(partial, records, config, progress, known_fields or {})
         manifest = {
             "schema": SCHEMA_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -292,9 +294,10 @@ def write_collection(
 
 def _store(
     partial: Path,
-    records: Iterable[FrameRecord | Reject],
+    records: Iterable[FrameRecord | StoredFrame | Reject],
     config: CollectionConfig,
     progress: Progress | None,
+    known_fields: Fields,
 ) -> tuple[ShardWriter, dict[str, Any]]:
     """Write shards, frames.parquet and rejects.parquet; returns the writer and the counts."""
     rejects, pictures = _Rejects(partial / "rejects.parquet"), Pictures()
@@ -304,15 +307,20 @@ def _store(
         contextlib.closing(records) if isinstance(records, Generator) else contextlib.nullcontext()
     )
     with source, ShardWriter(partial, config) as shards:
+        shards.layout.know(known_fields)
         for record in records:
             try:
                 if isinstance(record, Reject):
                     rejects.add(record)
                 else:
-                    split = splits.of(record)
-                    shards.add(prepare_frame(record, config, pictures), split)
+                    if isinstance(record, StoredFrame):
+                        stored, split = record, record.about["split"]
+                    else:
+                        split = splits.of(record)
+                        stored = prepare_frame(record, config, pictures)
+                    shards.add(stored, split)
                     for kind in ("subject", "sequence", "camera"):
-                        seen[kind, getattr(record, kind)] += 1
+                        seen[kind, stored.about[kind]] += 1
                     seen["split", split] += 1
             except Unusable as reason:
                 rejects.add(Reject(record.source, str(reason)))

@@ -129,6 +129,11 @@ class StoredFrame:
     about: dict[str, Any]
     """Its row of frames.parquet, but for sample_id, shard, row and split."""
 
+    @property
+    def source(self) -> str:
+        """Where it comes from, for messages."""
+        return str(self.about["source"])
+
 
 class Pictures:
     """Reads image files; keeps the last, since people of one picture come one after another."""

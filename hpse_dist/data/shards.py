@@ -108,6 +108,11 @@ class Layout:
         if "label" in config.labels:
             self._shapes["label"] = ((), "int64")
 
+    def know(self, fields: Fields) -> None:
+        """Shapes of labels that frames of later shards may be the first to carry."""
+        flags = ("person", "has_body", "has_parts")  # which `fields` adds
+        self._shapes.update({name: kind for name, kind in fields.items() if name not in flags})
+
     def admit(self, frame: StoredFrame) -> None:
         """Learn a frame's labels, drop those not wanted; raises Unusable where a shape differs."""
         for group, names in GROUPS.items():

@@ -230,8 +230,8 @@ def commercial(study: Study) -> str:
                 told = f"{part.what} {part.name} (licence: {part.licence}) {verb} commercial use"
                 culprits.setdefault(told, set()).add(part.via)
     if culprits:
-        told = [f"{what}, used by {', '.join(sorted(by))}" for what, by in culprits.items()]
-        raise ValueError(f"{study.name} must not be used commercially: {'; '.join(told)}")
+        named = [f"{what}, used by {', '.join(sorted(by))}" for what, by in culprits.items()]
+        raise ValueError(f"{study.name} must not be used commercially: {'; '.join(named)}")
     names = ", ".join(f"{what} {name}" for what, name in sorted(seen)) or "random starts alone"
     return (
         f"nothing forbids commercial use of {study.name}: {names} (licences of data and weights; "

@@ -1,0 +1,243 @@
+"""Collections made of collections: a part of one, several as one, or one with other splits.
+
+Licences, citations and labels are kept; what was left out is in rejects.parquet with its reason; a
+subject is in one split. Pictures are stored anew (JPEG is encoded once more). Pairs are mined anew
+by the rules of the first collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpse_dist.config import build
+from hpse_dist.data.collection import Collection, write_collection
+from hpse_dist.data.crops import GROUPS, StoredFrame
+from hpse_dist.data.leakage import identity, named_frames
+from hpse_dist.data.pairs import PairsConfig, write_pairs
+from hpse_dist.records import Provenance, Reject
+
+ORDER = ("train", "val", "test")  # of a subject's splits in several collections the last counts
+_CHUNK = 64
+Progress = Callable[[int], object]
+
+
+def subset(
+    collection: Collection,
+    folder: Path,
+    keep: dict[str, tuple[str, ...]],
+    progress: Progress | None = None,
+) -> Collection:
+    """The frames whose columns are among the given values: {'split': ('train',), ...}."""
+    chosen: np.ndarray = np.ones(collection.num_frames, bool)
+    for column, values in keep.items():
+        if column not in ("subject", "sequence", "camera", "track", "split"):
+            raise ValueError(
+                f"frames are chosen by subject, sequence, camera, track or split, found {column}"
+            )
+        present = np.asarray(collection.frames[column].to_pylist())
+        absent = sorted(set(values) - set(present.tolist()))
+        if absent:
+            raise ValueError(f"{collection.folder}: no frame of {column} {', '.join(absent)}")
+        chosen &= np.isin(present, values)
+    if not chosen.any():
+        raise ValueError(f"{collection.folder}: no frame is left by {keep}")
+    how = {"subset_of": collection.name, "frames": identity(collection), "keep": keep}
+    provenance = _provenance(collection, {"derived": how})
+    splits = {name: split for name, split in zip(*_subjects(collection), strict=True)}
+    stream = _frames(collection, np.flatnonzero(chosen), splits, "")
+    return _written(folder, [collection], stream, provenance, progress)
+
+
+def merge(
+    collections: Sequence[Collection], folder: Path, progress: Progress | None = None
+) -> Collection:
+    """All frames of several collections; those of a held-out subject are not trained on.
+
+    Frames that are in an earlier one already are left out. ValueError where their crops or labels
+    differ in kind.
+    """
+    _check_alike(collections)
+    parts = [part for one in collections for part in _parts(one)]
+    importers = sorted({part["importer"] for part in parts})
+    licences = dict.fromkeys(f"{part['name']}: {part['licence']}" for part in parts)
+    provenance = Provenance(
+        importer=importers[0] if len(importers) == 1 else "merged",
+        licence="; ".join(licences),
+        commercial=all(part["commercial"] is True for part in parts),
+        citation="; ".join(dict.fromkeys(part["citation"] for part in parts)),
+        joint_set=collections[0].manifest["joint_set"],
+        details={"parts": parts},
+    )
+    splits: dict[str, str] = {}
+    for one in collections:
+        for name, split in zip(*_subjects(one), strict=True):
+            known = splits.setdefault(name, split)
+            splits[name] = max(known, split, key=ORDER.index)
+
+    def stream() -> Iterator[StoredFrame | Reject]:
+        seen: set[tuple[Any, ...]] = set()
+        for one in collections:
+            prefix = "/" if len(importers) > 1 else ""
+            for frame in _frames(one, np.arange(one.num_frames), splits, prefix):
+                if isinstance(frame, StoredFrame):
+                    about = frame.about
+                    names = (about[key] for key in ("subject", "sequence", "camera", "source"))
+                    mark = (*names, about["time"], *about["box"])
+                    if mark in seen:
+                        frame = Reject(about["source"], "in an earlier collection already")
+                    seen.add(mark)
+                yield frame
+
+    return _written(folder, collections, stream(), provenance, progress)
+
+
+def split(
+    collection: Collection,
+    folder: Path,
+    held_out: dict[str, tuple[str, ...]],
+    progress: Progress | None = None,
+) -> Collection:
+    """The same frames with other splits: {'val': subjects, 'test': subjects}, all others train."""
+    names, _ = _subjects(collection)
+    assigned = {name: "train" for name in names}
+    bare = {name.partition("\n")[2]: name for name in names}
+    for where, subjects in held_out.items():
+        if where not in ORDER:
+            raise ValueError(f"a split is one of {', '.join(ORDER)}, found {where}")
+        for subject in subjects:
+            if subject not in bare:
+                raise ValueError(f"{collection.folder}: no subject {subject}")
+            if assigned[bare[subject]] not in ("train", where):
+                raise ValueError(f"subject {subject} cannot be in two splits")
+            assigned[bare[subject]] = where
+    how = {"split_of": collection.name, "frames": identity(collection), "held_out": held_out}
+    provenance = _provenance(collection, {"derived": how})
+    rows = np.arange(collection.num_frames)
+    stream = _frames(collection, rows, assigned, "", resplit=True)
+    return _written(folder, [collection], stream, provenance, progress)
+
+
+def _written(
+    folder: Path,
+    collections: Sequence[Collection],
+    stream: Iterator[StoredFrame | Reject],
+    provenance: Provenance,
+    progress: Progress | None,
+) -> Collection:
+    """Publish a stream of stored frames and mine its pairs; a folder that is there is an error."""
+    if folder.exists():
+        raise ValueError(f"{folder}: exists already; name another folder")
+    fields = {name: kind for one in collections for name, kind in one.fields.items()}
+    config = replace(collections[0].config, labels=())
+    made = write_collection(folder, stream, config, provenance, progress, known_fields=fields)
+    rules = collections[0].manifest.get("pairs")
+    return write_pairs(made, build(PairsConfig, rules["config"])) if rules else made
+
+
+def _provenance(collection: Collection, details: dict[str, Any]) -> Provenance:
+    manifest = collection.manifest
+    names = ("importer", "licence", "commercial", "citation", "joint_set")
+    return Provenance(
+        **{name: manifest[name] for name in names}, details={**manifest["details"], **details}
+    )
+
+
+def _parts(collection: Collection) -> list[dict[str, Any]]:
+    """What a collection was merged of, or itself."""
+    manifest = collection.manifest
+    own = {key: manifest[key] for key in ("importer", "licence", "commercial", "citation")}
+    whole = {"name": collection.name, **own, "frames": identity(collection)}
+    return manifest["details"].get("parts") or [{**whole, "details": manifest["details"]}]
+
+
+def _subjects(collection: Collection) -> tuple[list[str], list[str]]:
+    """(who each frame shows, its split); without a subject's name, the sequence's."""
+    subjects, sequences = (named_frames(collection, what) for what in ("subject", "sequence"))
+    names = np.where(subjects == "", sequences, subjects)
+    return names.tolist(), collection.frames["split"].to_pylist()
+
+
+def _check_alike(collections: Sequence[Collection]) -> None:
+    """ValueError unless crops, joints and the shapes of labels are the same."""
+    if len(collections) < 2:
+        raise ValueError("merging needs two collections or more")
+    first = collections[0]
+    for other in collections[1:]:
+        for key in ("crop_px", "box_scale", "label_px"):
+            mine, its = getattr(first.config, key), getattr(other.config, key)
+            if mine != its:
+                raise ValueError(
+                    f"{other.folder}: {key} is {its}, of {first.folder} {mine}; prepare one again"
+                )
+        mine, its = first.manifest["joint_set"], other.manifest["joint_set"]
+        if mine != its:
+            raise ValueError(
+                f"{other.folder}: joints are {its}, of {first.folder} {mine}; they do not mix"
+            )
+        for name in first.fields.keys() & other.fields.keys():
+            if first.fields[name] != other.fields[name]:
+                raise ValueError(
+                    f"{other.folder}: {name} is {other.fields[name]}, of {first.folder} "
+                    f"{first.fields[name]}"
+                )
+
+
+def _frames(
+    collection: Collection,
+    rows: np.ndarray,
+    splits: dict[str, str],
+    prefix: str,
+    resplit: bool = False,
+) -> Iterator[StoredFrame | Reject]:
+    """Frames as they were given to their writer, in the order of their ids."""
+    who, _ = _subjects(collection)
+    sequences = named_frames(collection, "sequence")
+    names = ["image", *collection.label_fields]
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        abouts = collection.frames.take(part).to_pylist()
+        stored = collection.read([about["sample_id"] for about in abouts], names)
+        for index, (row, about) in enumerate(zip(part.tolist(), abouts, strict=True)):
+            wanted = splits[who[row]]
+            if about["split"] != wanted and not resplit:
+                reason = f"its subject is in split {wanted} of another collection"
+                yield Reject(about["source"], f"{reason}, here it is in {about['split']}")
+                continue
+            if prefix:
+                if about["subject"]:
+                    about["subject"] = who[row].replace("\n", prefix)
+                about["sequence"] = str(sequences[row]).replace("\n", prefix)
+            about["split"] = wanted
+            yield StoredFrame(
+                _row({n: values[index] for n, values in stored.items()}, about), about
+            )
+
+
+def _row(row: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Without the labels that this frame lacks, which are stored as zeros."""
+    lacking = {
+        name for group, names in GROUPS.items() if not about[f"has_{group}"] for name in names
+    }
+    if about["K"] is None:
+        lacking.add("intrinsics")
+    return {
+        name: value
+        for name, value in row.items()
+        if name not in lacking and not name.startswith("has_")
+    }
+
+
+def keys_and_values(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """`key=a,b` as {key: (a, b)}."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not values:
+            raise ValueError(f"needed as key=value,value, found {text!r}")
+        found[key] = (*found.get(key, ()), *values.split(","))
+    return found

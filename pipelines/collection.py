@@ -1,0 +1,60 @@
+"""`python -m pipelines.collection subset | merge | split`: collections made of collections."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hpse_dist.config import ConfigError
+from hpse_dist.data.collection import Collection
+from hpse_dist.data.derive import keys_and_values, merge, split, subset
+from pipelines import command_parser, progress_bar, run_command
+from pipelines.prepare import summary
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command_parser(
+        "collection",
+        "Make a part of a collection, merge several, or split one anew. Licences, labels and "
+        "reasons go along, a subject stays in one split, and pairs are mined again.",
+        "python -m pipelines.collection subset collections/demo collections/some split=train\n"
+        "  python -m pipelines.collection merge collections/a collections/b collections/both\n"
+        "  python -m pipelines.collection split collections/demo collections/new val=s00001,s00002",
+    )
+    made.add_argument("action", choices=("subset", "merge", "split"))
+    made.add_argument(
+        "what",
+        nargs="+",
+        metavar="FOLDER | key=value,value",
+        help="the collections, the new one last; then what to keep by subject, sequence, camera, "
+        "track or split, or which subjects are held out as val or test",
+    )
+    return made
+
+
+def main(options: argparse.Namespace) -> None:
+    choice = keys_and_values([text for text in options.what if "=" in text])
+    folders = [Path(text) for text in options.what if "=" not in text]
+    if (options.action == "merge") == bool(choice):
+        raise ConfigError(
+            f"{options.action} takes "
+            + ("folders only" if choice else "key=value,value as well, such as split=train")
+        )
+    if len(folders) < 2 or (options.action != "merge" and len(folders) > 2):
+        raise ConfigError(f"{options.action} needs the folders it reads and, last, the new one")
+    sources, folder = [Collection.open(path) for path in folders[:-1]], folders[-1]
+    with progress_bar(sum(one.num_frames for one in sources), folder.name, "frame") as bar:
+        if options.action == "merge":
+            made = merge(sources, folder, bar.update)
+        elif options.action == "subset":
+            made = subset(sources[0], folder, choice, bar.update)
+        else:
+            made = split(sources[0], folder, choice, bar.update)
+    for line in summary(made):
+        print(line)
+    print(f"done: {made.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, parser()))

@@ -1,0 +1,134 @@
+"""Parts of collections, several as one, other splits: what must be kept is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
+from hpse_dist.data.derive import merge, split, subset
+from hpse_dist.data.leakage import compare
+from hpse_dist.data.pairs import PairsConfig, write_pairs
+from hpse_dist.records import Provenance
+from pipelines import collection as command
+from pipelines import run_command
+from tests.data import made_rig
+from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.usefixtures("plain_shards")
+FREE = made_rig.PROVENANCE
+LAB = replace(FREE, importer="lab", licence="research only", commercial=False, citation="a paper")
+
+
+def made(
+    folder: Path, subjects: dict[int, str], provenance: Provenance = FREE, labels: bool = True
+) -> Collection:
+    """Subjects by number with their splits."""
+    records = []
+    for record in made_rig.frames(max(subjects) + 1, moments=3, cameras=2, labels=labels):
+        number = int(record.subject[1:])
+        if number in subjects:
+            records.append(replace(record, split=subjects[number]))
+    config = CollectionConfig(
+        crop_px=32, label_px=16, min_side_px=20, frames_per_shard=8, image_mode="raw"
+    )
+    return write_pairs(write_collection(folder, records, config, provenance), PairsConfig())
+
+
+def splits(collection: Collection) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in collection.frames.select(["subject", "split"]).to_pylist():
+        found.setdefault(row["subject"], set()).add(row["split"])
+    return found
+
+
+def test_a_subset_keeps_everything_of_the_frames_it_keeps(tmp_path):
+    whole = made(tmp_path / "whole", {0: "train", 1: "train", 2: "val"}, LAB)
+    part = subset(whole, tmp_path / "part", {"subject": ("s1", "s2"), "camera": ("cam0", "cam1")})
+    assert part.num_frames == 12 and part.verify() == []
+    assert splits(part) == {"s1": {"train"}, "s2": {"val"}}
+    for key in ("importer", "licence", "commercial", "citation", "joint_set", "fields"):
+        assert part.manifest[key] == whole.manifest[key]
+    assert part.manifest["details"]["derived"]["subset_of"] == "whole"
+    old = np.flatnonzero(np.asarray(whole.frames["subject"].to_pylist()) != "s0")
+    names = ["image", *whole.label_fields]
+    before, after = whole.read(old, names), part.read(np.arange(12), names)
+    assert all(np.array_equal(before[name], after[name]) for name in names)
+    dropped = ["sample_id", "shard", "row"]
+    assert whole.frames.take(old).drop_columns(dropped) == part.frames.drop_columns(dropped)
+    assert part.manifest["pairs"]["config"] == whole.manifest["pairs"]["config"]
+    assert part.pairs.num_rows > 0
+    with pytest.raises(ValueError, match="no frame of subject s9"):
+        subset(whole, tmp_path / "none", {"subject": ("s9",)})
+    with pytest.raises(ValueError, match="exists already"):
+        subset(whole, tmp_path / "part", {"subject": ("s1",)})
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "part"}
+
+
+def test_merging_one_dataset_never_trains_on_a_held_out_subject(tmp_path):
+    one = made(tmp_path / "one", {0: "train", 1: "train"})
+    two = made(tmp_path / "two", {1: "val", 2: "train"})
+    both = merge([one, two], tmp_path / "both")
+    assert splits(both) == {"s0": {"train"}, "s1": {"val"}, "s2": {"train"}}
+    assert both.num_frames == 18 and both.verify() == []
+    reasons = set(both.rejects["reason"].to_pylist())
+    assert reasons == {"its subject is in split val of another collection, here it is in train"}
+    again = merge([one, made(tmp_path / "copy", {0: "train"})], tmp_path / "again")
+    assert again.num_frames == 12
+    assert set(again.rejects["reason"].to_pylist()) == {"in an earlier collection already"}
+
+
+def test_merging_datasets_keeps_people_licences_and_labels_apart(tmp_path):
+    free = made(tmp_path / "free", {0: "train"}, labels=False)
+    lab = made(tmp_path / "lab", {0: "val", 1: "train"}, LAB)
+    both = merge([free, lab], tmp_path / "both")
+    assert splits(both) == {"made/s0": {"train"}, "lab/s0": {"val"}, "lab/s1": {"train"}}
+    manifest = both.manifest
+    assert manifest["commercial"] is False and manifest["importer"] == "merged"
+    assert manifest["licence"] == "free: CC0-1.0; lab: research only"
+    assert [part["name"] for part in manifest["details"]["parts"]] == ["free", "lab"]
+    assert "joints3d" in both.fields  # which the first shards' frames do not carry
+    assert both.frames["has_body"].to_pylist() == [False] * 6 + [True] * 12
+    found = compare(both, made(tmp_path / "test", {1: "test"}, LAB), ("subjects",))
+    assert found.subjects == 1  # known under its own name
+    deeper = merge([both, made(tmp_path / "more", {5: "train"})], tmp_path / "deeper")
+    assert set(splits(deeper)) == {"made/s0", "lab/s0", "lab/s1", "made/s5"}
+    assert len(deeper.manifest["details"]["parts"]) == 3
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path):
+    one = made(tmp_path / "one", {0: "train"})
+    with pytest.raises(ValueError, match="joints are hand21"):
+        merge(
+            [one, made(tmp_path / "two", {1: "train"}, replace(LAB, joint_set="hand21"))],
+            one.folder,
+        )
+    with pytest.raises(ValueError, match="two collections or more"):
+        merge([one], tmp_path / "both")
+
+
+def test_other_splits(tmp_path):
+    whole = made(tmp_path / "whole", {0: "train", 1: "val", 2: "train"})
+    new = split(whole, tmp_path / "new", {"val": ("s0",), "test": ("s2",)})
+    assert splits(new) == {"s0": {"val"}, "s1": {"train"}, "s2": {"test"}}
+    with pytest.raises(ValueError, match="s0 cannot be in two splits"):
+        split(whole, tmp_path / "bad", {"val": ("s0",), "test": ("s0",)})
+    with pytest.raises(ValueError, match="no subject s7"):
+        split(whole, tmp_path / "bad", {"val": ("s7",)})
+
+
+def test_command(tmp_path, capsys):
+    whole = made(tmp_path / "whole", {0: "train", 1: "val"})
+
+    def run(*arguments: object) -> int:
+        return run_command(command.main, command.parser(), [str(text) for text in arguments])
+
+    assert run("subset", whole.folder, tmp_path / "part", "split=train") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"done: {tmp_path / 'part'}"
+    assert run("split", whole.folder, tmp_path / "new", "test=s0,s1") == 0
+    assert run("merge", tmp_path / "part", whole.folder, tmp_path / "both") == 0
+    for arguments in (("merge", whole.folder), ("subset", whole.folder, tmp_path / "x")):
+        assert run(*arguments) == 2
