@@ -117,7 +117,8 @@ def compare(
     if "pictures" in checks:
         a, b = Frames.of(collection, training, progress), Frames.of(judged, held_out, progress)
         table = between(a, b)
-        rows = np.searchsorted(judged.frames["sample_id"].to_numpy(), table["b"].to_numpy())
+        ids: np.ndarray = judged.frames["sample_id"].to_numpy()
+        rows: np.ndarray = np.searchsorted(ids, table["b"].to_numpy())
         touched[rows] = True
         numbers["pictures"] = len(np.unique(rows))
         numbers["exact"] = len(np.unique(rows[table["exact"].to_numpy()]))
