@@ -118,7 +118,8 @@ def compare(
         a, b = Frames.of(collection, training, progress), Frames.of(judged, held_out, progress)
         table = between(a, b)
         ids: np.ndarray = judged.frames["sample_id"].to_numpy()
-        rows: np.ndarray = np.searchsorted(ids, table["b"].to_numpy())
+        found = table["b"].to_numpy()
+        rows: np.ndarray = np.asarray(np.searchsorted(ids, found))
         touched[rows] = True
         numbers["pictures"] = len(np.unique(rows))
         numbers["exact"] = len(np.unique(rows[table["exact"].to_numpy()]))
