@@ -213,6 +213,8 @@ def _frames(
                     about["subject"] = who[row].replace("\n", prefix)
                 about["sequence"] = str(sequences[row]).replace("\n", prefix)
             about["split"] = wanted
+            for group in GROUPS:  # collections of before know fewer
+                about.setdefault(f"has_{group}", False)
             yield StoredFrame(
                 _row({n: values[index] for n, values in stored.items()}, about), about
             )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
@@ -108,6 +109,14 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
         )
     with pytest.raises(ValueError, match="two collections or more"):
         merge([one], tmp_path / "both")
+
+
+def test_a_collection_of_before_a_label_was_known_is_read(tmp_path):
+    whole = made(tmp_path / "whole", {0: "train", 1: "val"})
+    fewer = whole.frames.drop_columns(["has_people3d"])
+    whole.update_file("frames.parquet", lambda path: pq.write_table(fewer, path))
+    part = subset(whole, tmp_path / "part", {"split": ("val",)})
+    assert part.frames["has_people3d"].to_pylist() == [False] * 6
 
 
 def test_other_splits(tmp_path):
