@@ -13,7 +13,7 @@ import pytest
 from hpse_dist import recipe as recipes
 from hpse_dist.config import build, dump, load, to_dict
 from hpse_dist.study_recipe import StudyRecipe
-from pipelines import bench, finetune, prepare, pretrain, report, study
+from pipelines import bench, collection, finetune, prepare, pretrain, report, study
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -24,7 +24,7 @@ KINDS = {
 }
 PIPELINES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (bench, finetune, prepare, pretrain, report, study)
+    for module in (bench, collection, finetune, prepare, pretrain, report, study)
 }
 YAMLS = sorted((ROOT / "configs").glob("*/*.yaml"))
 
