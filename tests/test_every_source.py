@@ -14,10 +14,10 @@ from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.run import pretrain
 from hpse_dist.tasks import TASKS
-from hpse_dist.train import train
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.fabricate import tiny_body_file, tiny_hand_folder
+from tests.interrupted import interrupted
 from tests.objectives.test_contract import SMALL as OBJECTIVE_CONFIGS
 from tests.tasks.test_contract import SMALL as TASK_CONFIGS
 from tests.test_run import losses, recipe_of, weights
@@ -44,24 +44,12 @@ def recipe(name: str, folder: Path) -> PretrainRecipe:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_killed_and_resumed_is_the_same_run(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_and_resumed_is_the_same_run(name: str, tmp_path: Path) -> None:
     whole, parts = (recipe(name, tmp_path / part) for part in ("whole", "parts"))
     pretrain(whole, World(), whole.folder())
 
-    def killed(*positional: Any, on_step: Any, **named: Any) -> int:
-        def step_then_die(step: int) -> None:
-            on_step(step)
-            if step == 2:  # after the checkpoint of step 1
-                raise KeyboardInterrupt
-
-        return train(*positional, on_step=step_then_die, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hpse_dist.run.train", killed)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(parts, World(), parts.folder())
+    with interrupted(after=2):  # after the checkpoint of step 1
+        pretrain(parts, World(), parts.folder())
     pretrain(parts, World(), parts.folder())
     assert losses(parts.folder()) == losses(whole.folder())
     expected, found = weights(whole.folder()), weights(parts.folder())

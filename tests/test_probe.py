@@ -28,10 +28,10 @@ from hpse_dist.source import read_source
 from hpse_dist.tasks import TASKS
 from hpse_dist.tasks import build as build_task
 from hpse_dist.tasks.pose2d import Pose2dConfig
-from hpse_dist.train import train
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.fabricate import tiny_body_file
+from tests.interrupted import interrupted
 from tests.tasks.test_contract import SMALL
 from tests.test_run import losses, recipe_of
 from tests.test_tuning import recipe, wide  # noqa: F401
@@ -137,32 +137,18 @@ def test_only_the_head_learns(tmp_path: Path, collection: Collection, wide: Path
     assert list((made.folder() / "panels").glob("step_000006_*.png"))
 
 
-def test_a_killed_probe_ends_equal_to_the_bit(
-    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_probe_ends_equal_to_the_bit(tmp_path: Path, collection: Collection) -> None:
     whole, parts = (probe_of(tmp_path / part, collection) for part in ("whole", "parts"))
     run.finetune(whole, World(), whole.folder())
 
-    def killed(*positional: Any, on_step: Any, **named: Any) -> int:
-        def step_then_die(step: int) -> None:
-            on_step(step)
-            if step == 3:  # after the checkpoint of step 2
-                raise KeyboardInterrupt
-
-        return train(*positional, on_step=step_then_die, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hpse_dist.run.train", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run.finetune(parts, World(), parts.folder())
+    with interrupted(after=3):  # after the checkpoint of step 2
+        run.finetune(parts, World(), parts.folder())
     run.finetune(parts, World(), parts.folder())
     assert losses(parts.folder()) == losses(whole.folder())
 
 
 @pytest.mark.parametrize("name", sorted({*TASKS} & {*SMALL}))
-def test_every_task_can_be_probed(
-    name: str, tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_task_can_be_probed(name: str, tmp_path: Path, collection: Collection) -> None:
     body = tiny_body_file(tmp_path)
     task = SMALL[name](body)
     made = probe_of(tmp_path, collection)

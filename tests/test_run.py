@@ -16,9 +16,9 @@ from hpse_dist.log import read_metrics
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
 from hpse_dist.run import finetune, pretrain
 from hpse_dist.source import encoder_of, read_source
-from hpse_dist.train import train
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
+from tests.interrupted import interrupted
 
 TINY = {"name": "custom", "image_px": 32, "patch_px": 8, "dim": 32, "depth": 2, "heads": 2}
 
@@ -95,22 +95,12 @@ def test_a_finished_run_is_left_alone(finished: Path, collection: Collection) ->
 
 
 def test_interrupted_run_ends_equal_to_the_bit(
-    tmp_path: Path, finished: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Path, collection: Collection
 ) -> None:
     recipe = pretraining(tmp_path, collection)
 
-    def killed(*positional: Any, on_step: Any, **named: Any) -> int:
-        def step_then_die(step: int) -> None:
-            on_step(step)
-            if step == 5:  # after the checkpoint of step 4
-                raise KeyboardInterrupt
-
-        return train(*positional, on_step=step_then_die, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hpse_dist.run.train", killed)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(recipe, World(), recipe.folder())
+    with interrupted(after=5):  # after the checkpoint of step 4
+        pretrain(recipe, World(), recipe.folder())
     assert not (recipe.folder() / "DONE").exists()
     pretrain(recipe, World(), recipe.folder())
     assert losses(recipe.folder()) == losses(finished)

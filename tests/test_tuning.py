@@ -19,9 +19,9 @@ from hpse_dist.fields import Batch
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.recipe import FinetuneRecipe
 from hpse_dist.source import write_source
-from hpse_dist.train import train
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
+from tests.interrupted import interrupted
 from tests.test_run import TINY, losses, recipe_of, weights
 
 POSE = {"name": "pose2d", "head_dim": 16, "cell_px": 4}
@@ -97,7 +97,7 @@ def test_the_recipes_drop_path_goes_into_any_source(
 
 
 def test_resumes_exactly_with_drop_path_and_layer_decay(
-    tmp_path: Path, collection: Collection, wide: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, collection: Collection, wide: Path
 ) -> None:
     changes: dict[str, Any] = {
         "source": str(wide),
@@ -108,18 +108,8 @@ def test_resumes_exactly_with_drop_path_and_layer_decay(
     whole, parts = (recipe(tmp_path / part, collection, **changes) for part in ("one", "two"))
     run.finetune(whole, World(), whole.folder())
 
-    def killed(*positional: Any, on_step: Any, **named: Any) -> int:
-        def step_then_die(step: int) -> None:
-            on_step(step)
-            if step == 3:  # after the checkpoint of step 2
-                raise KeyboardInterrupt
-
-        return train(*positional, on_step=step_then_die, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hpse_dist.run.train", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run.finetune(parts, World(), parts.folder())
+    with interrupted(after=3):  # after the checkpoint of step 2
+        run.finetune(parts, World(), parts.folder())
     run.finetune(parts, World(), parts.folder())
     assert losses(parts.folder()) == losses(whole.folder())
     expected, found = weights(whole.folder()), weights(parts.folder())

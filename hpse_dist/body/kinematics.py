@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpse_dist.body.joints import PARENTS, SMPL24, mirrored, part_of_joint
 from hpse_dist.body.model import Body
+from hpse_dist.geometry.rotations import smallest_rotation
 
 NUM_LIMBS = len(SMPL24) - 1
 STARTS = PARENTS[1:]
@@ -129,19 +130,6 @@ def from_local(local: Tensor, rest: Tensor) -> Tensor:
         found.append((frames[start] @ here[..., None])[..., 0])
         frames.append(frames[start] @ smallest_rotation(rest[limb].expand_as(here), here))
     return torch.stack(found, dim=1)
-
-
-def smallest_rotation(source: Tensor, target: Tensor) -> Tensor:
-    """The rotation by the smallest angle that takes one unit vector to another: (B, 3) twice ->
-    (B, 3, 3); Rodrigues' formula, with a bound near opposite vectors, where there is no one such.
-    """
-    cross = torch.linalg.cross(source, target)
-    cosine = (source * target).sum(-1)
-    x, y, z = cross.unbind(-1)
-    zero = torch.zeros_like(x)
-    skew = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).unflatten(-1, (3, 3))
-    eye = torch.eye(3, dtype=source.dtype, device=source.device)
-    return eye + skew + skew @ skew / (1.0 + cosine).clamp(min=1e-3)[:, None, None]
 
 
 def limit_tables() -> tuple[Tensor, Tensor]:

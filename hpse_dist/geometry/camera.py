@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, stack
 
+from hpse_dist.geometry.rotations import smallest_rotation
+
 
 def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     """points (B, N, 3) in the camera frame, intrinsics (B, 3, 3) -> (B, N, 2).
@@ -34,16 +36,12 @@ def weak_to_full(camera: Tensor, focal: float, side: float) -> Tensor:
 def rotation_to_ray(intrinsics: Tensor) -> Tensor:
     """The smallest rotation that takes the optical axis to the ray through the crop's centre.
 
-    intrinsics (B, 3, 3) for 0..1 coordinates -> (B, 3, 3). Rodrigues' formula with the axis
-    v = z x d and cosine c = d_z: I + [v] + [v]^2 / (1 + c).
+    intrinsics (B, 3, 3) for 0..1 coordinates -> (B, 3, 3).
     """
     centre = intrinsics.new_tensor([0.5, 0.5, 1.0]).expand(len(intrinsics), 3)
     ray = torch.linalg.solve_ex(intrinsics, centre)[0]  # without waiting for a check of errors
-    x, y, z = (ray / ray.norm(dim=-1, keepdim=True)).unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = stack((zero, zero, x, zero, zero, y, -x, -y, zero), dim=-1).unflatten(-1, (3, 3))
-    eye = torch.eye(3, device=x.device)
-    return eye + cross + cross @ cross / (1.0 + z)[:, None, None]
+    axis = ray.new_tensor([0.0, 0.0, 1.0]).expand_as(ray)
+    return smallest_rotation(axis, ray / ray.norm(dim=-1, keepdim=True))
 
 
 def place_on_ray(camera: Tensor, scale: float, intrinsics: Tensor, ray: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import roma
+import torch
 from torch import Tensor
 
 SixDLayout = Literal["contiguous", "interleaved"]
@@ -42,6 +43,21 @@ def matrix_to_six_d(matrix: Tensor, layout: SixDLayout = "contiguous") -> Tensor
     if layout == "contiguous":
         columns = columns.transpose(-1, -2)
     return columns.flatten(-2)
+
+
+def smallest_rotation(source: Tensor, target: Tensor) -> Tensor:
+    """The rotation by the smallest angle that takes one unit vector to another: (B, 3) twice ->
+    (B, 3, 3).
+
+    Rodrigues' formula with v = source x target and cosine c: I + [v] + [v]^2 / (1 + c); 1 + c is
+    bounded near opposite vectors, where there is no one such rotation.
+    """
+    x, y, z = torch.linalg.cross(source, target).unbind(-1)
+    cosine = (source * target).sum(-1)
+    zero = torch.zeros_like(x)
+    skew = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).unflatten(-1, (3, 3))
+    eye = torch.eye(3, dtype=source.dtype, device=source.device)
+    return eye + skew + skew @ skew / (1.0 + cosine).clamp(min=1e-3)[:, None, None]
 
 
 def _check_layout(layout: str) -> None:

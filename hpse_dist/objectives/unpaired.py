@@ -18,7 +18,7 @@ from hpse_dist.body.model import load_body
 from hpse_dist.body.poses import read_poses
 from hpse_dist.draws import uniform
 from hpse_dist.geometry.procrustes import align
-from hpse_dist.geometry.rotations import axis_angle_to_matrix
+from hpse_dist.geometry.rotations import axis_angle_to_matrix, smallest_rotation
 from hpse_dist.models.puppet import Puppet
 
 LIMITS_ALONE = "limits"  # in place of a file: whatever the joints can do
@@ -184,7 +184,7 @@ class Unpaired(nn.Module):
         sine, angle = (1 - cosine.square()).sqrt(), 2 * math.pi * draw[..., 1]
         cone = torch.stack((sine * angle.cos(), sine * angle.sin(), cosine), dim=-1)
         axis = torch.tensor([0.0, 0.0, 1.0]).expand_as(self.middles)
-        turn = kinematics.smallest_rotation(axis, self.middles)
+        turn = smallest_rotation(axis, self.middles)
         local = (turn @ cone[..., None])[..., 0]
         # the limbs that the trunk's frame is made of stay at rest, or it would not be upright
         resting = kinematics.local_vectors(self.rest[None], self.rest)

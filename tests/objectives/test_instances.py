@@ -30,10 +30,10 @@ from hpse_dist.objectives.moco import Moco
 from hpse_dist.objectives.peclr import nt_xent, taken_back
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.run import pretrain
-from hpse_dist.train import train
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.fabricate import fabricate, rows
+from tests.interrupted import interrupted
 from tests.objectives.test_contract import SMALL
 
 NAMES = ("densecl", "dino", "moco", "peclr")
@@ -261,18 +261,8 @@ def test_buffers_make_a_resume_exact(name: str, tmp_path: Path) -> None:
     whole, broken = recipe("whole"), recipe("broken")
     pretrain(whole, World(), whole.folder())
 
-    def killed(*positional: Any, on_step: Any, **named: Any) -> int:
-        def step_then_die(step: int) -> None:
-            on_step(step)
-            if step == 3:
-                raise KeyboardInterrupt
-
-        return train(*positional, on_step=step_then_die, **named)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hpse_dist.run.train", killed)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(broken, World(), broken.folder())
+    with interrupted(after=3):
+        pretrain(broken, World(), broken.folder())
     pretrain(broken, World(), broken.folder())
     files = [
         sorted(r.folder().glob("checkpoints/step_*5/engine.safetensors"))[-1].read_bytes()
