@@ -53,10 +53,7 @@ class AiChallengerConfig:
     def __post_init__(self) -> None:
         if not self.splits or set(self.splits) - {*_FOLDERS}:
             raise ValueError(f"splits must be train, val or both, found {list(self.splits)}")
-        if not 0 <= self.occluded_confidence <= 1:
-            raise ValueError(
-                f"occluded_confidence must be in 0..1, found {self.occluded_confidence}"
-            )
+        official.check_shared_keys(self)
 
 
 Config = AiChallengerConfig

@@ -17,16 +17,15 @@ import cv2
 import numpy as np
 
 from hpse_dist.body.smpl_files import read_pickled_arrays
+from hpse_dist.data.importers.json_stream import read_json
+from hpse_dist.data.importers.official import Bad, numbers
 from hpse_dist.data.importers.rig_cameras import Camera
 from hpse_dist.data.importers.views3d import (
-    Broken,
     Film,
     Moment,
     Sight,
     need,
-    numbers,
     person_record,
-    read_json,
     side_by_side,
     whole_positive,
 )
@@ -83,7 +82,7 @@ def frames(config: AistConfig) -> Iterator[FrameRecord | Reject]:
             if key not in settings:
                 settings = {key: read_cameras(folder / "cameras", key, name)}  # one at a time
             yield from _dance(dance, settings[key], config)
-        except Broken as error:
+        except Bad as error:
             yield Reject(name, str(error))
 
 
@@ -107,12 +106,12 @@ def _pairs(mapping: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_cameras(folder: Path, setting: str, dance: str) -> list[Camera]:
-    """The cameras of a dance's setting, in metres; raises Broken."""
+    """The cameras of a dance's setting, in metres; raises Bad."""
     if not setting.isalnum():  # a name of the list, or of a file elsewhere
-        raise Broken(f"cameras/mapping.txt names no setting for {dance}")
+        raise Bad(f"cameras/mapping.txt names no setting for {dance}")
     entries = read_json(folder / f"{setting}.json")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise Broken(f"cameras/{setting}.json is no list of cameras")
+        raise Bad(f"cameras/{setting}.json is no list of cameras")
     cameras = []
     for entry in entries:
         where = f"{setting}.json, camera {entry.get('name')}"
@@ -132,14 +131,14 @@ def read_cameras(folder: Path, setting: str, dance: str) -> list[Camera]:
 
 
 def _read_joints(dance: Path) -> np.ndarray:
-    """(T, 17, 3) metres, NaN where a joint was not found; raises Broken."""
+    """(T, 17, 3) metres, NaN where a joint was not found; raises Bad."""
     try:
         found = read_pickled_arrays(dance, ("keypoints3d_optim", "keypoints3d"))
     except ValueError as error:
-        raise Broken(str(error)) from None
+        raise Bad(str(error)) from None
     joints = found.get("keypoints3d_optim", found.get("keypoints3d"))
     if joints is None or joints.ndim != 3 or joints.shape[1:] != (17, 3):
-        raise Broken("it has no keypoints3d of shape (frames, 17, 3)")
+        raise Bad("it has no keypoints3d of shape (frames, 17, 3)")
     return joints.astype(np.float64) / 100
 
 

@@ -43,12 +43,7 @@ class CocoStyleConfig:
     """Take the person's mask from the outline, where there is one."""
 
     def __post_init__(self) -> None:
-        if not self.splits:
-            raise ValueError("splits must name at least one part of the dataset")
-        if not 0 <= self.occluded_confidence <= 1:
-            raise ValueError(
-                f"occluded_confidence must be in 0..1, found {self.occluded_confidence}"
-            )
+        official.check_shared_keys(self)
 
     def annotation_file(self, split: str) -> Path:
         return self.root / self.annotations.replace("{split}", split)

@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image
 
 from hpse_dist.data.importers.joint_labels import joint_labels, picture_size
-from hpse_dist.data.importers.json_files import json_items, numbers
+from hpse_dist.data.importers.json_stream import json_items
 from hpse_dist.data.importers.mano_labels import ManoLabels
+from hpse_dist.data.importers.official import numbers
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 Background = Literal["gs", "hom", "sample", "auto"]

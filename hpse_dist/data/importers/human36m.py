@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from hpse_dist.data.importers.json_stream import read_json
+from hpse_dist.data.importers.official import Bad, numbers
 from hpse_dist.data.importers.views3d import (
-    Broken,
     Moment,
     Sight,
     Stills,
     need,
-    numbers,
     person_record,
-    read_json,
     side_by_side,
     whole_positive,
 )
@@ -76,7 +75,7 @@ def frames(config: Human36mConfig) -> Iterator[FrameRecord | Reject]:
         try:
             sights = read_cameras(cameras, config.cameras)
             actions = _table(read_json(joints), "the joints of a subject")
-        except Broken as error:
+        except Bad as error:
             yield Reject(f"annotations, subject {subject}", str(error))
             continue
         for action in sorted(actions, key=int):
@@ -84,7 +83,7 @@ def frames(config: Human36mConfig) -> Iterator[FrameRecord | Reject]:
                 where = f"s_{subject:02d}_act_{int(action):02d}_subact_{part:02d}"
                 try:
                     yield from _sequence(where, subject, moments, sights, config)
-                except Broken as error:
+                except Bad as error:
                     yield Reject(where, str(error))
 
 
@@ -102,13 +101,13 @@ def provenance(config: Human36mConfig) -> Provenance:
 
 
 def read_cameras(path: Path, wanted: tuple[int, ...]) -> dict[int, Sight]:
-    """The wanted cameras by number; raises Broken."""
+    """The wanted cameras by number; raises Bad."""
     found = _table(read_json(path), "the cameras of a subject")
     sights = {}
     for number in wanted:
         where = f"{path.name}, camera {number}"
         if str(number) not in found or not isinstance(found[str(number)], dict):
-            raise Broken(f"{where} is missing")
+            raise Bad(f"{where} is missing")
         entry = found[str(number)]
         focal = numbers(entry.get("f"), (2,), f"{where}, f")
         middle = numbers(entry.get("c"), (2,), f"{where}, c")
@@ -120,9 +119,9 @@ def read_cameras(path: Path, wanted: tuple[int, ...]) -> dict[int, Sight]:
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:
-    """A JSON object whose keys are numbers; raises Broken."""
+    """A JSON object whose keys are numbers; raises Bad."""
     if not isinstance(value, dict) or not all(key.isdecimal() for key in value):
-        raise Broken(f"{name} are no table by number")
+        raise Bad(f"{name} are no table by number")
     return value
 
 
@@ -150,7 +149,7 @@ def _sequence(
     for i, pictures in zip(chosen, side_by_side(footage, chosen), strict=True):
         try:
             joints = numbers(table[str(i)], (17, 3), "the joints") / 1000
-        except (Broken, KeyError) as error:
+        except (Bad, KeyError) as error:
             yield Reject(f"{where}, frame {i}", str(error))
             continue
         for number, picture in zip(sights, pictures, strict=True):

@@ -22,8 +22,8 @@ import numpy as np
 
 from hpse_dist.data.importers.interhand_files import WHERE, Picture, Tables, read_pictures
 from hpse_dist.data.importers.joint_labels import box_around, joint_labels, projected
-from hpse_dist.data.importers.json_files import inside
 from hpse_dist.data.importers.mano_labels import ManoLabels
+from hpse_dist.data.importers.official import inside
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 _HAND = 21  # joints of one hand; the wrist is its last

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hpse_dist.data.importers.json_files import json_items, json_pairs, numbers
+from hpse_dist.data.importers.json_stream import json_items, json_pairs
+from hpse_dist.data.importers.official import numbers
 from hpse_dist.records import Reject
 
 NUM_JOINTS = 42

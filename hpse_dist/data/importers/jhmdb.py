@@ -41,11 +41,7 @@ class JhmdbConfig:
     def __post_init__(self) -> None:
         if self.number not in (1, 2, 3):
             raise ValueError(f"number must be 1, 2 or 3, found {self.number}")
-        if self.frame_rate <= 0 or self.box_margin < 0:
-            raise ValueError(
-                "frame_rate must be above 0 and box_margin 0 or more, found "
-                f"{self.frame_rate} and {self.box_margin}"
-            )
+        official.check_shared_keys(self)
 
 
 Config = JhmdbConfig

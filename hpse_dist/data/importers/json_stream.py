@@ -1,6 +1,7 @@
 """JSON files with long arrays, read one element at a time: memory holds one element.
 
-Annotation files of large datasets have hundreds of megabytes, and ten times that as objects.
+Annotation files of large datasets have hundreds of megabytes, and ten times that as objects. A file
+that is missing, breaks off or is no JSON is a ValueError of one sentence.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hpse_dist.data.importers.official import Bad, required
+
 _CHUNK = 1 << 20
-_LARGEST = 1 << 26  # bytes of one element
+_LARGEST = 1 << 29  # bytes of one element; more is no annotation, or the file is broken there
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -32,25 +35,69 @@ class Element:
 
 
 def elements(path: Path) -> Iterator[Element]:
-    """Elements of every array under the outermost object, or of the outermost array.
-
-    ValueError with one sentence where the file is not whole, or is no JSON.
-    """
+    """Elements of every array under the outermost object, or of the outermost array."""
     with open(path, "rb") as file:
         text = _Text(file, path)
         if text.peek() == "[":
             yield from text.array("")
         else:
-            text.take("{")
-            while not text.ends("}"):
-                key = text.value("").value
-                text.take(":")
+            for key in text.members():
                 if text.peek() == "[":
-                    yield from text.array(str(key))
+                    yield from text.array(key)
                 else:
-                    yield text.value(str(key))
+                    yield text.value(key)
         if text.peek():
             raise text.broken()
+
+
+def json_items(path: Path, origin: str, key: str | None = None) -> Iterator[Any]:
+    """Entries of the list that the file is, or that stands under `key` of its outermost object.
+
+    origin: where a missing file is from.
+    """
+    with open(required(path, origin), "rb") as file:
+        text = _Text(file, path)
+        if key is not None and not _found(text, key):
+            raise ValueError(f"{path} has no {key!r}")
+        if text.peek() not in ("[", ""):
+            raise ValueError(f"{path} holds no list{f' under {key!r}' if key else ''}")
+        yield from (element.value for element in text.array(key or ""))
+
+
+def json_pairs(path: Path, origin: str) -> Iterator[tuple[str, Any]]:
+    """Keys and values of the outermost object, each value at once; origin as in `json_items`."""
+    with open(required(path, origin), "rb") as file:
+        text = _Text(file, path)
+        if text.peek() not in ("{", ""):
+            raise ValueError(f"{path} is no JSON object")
+        for key in text.members():
+            yield key, text.value(key).value
+        if text.peek():
+            raise text.broken()
+
+
+def read_json(path: Path) -> Any:
+    """What a small file holds, at once; Bad where it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise Bad(f"{path.name} cannot be read as JSON: {words}") from None
+
+
+def _found(text: _Text, key: str) -> bool:
+    """Go to the value of an outermost key; False where there is none."""
+    if text.peek() not in ("{", ""):
+        return False
+    for name in text.members():
+        if name == key:
+            return True
+        if text.peek() == "[":
+            for _ in text.array(name):
+                pass
+        else:
+            text.value(name)
+    return False
 
 
 def read_element(file: BinaryIO, start: int, stop: int) -> Any:
@@ -115,6 +162,16 @@ class _Text:
             self.take(",")
         self._first = False
         return False
+
+    def members(self) -> Iterator[str]:
+        """Keys of the object that begins here; who asks reads a key's value before the next."""
+        self.take("{")
+        while not self.ends("}"):
+            key = self.value("").value
+            if not isinstance(key, str):
+                raise self.broken()
+            self.take(":")
+            yield key
 
     def array(self, key: str) -> Iterator[Element]:
         self.take("[")

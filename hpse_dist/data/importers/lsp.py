@@ -39,11 +39,7 @@ class LspConfig:
     """How much wider a box is than the joints in it, share of their longer side."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.occluded_confidence <= 1 or self.box_margin < 0:
-            raise ValueError(
-                "occluded_confidence must be in 0..1 and box_margin 0 or more, found "
-                f"{self.occluded_confidence} and {self.box_margin}"
-            )
+        official.check_shared_keys(self)
 
 
 Config = LspConfig

@@ -10,19 +10,24 @@ from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError, mat_struct
+from scipy.io.matlab import mat_struct
 
 from hpse_dist.data.importers.official import Bad
 
 PIXEL = -0.5  # from Matlab's pixels to ours
 
 
-def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Variables of a Matlab file (v4 to v7.2), structs as objects; Bad where it has them not."""
+def read_mat(path: Path, names: tuple[str, ...], objects: bool = False) -> dict[str, Any]:
+    """Variables of a Matlab file (v4 to v7.2); Bad where it has them not.
+
+    objects: structs as `mat_struct`, else as arrays with named fields.
+    """
     try:
-        found = loadmat(path, struct_as_record=False, squeeze_me=False, variable_names=names)
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MatReadError) as error:
-        raise Bad(f"{path.name} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        found = loadmat(path, struct_as_record=not objects, variable_names=names)
+    # scipy raises what it likes for a broken file; nothing is hidden, the message says it
+    except Exception as error:
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise Bad(f"{path.name} cannot be read as a MATLAB file: {words}") from None
     lacking = [name for name in names if name not in found]
     if lacking:
         raise Bad(f"{path.name} lacks {', '.join(lacking)}")

@@ -17,17 +17,16 @@ from typing import Literal
 import numpy as np
 
 from hpse_dist.body.joints import JOINT_SETS
+from hpse_dist.data.importers.matlab import read_mat
+from hpse_dist.data.importers.official import Bad, numbers
 from hpse_dist.data.importers.views3d import (
-    Broken,
     Film,
     Moment,
     Sight,
     Stills,
     find_footage,
     need,
-    numbers,
     person_record,
-    read_mat,
     side_by_side,
     whole_positive,
 )
@@ -73,7 +72,7 @@ def frames(config: Mpi3dhpConfig) -> Iterator[FrameRecord | Reject]:
             need(folder / "camera.calibration", "MPI-INF-3DHP's file of cameras", _GET)
             try:
                 yield from _sequence(folder, name, config)
-            except Broken as error:
+            except Bad as error:
                 yield Reject(name, str(error))
 
 
@@ -95,20 +94,24 @@ def frame_rate(subject: int, sequence: int) -> float:
 
 
 def read_cameras(path: Path) -> dict[int, Sight]:
-    """The cameras of a Skeletool camera.calibration by number; raises Broken."""
+    """The cameras of a Skeletool camera.calibration by number; raises Bad."""
     found: dict[int, dict[str, np.ndarray]] = {}
     name = -1
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         key, *values = line.split() or [""]
-        if key == "name" and values and values[0].isdigit():
-            name = int(values[0])
+        if key == "name" and values and values[0].isdecimal():
+            name = int(values[0][:9])
         elif key in ("intrinsic", "extrinsic"):
             where = f"camera.calibration, camera {name}, {key}"
-            found.setdefault(name, {})[key] = numbers(values, (16,), where).reshape(4, 4)
+            try:
+                row = [float(value) for value in values]
+            except ValueError:
+                raise Bad(f"{where} holds what is not a number") from None
+            found.setdefault(name, {})[key] = numbers(row, (16,), where).reshape(4, 4)
     cameras = {}
     for name, both in found.items():
         if len(both) < 2:
-            raise Broken(f"camera.calibration, camera {name}: intrinsic or extrinsic is missing")
+            raise Bad(f"camera.calibration, camera {name}: intrinsic or extrinsic is missing")
         turn = both["extrinsic"]
         cameras[name] = Sight(both["intrinsic"][:3, :3], turn[:3, :3], turn[:3, 3] / 1000)
     return cameras
@@ -126,7 +129,7 @@ def _sequence(folder: Path, name: str, config: Mpi3dhpConfig) -> Iterator[FrameR
     rows = {int(camera): row for row, camera in enumerate(annotation["cameras"].ravel())}
     lacking = [camera for camera in config.cameras if camera not in rows or camera not in sights]
     if lacking:
-        raise Broken(f"annot.mat or camera.calibration lacks camera {lacking[0]}")
+        raise Bad(f"annot.mat or camera.calibration lacks camera {lacking[0]}")
     pixels = [_joints(annotation["annot2"], rows[c], 2, "annot2") for c in config.cameras]
     places = [_joints(annotation["annot3"], rows[c], 3, "annot3") for c in config.cameras]
     chosen = range(0, min(len(each) for each in (*pixels, *places)), config.every)

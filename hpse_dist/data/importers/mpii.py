@@ -41,11 +41,7 @@ class MpiiConfig:
     """How much wider a box is than joints and head in it, share of their longer side."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.occluded_confidence <= 1 or self.box_margin < 0:
-            raise ValueError(
-                "occluded_confidence must be in 0..1 and box_margin 0 or more, found "
-                f"{self.occluded_confidence} and {self.box_margin}"
-            )
+        official.check_shared_keys(self)
 
 
 Config = MpiiConfig
@@ -56,7 +52,7 @@ def frames(config: MpiiConfig) -> Iterator[FrameRecord | Reject]:
     path = official.required(config.root / config.annotations, _ORIGIN)
     folder = official.required(config.root / "images", _ORIGIN)
     try:
-        (release,) = structs(matlab.read_mat(path, ("RELEASE",))["RELEASE"])
+        (release,) = structs(matlab.read_mat(path, ("RELEASE",), objects=True)["RELEASE"])
         pictures = structs(release.annolist)
         training = np.ravel(release.img_train)
     except (Bad, ValueError, AttributeError) as error:

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hpse_dist.data.importers.matlab import read_mat
+from hpse_dist.data.importers.official import Bad, numbers
 from hpse_dist.data.importers.views3d import (
-    Broken,
     Moment,
     Sight,
     Stills,
     need,
-    numbers,
     person_record,
-    read_mat,
     whole_positive,
 )
 from hpse_dist.records import FrameRecord, Provenance, Reject
@@ -59,7 +58,7 @@ def frames(config: MupotsConfig) -> Iterator[FrameRecord | Reject]:
         need(folder / "annot.mat", "MuPoTS-3D's file of joints", _GET)
         try:
             yield from _clip(folder, config.every)
-        except Broken as error:
+        except Bad as error:
             yield Reject(folder.name, str(error))
 
 
@@ -79,14 +78,14 @@ def provenance(config: MupotsConfig) -> Provenance:
 def solve_intrinsics(places: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """(3, 3) matrix that projects places (N, 3) onto pixels (N, 2), by least squares.
 
-    u = f x / z + c for each axis: two numbers of it each. Raises Broken for fewer than two rays.
+    u = f x / z + c for each axis: two numbers of it each. Raises Bad for fewer than two rays.
     """
     matrix = np.eye(3)
     for axis in range(2):
         rays = np.column_stack([places[:, axis] / places[:, 2], np.ones(len(places))])
         solution, _, rank, _ = np.linalg.lstsq(rays, pixels[:, axis], rcond=None)
         if rank < 2:
-            raise Broken("too few joints to know the camera from")
+            raise Bad("too few joints to know the camera from")
         matrix[axis, axis], matrix[axis, 2] = solution
     return matrix
 
@@ -94,14 +93,14 @@ def solve_intrinsics(places: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 def _clip(folder: Path, every: int) -> Iterator[FrameRecord | Reject]:
     cells = read_mat(folder / "annot.mat", ("annotations",))["annotations"]
     if cells.ndim != 2:
-        raise Broken(f"annotations has shape {cells.shape}, not frames x people")
+        raise Bad(f"annotations has shape {cells.shape}, not frames x people")
     people: dict[tuple[int, int], tuple[np.ndarray, np.ndarray] | str] = {}
     for frame in range(0, len(cells), every):
         for person in range(cells.shape[1]):
             people[frame, person] = _read(cells[frame, person])
     usable = [entry for entry in people.values() if not isinstance(entry, str)]
     if not usable:
-        raise Broken("nobody in it has joints")
+        raise Bad("nobody in it has joints")
     matrix = _median_intrinsics(usable)
     sight = Sight(matrix, np.eye(3), np.zeros(3))
     stills = Stills(folder, "img_{:06d}.jpg")
@@ -132,7 +131,7 @@ def _read(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray] | str:
             return "the dataset marks it as not valid (isValidFrame)"
         places = numbers(entry["annot3"].T, (17, 3), "annot3") / 1000
         pixels = numbers(entry["annot2"].T, (17, 2), "annot2")
-    except (Broken, IndexError, KeyError, ValueError, AttributeError) as error:
+    except (Bad, IndexError, KeyError, ValueError, AttributeError) as error:
         return f"its labels cannot be read: {error}"
     return (places, pixels) if (places[:, 2] > 0).all() else "joints behind the camera"
 

@@ -19,6 +19,21 @@ class Bad(ValueError):
     """A record that cannot be used; the message is the reason its reject gives."""
 
 
+_BOUNDS = {"occluded_confidence": (0, 1), "box_margin": (0, 4), "every": (1, 1 << 40)}
+
+
+def check_shared_keys(config: Any) -> None:
+    """ValueError for an impossible value of a key that several importers have."""
+    if not getattr(config, "splits", True):
+        raise ValueError("splits must name at least one part of the dataset")
+    for key, (least, most) in _BOUNDS.items():
+        value = getattr(config, key, least)
+        if not least <= value <= most:
+            raise ValueError(f"{key} must be in {least}..{most}, found {value}")
+    if not getattr(config, "frame_rate", 1.0) > 0:
+        raise ValueError(f"frame_rate must be above 0, found {config.frame_rate}")
+
+
 def required(path: Path, origin: str) -> Path:
     """The path of a file or folder that a distribution has; ValueError names it where missing."""
     if not path.exists():
@@ -44,21 +59,40 @@ def picture_at(folder: Path, name: Any) -> Path:
     return path
 
 
-def numbers(value: Any, count: int, what: str) -> np.ndarray:
-    """A JSON list of `count` finite numbers as (count,) float64; Bad for anything else."""
-    if not isinstance(value, list | tuple):
-        raise Bad(f"{what} is {_short(value)}, not a list of {count} numbers")
-    if len(value) != count:
-        raise Bad(f"{what} has {len(value)} numbers, not {count}")
-    if not all(type(number) in (int, float) for number in value):
-        raise Bad(f"{what} holds what is not a number")
+def numbers(value: Any, shape: int | tuple[int | None, ...], what: str) -> np.ndarray:
+    """Finite numbers as float64 of that shape, None for any length; Bad for anything else.
+
+    Axes of length 1 more than wanted are dropped: files write a column now as [1, 2], now as
+    [[1], [2]].
+    """
+    wanted = (shape,) if isinstance(shape, int) else shape
+    words = _by(wanted)
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise Bad(f"{what} is {_short(value)}, not a list of {words} numbers")
     try:
-        result: np.ndarray = np.array(value, np.float64)
-    except OverflowError:
-        raise Bad(f"{what} holds a number beyond all bounds") from None
-    if not np.isfinite(result).all():
+        found = np.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Bad(f"{what} holds lists of different lengths, not {words} numbers") from None
+    if found.dtype.kind not in "fiub":
+        raise Bad(f"{what} holds what is not a number, or one beyond all bounds")
+    found = found.astype(np.float64)
+    if not _fits(found.shape, wanted):
+        if not _fits(found.squeeze().shape, wanted):
+            raise Bad(f"{what} has {_by(found.shape)} numbers, not {words}")
+        found = found.squeeze()
+    if not np.isfinite(found).all():
         raise Bad(f"{what} holds NaN or infinity")
-    return result
+    return found
+
+
+def _by(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if length is None else str(length) for length in shape) or "1"
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(
+        length in (None, is_) for is_, length in zip(found, wanted, strict=True)
+    )
 
 
 def whole(value: Any, what: str) -> int:

@@ -17,18 +17,17 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hpse_dist.data.importers.json_stream import read_json
+from hpse_dist.data.importers.official import Bad, numbers
 from hpse_dist.data.importers.rig_cameras import Camera
 from hpse_dist.data.importers.views3d import (
-    Broken,
     Film,
     Moment,
     Sight,
     Stills,
     find_footage,
     need,
-    numbers,
     person_record,
-    read_json,
     side_by_side,
     whole_positive,
 )
@@ -82,7 +81,7 @@ def frames(config: PanopticConfig) -> Iterator[FrameRecord | Reject]:
         need(calibration, "CMU Panoptic's file of cameras", _GET)
         try:
             cameras = read_cameras(calibration, config.cameras)
-        except Broken as error:
+        except Bad as error:
             yield Reject(f"{name}/{calibration.name}", str(error))
             continue
         footage = [_footage(folder, camera.name) for camera in cameras]
@@ -102,41 +101,40 @@ def provenance(config: PanopticConfig) -> Provenance:
 
 
 def read_cameras(path: Path, wanted: tuple[str, ...]) -> list[Camera]:
-    """The wanted cameras of a calibration_<sequence>.json, in metres; raises Broken."""
+    """The wanted cameras of a calibration_<sequence>.json, in metres; raises Bad."""
     content = read_json(path)
     entries = content.get("cameras") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise Broken("it has no list of cameras")
+        raise Bad("it has no list of cameras")
     found = {entry.get("name"): entry for entry in entries}
     lacking = [name for name in wanted if name not in found]
     if lacking:
-        raise Broken(f"it has no camera {', '.join(lacking)}")
+        raise Bad(f"it has no camera {', '.join(lacking)}")
     return [_camera(name, found[name]) for name in wanted]
 
 
 def _camera(name: str, entry: dict[str, Any]) -> Camera:
     width, height = numbers(entry.get("resolution"), (2,), f"camera {name}, resolution")
-    place: np.ndarray = np.ravel(np.asarray(entry.get("t"), dtype=object))
     return Camera(
         name=name,
         size=(int(width), int(height)),
         matrix=numbers(entry.get("K"), (3, 3), f"camera {name}, K"),
         distortions=numbers(entry.get("distCoef"), (5,), f"camera {name}, distCoef"),
         rotation=numbers(entry.get("R"), (3, 3), f"camera {name}, R"),
-        translation=numbers(place, (3,), f"camera {name}, t") / 100,
+        translation=numbers(entry.get("t"), (3,), f"camera {name}, t") / 100,
     )
 
 
 def read_people(path: Path) -> dict[int, np.ndarray]:
-    """Joints (19, 4) in the world, metres and confidence, by the person's id; raises Broken."""
+    """Joints (19, 4) in the world, metres and confidence, by the person's id; raises Bad."""
     content = read_json(path)
     bodies = content.get("bodies") if isinstance(content, dict) else None
     if not isinstance(bodies, list):
-        raise Broken("it has no list of bodies")
+        raise Bad("it has no list of bodies")
     people = {}
     for body in bodies:
         if not isinstance(body, dict) or not isinstance(body.get("id"), int):
-            raise Broken("a body has no id")
+            raise Bad("a body has no id")
         joints = numbers(body.get("joints19"), (76,), f"body {body['id']}, joints19").reshape(19, 4)
         joints[:, :3] /= 100
         joints[:, 3] = joints[:, 3].clip(0, 1)  # -1 where it was never found
@@ -179,7 +177,7 @@ def _sequence(
         source = f"{name}/{_POSES}/body3DScene_{i:08d}.json"
         try:
             people = read_people(poses / f"body3DScene_{i:08d}.json")
-        except Broken as error:
+        except Bad as error:
             yield Reject(source, str(error))
             continue
         straight = [_straight(c, p) for c, p in zip(cameras, pictures, strict=True)]

@@ -34,11 +34,7 @@ class PennActionConfig:
     """Take one picture of so many."""
 
     def __post_init__(self) -> None:
-        if self.frame_rate <= 0 or self.every < 1:
-            raise ValueError(
-                "frame_rate must be above 0 and every 1 or more, found "
-                f"{self.frame_rate} and {self.every}"
-            )
+        official.check_shared_keys(self)
 
 
 Config = PennActionConfig

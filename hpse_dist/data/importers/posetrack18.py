@@ -43,12 +43,7 @@ class PoseTrack18Config:
     """Where a person has no box: how much wider than the joints, share of their longer side."""
 
     def __post_init__(self) -> None:
-        if not self.splits:
-            raise ValueError("splits must name at least one part of the dataset")
-        if self.frame_rate <= 0:
-            raise ValueError(f"frame_rate must be above 0, found {self.frame_rate}")
-        if self.box_margin < 0:
-            raise ValueError(f"box_margin must be 0 or more, found {self.box_margin}")
+        official.check_shared_keys(self)
 
 
 Config = PoseTrack18Config

@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from hpse_dist.body.smpl_files import read_pickled_arrays
+from hpse_dist.data.importers.official import Bad, numbers
 from hpse_dist.data.importers.views3d import (
-    Broken,
     Moment,
     Sight,
     Stills,
     body_in_camera,
     need,
-    numbers,
     person_record,
     whole_positive,
 )
@@ -70,7 +69,7 @@ def frames(config: ThreeDPWConfig) -> Iterator[FrameRecord | Reject]:
         for file in files:
             try:
                 yield from _sequence(file, config, SPLITS[split])
-            except Broken as error:
+            except Bad as error:
                 yield Reject(f"{split}/{file.name}", str(error))
 
 
@@ -116,15 +115,15 @@ def _read(file: Path) -> _Sequence:
     try:
         found = read_pickled_arrays(file, (*_NAMES, "cam_poses", "cam_intrinsics"))
     except ValueError as error:
-        raise Broken(str(error)) from None
+        raise Bad(str(error)) from None
     lacking = [name for name in (*_NAMES, "cam_poses", "cam_intrinsics") if name not in found]
     if lacking:
-        raise Broken(f"lacks {', '.join(lacking)}")
+        raise Bad(f"lacks {', '.join(lacking)}")
     joints = numbers(found["jointPositions"], (None, None, 72), "jointPositions")
     people, count = joints.shape[:2]
     poses2d = numbers(found["poses2d"], (people, count, 3, None), "poses2d")
     if np.shape(found["genders"]) != (people,):
-        raise Broken(f"genders has shape {np.shape(found['genders'])}, not {people}")
+        raise Bad(f"genders has shape {np.shape(found['genders'])}, not {people}")
     betas = np.asarray(found["betas"])
     return _Sequence(
         joints=joints.reshape(people, count, 24, 3),

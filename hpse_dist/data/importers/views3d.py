@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import scipy.io
 
 from hpse_dist.data.importers.rig_videos import open_video
 from hpse_dist.records import FrameRecord, Reject
 
 Box = tuple[float, float, float, float]
 NEAREST_M = 0.05  # what is nearer to the camera's plane has no place in the picture
-
-
-class Broken(ValueError):
-    """A record or a file of records that cannot be used; the message is the reject's reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,44 +182,6 @@ def need(path: Path, what: str, get: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path}: {what} is missing; {get}")
     return path
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises Broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Broken(f"cannot be read as JSON: {' '.join(str(error).split())}") from None
-
-
-def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Named variables of a MATLAB file up to version 7.2; raises Broken."""
-    try:
-        found = scipy.io.loadmat(path, variable_names=list(names))
-    # scipy raises what it likes for a broken file: nothing is hidden, the message says it
-    except Exception as error:
-        raise Broken(f"cannot be read as a MATLAB file: {error!r}") from None
-    lacking = [name for name in names if name not in found]
-    if lacking:
-        raise Broken(f"lacks {', '.join(lacking)}")
-    return {name: found[name] for name in names}
-
-
-def numbers(value: object, shape: tuple[int | None, ...], name: str) -> np.ndarray:
-    """A float64 array of this shape (None: any length) of finite numbers; raises Broken."""
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise Broken(f"{name} is not made of numbers") from None
-    fits = array.ndim == len(shape) and all(
-        wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        wanted = " x ".join("any" if size is None else str(size) for size in shape)
-        raise Broken(f"{name} has shape {array.shape}, not {wanted}")
-    if not np.isfinite(array).all():
-        raise Broken(f"{name} holds NaN or infinity")
-    return array
 
 
 def whole_positive(**values: int) -> None:

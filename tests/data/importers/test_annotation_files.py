@@ -10,8 +10,8 @@ import pytest
 from pycocotools import mask as reference
 
 from hpse_dist.data.importers import json_stream
-from hpse_dist.data.importers.json_stream import elements, read_element
-from hpse_dist.data.importers.official import Bad, inside
+from hpse_dist.data.importers.json_stream import elements, json_items, json_pairs, read_element
+from hpse_dist.data.importers.official import Bad, inside, numbers
 from hpse_dist.data.importers.outlines import mask_of, run_lengths
 
 CONTENT = {
@@ -42,12 +42,63 @@ def test_elements_are_those_of_the_file(
     assert [e.value for e in found if e.key == "number"] == [12345]
     with open(path, "rb") as file:
         assert all(read_element(file, e.start, e.stop) == e.value for e in found)
+    assert dict(json_pairs(path, "")) == CONTENT
+    for key in ("images", "empty", "annotations"):
+        assert list(json_items(path, "", key)) == CONTENT[key]
 
 
 def test_an_outermost_array(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(' [ {"a": 1} , 2 ] ')
     assert [(e.key, e.value) for e in elements(path)] == [("", {"a": 1}), ("", 2)]
+    assert list(json_items(path, "")) == [{"a": 1}, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no whole JSON file"),
+        ("[1, 2]", "has no 'images'"),
+        ('{"images": {"a": 1}}', "holds no list under 'images'"),
+        ('{"pictures": [1], "b": [2]}', "has no 'images'"),
+        ('{"images": [1, 2', "no whole JSON file"),
+        ('{"images": [1, {"a" 2}]}', "no whole JSON file"),
+        ('{"a": 1, "images": [' + "[" * 100_000 + "]}", "no whole JSON file"),
+    ],
+)
+def test_what_is_not_under_a_key_is_said(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.json .*{message}"):
+        list(json_items(path, "", "images"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no\.json is missing; get it there"):
+        list(json_items(tmp_path / "no.json", "get it there"))
+    with pytest.raises(ValueError, match=r"no\.json is missing; get it there"):
+        list(json_pairs(tmp_path / "no.json", "get it there"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("12", None, {"a": 1}, [1, 2], [1, 2, float("nan")], [1, 2, float("inf")], [[1], [2, 3]]),
+        *([1, "a", 2], [1, None, 2], [1, 2, 10**400], [[[1, 2, 3]] * 2], 5),
+    ],
+)
+def test_numbers_are_numbers(value: object) -> None:
+    with pytest.raises(Bad, match=r"^K "):
+        numbers(value, (3,), "K")
+    with pytest.raises(Bad, match=r"^K "):
+        numbers(value, 3, "K")
+
+
+def test_numbers_have_the_shape_asked_for() -> None:
+    assert numbers([[1], [2], [3]], (3,), "K").tolist() == [1, 2, 3]
+    assert numbers([[1, 2]], 2, "K").shape == (2,) and numbers(np.eye(3), (3, 3), "K")[1, 1] == 1
+    assert numbers([[1, 2]], (None, 2), "K").shape == (1, 2)
+    assert numbers([], 0, "K").shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,13 @@ def test_broken_records_are_rejects(root: Path) -> None:
     assert reasons["00000000"] == "the picture is missing"
     assert reasons["00000001"].startswith("the picture cannot be read")
     assert reasons["00000002"] == "its mask mask/00000002.jpg is missing"
-    assert reasons["00000010"] == "xyz is not 21 x 3 numbers"
+    assert reasons["00000010"] == "xyz holds lists of different lengths, not 21 x 3 numbers"
 
 
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
-        ("training_xyz.json", "training_xyz.json is missing: .*FreiHAND_pub_v2.zip"),
+        ("training_xyz.json", "training_xyz.json is missing; .*FreiHAND_pub_v2.zip"),
         ("training_K.json", "training_K.json is missing"),
         ("training/rgb", "training/rgb is missing"),
     ],

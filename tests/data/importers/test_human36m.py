@@ -73,7 +73,7 @@ def test_broken_records_are_rejected(root: Path) -> None:
     path.write_text(json.dumps(content))
     reasons = [(r.source, r.reason) for r in read(root) if isinstance(r, Reject)]
     assert (f"{WHERE}_ca_02, frame 0", f"no picture {name}_000001.jpg") in reasons
-    assert (f"{WHERE}, frame 2", "the joints has shape (17, 2), not 17 x 3") in reasons
+    assert (f"{WHERE}, frame 2", "the joints has 17 x 2 numbers, not 17 x 3") in reasons
     path.write_text("[]")
     (reject,) = read(root)
     assert isinstance(reject, Reject) and "no table by number" in reject.reason
