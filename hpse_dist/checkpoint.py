@@ -31,7 +31,7 @@ from hpse_dist.world import World
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"^step_(\d{8,})$")
 

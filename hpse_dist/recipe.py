@@ -94,7 +94,10 @@ class CollectionUse:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how fast: nothing here changes what a run computes."""
+    """Where and how fast: nothing here changes what a run computes.
+
+    So all of it may change when a run goes on: other workers, another engine, another ZeRO stage.
+    """
 
     workers: int = 1
     """Trainers, one process and one device each."""

@@ -59,7 +59,7 @@ def test_the_last_few_are_kept(tmp_path: Path, engine: Engine, loader: TinyLoade
         assert problem_of(path) is None
     assert names(tmp_path / "checkpoints") == ["step_00000200", "step_00001000"]
     manifest = json.loads((path / "manifest.json").read_text())
-    assert set(manifest["files"]) == {"engine.safetensors", "random-00000.json"}
+    assert set(manifest["files"]) == {"state-00000.safetensors", "random-00000.json"}
     assert (manifest["step"], manifest["world_size"]) == (1000, 1)
     assert manifest["recipe_hash"] == "abc"
 
@@ -93,7 +93,7 @@ def test_random_states_are_plain_values() -> None:
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("engine.safetensors", "does not have the hash"),
+        ("state-00000.safetensors", "does not have the hash"),
         ("random-00000.json", "does not have the hash"),
         ("manifest.json", "own hash|not readable"),
     ],
@@ -147,7 +147,7 @@ def test_missing_cut_and_foreign_files_are_found(
 ) -> None:
     checkpoints = Checkpoints(tmp_path, 1, 9, "abc")
     cut, without, bare = (checkpoints.save(engine, loader, step) for step in (1, 2, 3))
-    weights = cut / "engine.safetensors"
+    weights = cut / "state-00000.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     (without / "random-00000.json").unlink()
     (bare / "manifest.json").unlink()
@@ -162,7 +162,7 @@ def test_nothing_is_unpickled_before_its_hash_was_checked(
     tmp_path: Path, engine: Engine, loader: TinyLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
-    flip_a_byte(checkpoints.save(engine, loader, 1) / "engine.safetensors")
+    flip_a_byte(checkpoints.save(engine, loader, 1) / "state-00000.safetensors")
     monkeypatch.setattr(engine, "load", lambda folder: pytest.fail("loaded"))
     assert checkpoints.resume(engine, loader) == 0
 
@@ -171,7 +171,7 @@ def test_debris_of_a_kill_is_cleared(tmp_path: Path, engine: Engine, loader: Tin
     checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
     checkpoints.save(engine, loader, 1)
     (tmp_path / ".saving_step_00000002").mkdir()
-    (tmp_path / ".saving_step_00000002" / "engine.safetensors").write_bytes(b"half")
+    (tmp_path / ".saving_step_00000002" / "state-00000.safetensors").write_bytes(b"half")
     (tmp_path / ".removing_step_00000000").mkdir()
     assert checkpoints.resume(engine, loader) == 1
     assert names(tmp_path) == ["step_00000001"]

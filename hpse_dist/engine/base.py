@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hpse_dist.engine.state import Snapshot
 from hpse_dist.fields import Batch
 from hpse_dist.world import World
 
@@ -156,12 +157,23 @@ class Engine(ABC):
     # -- state
 
     @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """A copy of this rank's share of the whole training state; collective."""
+
     def save(self, folder: Path) -> None:
-        """Write the whole training state; collective. OSError only after all ranks are through."""
+        """Write this rank's share into `folder`; collective. OSError where it does not fit."""
+        self.snapshot().write(folder)
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote; collective. The caller has checked the files' hashes."""
+        """Read what any engine on any number of ranks has saved; collective.
+
+        The caller has checked the files' hashes. ValueError where it is of another model.
+        """
+
+    def _new_snapshot(self, moved: int) -> Snapshot:
+        """One without tensors; `moved`: how often AdamW has moved the weights."""
+        return Snapshot(self.world.rank, {"updates": self.updates, "moved": moved})
 
     @abstractmethod
     def full_state_dict(self) -> dict[str, Tensor]:

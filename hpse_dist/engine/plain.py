@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hpse_dist.engine.base import Engine, Precision
+from hpse_dist.engine.state import (
+    SavedState,
+    Snapshot,
+    kept_aside,
+    snapshot_of_whole,
+    take_kept,
+    take_whole,
+    trained,
+)
 from hpse_dist.fields import Batch
 from hpse_dist.world import World
-
-STATE_FILE = "engine.safetensors"
 
 
 class PlainEngine(Engine):
@@ -69,46 +75,25 @@ class PlainEngine(Engine):
     def _clear_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    # -- state: one file without pickles, whatever the number of ranks
+    # -- state
 
-    def save(self, folder: Path) -> None:
-        if not self.world.is_main:
-            return
-        tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
-        for name, parameter in self.module.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        # safetensors refuses tensors that share memory, as tied weights do
-        tensors = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-        try:
-            save_file(tensors, folder / STATE_FILE, metadata={"updates": str(self.updates)})
-        except SafetensorError as error:
-            raise OSError(f"{folder / STATE_FILE}: {error}") from None
+    def snapshot(self) -> Snapshot:
+        """Every rank holds all: each takes its share of the parameters, the first what is left."""
+        parameters, state = trained(self.module), self.optimizer.state
+        steps = [int(values["step"]) for values in state.values() if "step" in values]
+        snapshot = self._new_snapshot(max(steps, default=0))
+        share = itertools.islice(parameters.items(), self.world.rank, None, self.world.size)
+        snapshot_of_whole(snapshot, dict(share), state)
+        if self.world.is_main:
+            for name, value in kept_aside(self.module).items():
+                snapshot.add(f"kept:{name}", value.shape, 0, value)
+        return snapshot
 
     def load(self, folder: Path) -> None:
-        path = folder / STATE_FILE
-        if not path.is_file():
-            raise ValueError(
-                f"{folder}: not a checkpoint of the plain or ddp engine; resume with the engine "
-                "it was made with, or start another run folder"
-            )
-        with safe_open(path, "pt", device="cpu") as file:
-            self.updates = int((file.metadata() or {})["updates"])
-            names = set(file.keys())
-            self.module.load_state_dict(
-                {name: file.get_tensor(f"module.{name}") for name in self.module.state_dict()}
-            )
-            for name, parameter in self.module.named_parameters():
-                state = {
-                    key: file.get_tensor(f"optimizer.{key}.{name}")
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                    if f"optimizer.{key}.{name}" in names
-                }
-                if state:  # AdamW counts its steps on the CPU
-                    self.optimizer.state[parameter] = {
-                        key: value if key == "step" else value.to(self.device)
-                        for key, value in state.items()
-                    }
+        saved = SavedState(folder)
+        take_whole(saved, trained(self.module), self.optimizer.state)
+        take_kept(saved, self.module)
+        self.updates = saved.facts["updates"]
 
     def full_state_dict(self) -> dict[str, Tensor]:
         if not self.world.is_main:

@@ -1,8 +1,8 @@
 """DeepSpeed ZeRO, stages 0 to 3: the only file that imports deepspeed.
 
 What DeepSpeed decides by default and we do not want is written out in `deepspeed_config` and
-`_import`. Two things it lets through are closed here: at stage 0 in fp32 a NaN gradient would
-reach the weights, and its checkpoints are read without `weights_only`.
+`_import`. At stage 0 in fp32 it would let a NaN gradient reach the weights: closed here. Its own
+checkpoints fit one number of ranks and one stage, and are pickles: ours (state.py) are neither.
 
 bf16 is DeepSpeed's `torch_autocast`, with parameters, gradients and their exchange in fp32: the
 same arithmetic as the plain and ddp engines. Its `bf16` section would cast parameters, and with
@@ -12,26 +12,33 @@ them every label that meets them, to 8 bits of precision.
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import logging
 import math
 import os
-import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hpse_dist.engine.base import Engine, Precision, join
+from hpse_dist.engine.state import (
+    MOMENTS,
+    SavedState,
+    Snapshot,
+    fill_stretch,
+    kept_aside,
+    snapshot_of_whole,
+    take_kept,
+    take_whole,
+    trained,
+)
 from hpse_dist.fields import Batch
 from hpse_dist.world import World
 
-TAG = "zero"
-ABOUT_FILE = "zero.json"
 # DeepSpeed's own 5e8 elements reserve 2 GB before the first step; our models are far smaller
 BUCKET_ELEMENTS = 50_000_000
 
@@ -125,11 +132,6 @@ class ZeroEngine(Engine):
                 precision=precision,
             ),
         )
-        self._files = _Files(self._engine.checkpoint_engine)
-        self._engine.checkpoint_engine = self._files
-        # It would copy its conversion scripts into every checkpoint, and fail there alone
-        # when the disk is full, while the other ranks wait.
-        self._engine._copy_recovery_script = lambda path: None
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
@@ -162,37 +164,100 @@ class ZeroEngine(Engine):
         parameters = list(self.module.parameters())
         return self._deepspeed.zero.GatheredParameters(parameters, enabled=self.stage == 3)
 
-    # -- state: every rank its own shards, in DeepSpeed's own format
+    # -- state: every rank the stretches that it alone keeps up to date
 
-    def save(self, folder: Path) -> None:
-        about = {"stage": self.stage, "world_size": self.world.size, "updates": self.updates}
-        if self.world.is_main:
-            with self._files.remembering():
-                (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
-        # without this entry DeepSpeed's own conversion to another number of ranks refuses
-        state = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
-        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state, save_latest=False)
-        self._files.raise_first()
+    def snapshot(self) -> Snapshot:
+        parameters, state = trained(self.module), self._adam.state
+        steps = [int(values["step"]) for values in state.values() if "step" in values]
+        snapshot = self._new_snapshot(max(steps, default=0))
+        if self.stage == 0:
+            share = itertools.islice(parameters.items(), self.world.rank, None, self.world.size)
+            snapshot_of_whole(snapshot, dict(share), state)
+        for name, parameter in parameters.items() if self.stage > 0 else ():
+            for part in self._parts(parameter):
+                shape = _shape(parameter)
+                snapshot.add(f"weight:{name}", shape, part.start, part.of(part.flat))
+                for moment in MOMENTS:
+                    if moment in state.get(part.flat, {}):
+                        values = part.of(state[part.flat][moment])
+                        snapshot.add(f"{moment}:{name}", shape, part.start, values)
+        with self._fixed_parameters_whole():
+            for name, value in kept_aside(self.module).items() if self.world.is_main else ():
+                snapshot.add(f"kept:{name}", value.shape, 0, value)
+        return snapshot
 
     def load(self, folder: Path) -> None:
-        path = folder / ABOUT_FILE
-        if not path.is_file():
-            raise ValueError(
-                f"{folder}: not a checkpoint of the zero engine; resume with the engine it was "
-                "made with, or start another run folder"
-            )
-        about = json.loads(path.read_text(encoding="utf-8"))
-        for key, here in (("stage", self.stage), ("world_size", self.world.size)):
-            cut_up = key == "stage" or self.stage > 0  # stage 0 fits any number of ranks
-            if cut_up and about[key] != here:
-                raise ValueError(
-                    f"{folder}: saved by ZeRO with {key} {about[key]}, this run has {here}; "
-                    "resume with the same ZeRO stage and number of workers, or start another run "
-                    "folder"
-                )
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
-        assert loaded is not None, f"{folder}: DeepSpeed read nothing"
-        self.updates = int(about["updates"])
+        saved = SavedState(folder)
+        parameters: dict[str, Any] = trained(self.module)
+        if self.stage == 0:
+            take_whole(saved, parameters, self._adam.state)
+        else:
+            self._take_parts(saved, parameters)
+        with self._fixed_parameters_whole(changing=True):
+            take_kept(saved, self.module)
+        self.updates = saved.facts["updates"]
+
+    @torch.no_grad()
+    def _take_parts(self, saved: SavedState, parameters: dict[str, Any]) -> None:
+        """Masters and moments of this rank's stretches, then the weights that compute."""
+        for name, parameter in parameters.items():
+            for part in self._parts(parameter):
+                where = _shape(parameter), part.start
+                fill_stretch(saved, f"weight:{name}", *where, part.of(part.flat, padded=True))
+                moments = self._moments(part.flat, saved.facts["moved"])
+                for moment, values in moments.items():
+                    fill_stretch(saved, f"{moment}:{name}", *where, part.of(values, padded=True))
+            if self.stage < 3:
+                parameter.copy_(saved.whole(f"weight:{name}", parameter))
+            else:
+                (part,) = self._parts(parameter)
+                parameter.ds_tensor.copy_(part.of(part.flat, padded=True))
+        if self.stage < 3:
+            self._engine.optimizer._hp_optimizer_states_linked = False  # to the new moments
+            return
+        whole = self._engine.optimizer.persistent_parameters  # too small to be cut up for long
+        if whole:
+            whole[0].partition(whole)  # forgets the old values
+            whole[0].all_gather(whole)
+
+    def _moments(self, flat: Tensor, steps: int) -> dict[str, Tensor]:
+        """AdamW's running means of a flat stretch of masters; none before the first step."""
+        state = self._adam.state
+        if not steps:
+            return {}
+        if MOMENTS[0] not in state[flat]:
+            state[flat].update({moment: torch.zeros_like(flat) for moment in MOMENTS})
+        state[flat]["step"] = torch.tensor(float(steps))  # AdamW counts its steps on the CPU
+        return {moment: state[flat][moment] for moment in MOMENTS}
+
+    @property
+    def _adam(self) -> Any:
+        """The AdamW that DeepSpeed steps."""
+        return self._engine.optimizer if self.stage == 0 else self._engine.optimizer.optimizer
+
+    def _parts(self, parameter: Any) -> list[_Part]:
+        """Where DeepSpeed keeps this rank's share of a parameter's masters; none, or one."""
+        if self.stage == 3:
+            zero = self._engine.optimizer
+            group, offset, length = zero.grad_position[zero.get_param_id(parameter)]
+            start = length * self.world.rank
+            real = min(length, max(0, parameter.ds_numel - start))  # the last share is filled up
+            return [_Part(start, zero.fp32_partitioned_groups_flat[group], offset, real, length)]
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return []
+        flat = self._engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+        return [_Part(there.start, flat, here.start, here.numel, here.numel)]
+
+    @contextlib.contextmanager
+    def _fixed_parameters_whole(self, changing: bool = False) -> Iterator[None]:
+        """Parameters that do not learn, whole on every rank while inside; collective."""
+        fixed = [p for p in self.module.parameters() if not p.requires_grad]
+        cut = self.stage == 3 and bool(fixed)
+        writer = 0 if changing else None
+        with self._deepspeed.zero.GatheredParameters(fixed, modifier_rank=writer, enabled=cut):
+            yield
 
     def full_state_dict(self) -> dict[str, Tensor]:
         with self._gathered():
@@ -205,54 +270,23 @@ class ZeroEngine(Engine):
         self._engine.destroy()
 
 
-class _Files:
-    """DeepSpeed's file writer and reader, with two habits changed.
+class _Part(NamedTuple):
+    """A stretch of one parameter inside a flat tensor of masters."""
 
-    A write that fails is remembered and told after the call: DeepSpeed waits at barriers between
-    its files, so a rank that raised at once would leave the others waiting. And nothing but
-    tensors, numbers and three harmless classes of its own is unpickled.
-    """
+    start: int
+    """First element of the flattened parameter."""
+    flat: Tensor
+    offset: int
+    """Its place in `flat`."""
+    real: int
+    """Elements of the parameter; the rest, up to `length`, is padding."""
+    length: int
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self._failures: list[str] = []
+    def of(self, flat: Tensor, *, padded: bool = False) -> Tensor:
+        """The stretch of `flat` or of a tensor laid out like it."""
+        return flat.narrow(0, self.offset, self.length if padded else self.real)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
-    @contextlib.contextmanager
-    def remembering(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._failures.append(error.strerror or str(error))
-        except RuntimeError as error:
-            if "inline_container" not in str(error):
-                raise
-            # torch's writer does not tell why it could not write all
-            self._failures.append("a file was cut short: the disk is full, or a quota reached")
-
-    def raise_first(self) -> None:
-        failures, self._failures = self._failures, []
-        if failures:
-            raise OSError(failures[0])
-
-    def save(self, state_dict: dict[str, Any], path: str) -> None:
-        with self.remembering():
-            torch.save(state_dict, path)
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        from deepspeed.runtime.fp16.loss_scaler import LossScaler
-        from deepspeed.runtime.zero.config import ZeroStageEnum
-        from deepspeed.utils.tensor_fragment import fragment_address
-
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            try:
-                return torch.load(path, map_location=map_location, weights_only=True)
-            except pickle.UnpicklingError as error:
-                found = re.search(r"GLOBAL (\S+)", str(error))
-                what = found.group(1) if found else "something that is not known to be harmless"
-                raise ValueError(
-                    f"{path}: refused, it holds {what} beside weights; it was not written by "
-                    "this program, or by another version of DeepSpeed"
-                ) from None
+def _shape(parameter: Any) -> tuple[int, ...]:
+    """The shape of a whole parameter, which stage 3 keeps aside."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

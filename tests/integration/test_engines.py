@@ -164,15 +164,24 @@ def test_evaluation_over_padded_shards_is_exact(outcome: Outcome, kind: str) -> 
     assert math.isfinite(outcome.same("plain means")["ratio"])
 
 
-def test_checkpoints_that_do_not_fit_are_refused(outcome: Outcome) -> None:
-    assert "saved by ZeRO with stage 1, this run has 2" in outcome.same("other stage")
-    assert "saved by ZeRO with world_size 4, this run has 2" in outcome.same("other world")
-    assert outcome.same("other world of stage 0") == "none"  # nothing is cut up there
-    assert "not a checkpoint of the zero engine" in outcome.same("other engine")
+def test_a_run_changes_engine_and_stage_on_the_way(outcome: Outcome) -> None:
+    """ZeRO 1, 3, ddp, ZeRO 2, 0, 3 on two processes: the weights of one engine all along."""
+    assert outcome.same("changed reached") == 10
+    assert outcome.distance("changed", "ddp fp32 0.3") < 1e-6
+    assert [row["step"] for row in outcome.histories["changed"]] == list(range(1, 11))
+    want = outcome.curve("ddp fp32 0.3", "loss")
+    assert outcome.curve("changed", "loss") == pytest.approx(want, rel=1e-5)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(outcome: Outcome) -> None:
-    assert "refused, it holds posix.system beside weights" in outcome.same("evil")
+@every_kind
+def test_two_processes_become_one(outcome: Outcome, kind: str) -> None:
+    assert outcome.distance(f"{kind} then plain", "plain fp32 0.3") < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["zero2", "zero3", "ddp"])
+def test_half_a_checkpoint_is_refused(outcome: Outcome, kind: str) -> None:
+    said = outcome.facts[0][f"{kind} half"]
+    assert "are not there; a file of the checkpoint is missing" in said or "is not there" in said
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero0", "zero2", "zero3"])

@@ -265,7 +265,7 @@ def test_buffers_make_a_resume_exact(name: str, tmp_path: Path) -> None:
         pretrain(broken, World(), broken.folder())
     pretrain(broken, World(), broken.folder())
     files = [
-        sorted(r.folder().glob("checkpoints/step_*5/engine.safetensors"))[-1].read_bytes()
+        sorted(r.folder().glob("checkpoints/step_*5/state-00000.safetensors"))[-1].read_bytes()
         for r in (whole, broken)
     ]
     assert files[0] == files[1]
