@@ -7,7 +7,9 @@
     checkpoints/.saving_step_00001000   while it is being written
     checkpoints/step_00000900.broken    set aside: a hash did not hold
 
-The main process decides; every rank learns what it decided through the engine.
+The main process decides; every rank learns what it decided through the engine. A checkpoint may
+be written in the background: training waits only for a copy in memory, and looks at every step
+whether all ranks are through; nothing but the rename makes it one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import random
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,8 +35,17 @@ from hpse_dist.world import World
 log = logging.getLogger(__name__)
 
 SCHEMA = 2
+FAILURES = 3  # checkpoints in a row that may fail before a run ends
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"^step_(\d{8,})$")
+
+
+class Snapshot(Protocol):
+    """A rank's share of the training state, copied; it writes itself."""
+
+    rank: int
+
+    def write(self, folder: Path) -> Path: ...
 
 
 class Trained(Protocol):
@@ -41,14 +53,15 @@ class Trained(Protocol):
 
     world: World
 
-    def save(self, folder: Path) -> None: ...
+    def snapshot(self) -> Snapshot: ...
     def load(self, folder: Path) -> None: ...
+    def any_rank(self, flag: bool) -> bool: ...
     def gather(self, value: Any) -> list[Any]: ...
     def from_main(self, value: Any) -> Any: ...
 
 
 class Positioned(Protocol):
-    """What a checkpoint needs of a loader."""
+    """What a checkpoint needs of a loader, and of whatever else has a state of plain values."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -57,7 +70,14 @@ class Positioned(Protocol):
 class Checkpoints:
     """The checkpoints of one run folder: every so many steps, the last few kept."""
 
-    def __init__(self, folder: Path, every: int, keep: int, recipe_hash: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        keep: int,
+        recipe_hash: str,
+        guard: Positioned | None = None,
+    ) -> None:
         if every < 1:
             raise ValueError(f"checkpoints must come every 1 step or more, found {every}")
         if keep < 1:
@@ -66,6 +86,9 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.recipe_hash = recipe_hash
+        self.guard = guard
+        self._writing: _Writing | None = None
+        self._failures = 0  # in a row
 
     def due(self, step: int) -> bool:
         """True on the steps to save after."""
@@ -73,57 +96,100 @@ class Checkpoints:
 
     def save(self, engine: Trained, loader: Positioned, step: int) -> Path:
         """Write the state after `step`; collective. On failure every rank raises one OSError."""
-        target = self.folder / f"step_{step:08d}"
+        self.settle(engine, wait=True)
+        failure = self._start(engine, loader, step) or self._end(engine)
+        if failure is not None:
+            raise OSError(failure)
+        return self.folder / _name(step)
+
+    def begin(self, engine: Trained, loader: Positioned, step: int) -> None:
+        """As `save`, in the background: `settle` makes it a checkpoint. Collective."""
+        self.settle(engine, wait=True)
+        failure = self._start(engine, loader, step)
+        if failure is not None:
+            self._note(failure)
+
+    def settle(self, engine: Trained, *, wait: bool = False) -> None:
+        """Publish what `begin` began once all ranks have written it; collective.
+
+        A failure is said aloud and training goes on with the checkpoints that are there; the
+        third in a row is an OSError.
+        """
+        if self._writing is None:
+            return
+        if not wait and engine.any_rank(self._writing.is_busy()):
+            return
+        self._note(self._end(engine))
+
+    def _note(self, failure: str | None) -> None:
+        self._failures = 0 if failure is None else self._failures + 1
+        if failure is None:
+            return
+        if self._failures == FAILURES:
+            raise OSError(f"{failure}. It was the {FAILURES}rd checkpoint in a row that failed")
+        log.warning("%s; training goes on", failure)
+
+    def _start(self, engine: Trained, loader: Positioned, step: int) -> str | None:
+        """Copy the state and let a thread write it; what went wrong, if anything."""
+        target = self.folder / _name(step)
         draft = self.folder / f".saving_{target.name}"
         failure = _attempt(engine, lambda: self._open(engine, draft))
-        if failure is None:
-            failure = _attempt(engine, lambda: self._write_state(engine, draft))
-        if failure is None:
-            failure = _attempt(engine, lambda: self._publish(engine, loader, step, draft, target))
         if failure is not None:
-            if engine.world.is_main:
-                shutil.rmtree(draft, ignore_errors=True)
-            sentence = (
-                f"{target}: the checkpoint could not be written ({failure}); "
-                f"{_free(self.folder)} free there. Earlier checkpoints are untouched: make room "
-                "and start the same command again"
-            )
-            raise OSError(engine.from_main(sentence))
-        return target
-
-    def _open(self, engine: Trained, draft: Path) -> None:
-        if engine.world.is_main:
-            shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed here
-            draft.mkdir(parents=True)
-
-    def _write_state(self, engine: Trained, draft: Path) -> None:
-        engine.save(draft)
-        path = draft / f"random-{engine.world.rank:05d}.json"
-        path.write_text(json.dumps(random_state()), encoding="utf-8")
-
-    def _publish(
-        self, engine: Trained, loader: Positioned, step: int, draft: Path, target: Path
-    ) -> None:
-        """Hash what all ranks have written, write the manifest, rename, drop the oldest."""
-        if not engine.world.is_main:
-            return
+            return self._sentence(engine, target, draft, failure)
         manifest: dict[str, Any] = {
             "schema": SCHEMA,
             "step": step,
             "recipe_hash": self.recipe_hash,
             "world_size": engine.world.size,
             "loader": loader.state_dict(),
+            "guard": self.guard.state_dict() if self.guard else None,
             "versions": {"torch": torch.__version__},
-            "files": _hashes(draft, sync=True),
         }
+        snapshot = engine.snapshot()
+        self._writing = _Writing(target, draft, manifest, snapshot)
+        return None
+
+    def _end(self, engine: Trained) -> str | None:
+        """Wait for the writers of all ranks and publish; what went wrong, if anything."""
+        writing, self._writing = self._writing, None
+        assert writing is not None
+        failure = _attempt(engine, writing.finish)
+        files: dict[str, Any] = {}
+        if failure is None:
+            for of_rank in engine.gather(writing.files):
+                files |= of_rank
+            failure = _attempt(engine, lambda: self._publish(engine, writing, files))
+        if failure is not None:
+            return self._sentence(engine, writing.target, writing.draft, failure)
+        return None
+
+    def _sentence(self, engine: Trained, target: Path, draft: Path, failure: str) -> str:
+        if engine.world.is_main:
+            shutil.rmtree(draft, ignore_errors=True)
+        return engine.from_main(
+            f"{target}: the checkpoint could not be written ({failure}); "
+            f"{_free(self.folder)} free there. Earlier checkpoints are untouched: make room "
+            "and start the same command again"
+        )
+
+    def _open(self, engine: Trained, draft: Path) -> None:
+        if engine.world.is_main:
+            shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed here
+            draft.mkdir(parents=True)
+
+    def _publish(self, engine: Trained, writing: _Writing, files: dict[str, Any]) -> None:
+        """Write the manifest of what all ranks have written, rename, drop the oldest."""
+        if not engine.world.is_main:
+            return
+        draft, target = writing.draft, writing.target
+        manifest = {**writing.manifest, "files": dict(sorted(files.items()))}
         manifest = json.loads(json.dumps(manifest))  # keys become text, as they are read again
         text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
         with (draft / MANIFEST).open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        for folder in {path.parent for path in draft.rglob("*")}:
-            _sync(folder)
+        _sync(draft)
         if target.exists():
             _remove(target)
         draft.rename(target)
@@ -137,34 +203,58 @@ class Checkpoints:
         Returns its step, 0 if there is none. Broken checkpoints are set aside and said aloud; one
         of another recipe is a ValueError.
         """
+        folder, manifest = self._chosen(engine, None)
+        if folder is None:
+            return 0
+        engine.load(folder)
+        loader.load_state_dict(manifest["loader"])
+        if self.guard is not None and manifest["guard"] is not None:
+            self.guard.load_state_dict(manifest["guard"])
+        path = folder / f"random-{engine.world.rank:05d}.json"
+        if path.is_file():  # a run that has grown has ranks without one
+            set_random_state(json.loads(path.read_text(encoding="utf-8")))
+        return int(manifest["step"])
+
+    def go_back(self, engine: Trained, before: int) -> int | None:
+        """Bring the engine alone to the newest good checkpoint up to step `before`; collective.
+
+        Where all are later, to the oldest. Returns its step, None if there is none.
+        """
+        folder, manifest = self._chosen(engine, before)
+        if folder is None:
+            return None
+        engine.load(folder)
+        return int(manifest["step"])
+
+    def _chosen(self, engine: Trained, before: int | None) -> tuple[Path | None, dict[str, Any]]:
+        """What the main process chooses, told to all."""
         name, manifest, problem = None, {}, None
         if engine.world.is_main:
             try:
-                path, manifest = self.newest_good() or (None, {})
+                path, manifest = self.newest_good(before) or (None, {})
                 name = path.name if path else None
             except (ValueError, OSError) as error:
                 problem = str(error)
         name, manifest, problem = engine.from_main((name, manifest, problem))
         if problem is not None:
             raise ValueError(problem)
-        if name is None:
-            return 0
-        folder = self.folder / name
-        engine.load(folder)
-        loader.load_state_dict(manifest["loader"])
-        path = folder / f"random-{engine.world.rank:05d}.json"
-        if path.is_file():  # a run that has grown has ranks without one
-            set_random_state(json.loads(path.read_text(encoding="utf-8")))
-        return int(manifest["step"])
+        return (self.folder / name if name else None), manifest
 
-    def newest_good(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint whose hashes hold, and its manifest; for the main process only."""
+    def newest_good(self, before: int | None = None) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint whose hashes hold, and its manifest; for the main process only.
+
+        With `before`, the newest up to that step, else the oldest.
+        """
         if self.folder.is_dir():
             for leftover in self.folder.glob(".saving_*"):
                 shutil.rmtree(leftover)
             for leftover in self.folder.glob(".removing_*"):
                 shutil.rmtree(leftover)
-        for folder in self.found():
+        found = self.found()
+        if before is not None:
+            late = [path for path in found if _step(path) > before]
+            found = [path for path in found if path not in late] + late[::-1]
+        for folder in found:
             problem = problem_of(folder)
             if problem is None:
                 manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -198,10 +288,54 @@ class Checkpoints:
         """Published checkpoints, newest first, good or not."""
         if not self.folder.is_dir():
             return []
-        named = [
-            (match, path) for path in self.folder.iterdir() if (match := _NAME.match(path.name))
-        ]
-        return [path for _, path in sorted(named, key=lambda pair: -int(pair[0].group(1)))]
+        named = [path for path in self.folder.iterdir() if _NAME.match(path.name)]
+        return sorted(named, key=_step, reverse=True)
+
+
+class _Writing:
+    """A rank's share of a checkpoint on its way to the disk, in a thread of its own."""
+
+    def __init__(
+        self, target: Path, draft: Path, manifest: dict[str, Any], snapshot: Snapshot
+    ) -> None:
+        self.target, self.draft, self.manifest = target, draft, manifest
+        self.files: dict[str, dict[str, Any]] = {}
+        """Name -> size and sha256, once they are written."""
+        self._error: Exception | None = None
+        random = json.dumps(random_state())
+        self._thread = threading.Thread(
+            target=self._write, args=(snapshot, random), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def _write(self, snapshot: Snapshot, random: str) -> None:
+        try:
+            paths = [snapshot.write(self.draft)]
+            paths.append(self.draft / f"random-{snapshot.rank:05d}.json")
+            paths[-1].write_text(random, encoding="utf-8")
+            self.files = {path.name: _about(path, sync=True) for path in paths}
+        except Exception as error:  # raised by `finish`, in the thread that asks
+            self._error = error
+
+    def is_busy(self) -> bool:
+        return self._thread.is_alive()
+
+    def finish(self) -> None:
+        """Wait for the end; raises what went wrong."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _step(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
+    found = _NAME.match(folder.name)
+    assert found is not None
+    return int(found.group(1))
 
 
 def problem_of(folder: Path) -> str | None:
@@ -276,21 +410,22 @@ def _files(folder: Path) -> Iterator[Path]:
     return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
 
 
-def _hashes(folder: Path, *, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file but the manifest; with `sync`, safely on the disk."""
-
-    def about(path: Path) -> dict[str, Any]:
-        with path.open("rb") as file:
-            if sync:
-                os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"size": path.stat().st_size, "sha256": digest}
-
+def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file but the manifest."""
     paths = list(_files(folder))
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing leaves the interpreter free
-        found = list(pool.map(about, paths))
+        found = list(pool.map(_about, paths))
     names = [path.relative_to(folder).as_posix() for path in paths]
     return dict(zip(names, found, strict=True))
+
+
+def _about(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    """Size and sha256 of a file; with `sync`, safely on the disk."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -41,6 +41,9 @@ class RunLog:
         if not world.is_main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._open(start)
+
+    def _open(self, start: int) -> None:
         commit_history(self.folder / METRICS_FILE, start)
         # the import takes seconds, and only the main process needs it
         from torch.utils.tensorboard import SummaryWriter
@@ -51,6 +54,14 @@ class RunLog:
             flush_secs=10,
         )
         self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
+
+    def rewind(self, step: int) -> None:
+        """The steps after `step` are about to happen again: what was said of them goes."""
+        if self._writer is None:
+            return
+        self._metrics.close()
+        self._writer.close()
+        self._open(step)
 
     def due(self, step: int) -> bool:
         """True on the steps whose scalars are wanted."""

@@ -23,6 +23,7 @@ from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.pairs import PairsConfig
 from hpse_dist.fields import missing
+from hpse_dist.guard import GuardConfig
 from hpse_dist.models.encoder import EncoderConfig
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.optim import OptimConfig
@@ -159,6 +160,8 @@ class TrainingRecipe:
     """Optimizer and learning-rate schedule."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 keeps fp32 master weights."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """What is skipped, and when a run goes back, where training goes wrong."""
     evaluate_every: int = 1000
     """Optimizer steps between evaluations on held-out subjects; the last step always is one."""
     evaluate_limit: int | None = None

@@ -28,6 +28,7 @@ from hpse_dist.data.collection import Collection
 from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.feed import Feed, make_feed
+from hpse_dist.guard import Guard
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
 from hpse_dist.models.encoder import Encoder, build_encoder
 from hpse_dist.models.frozen import FrozenEncoder, thawed
@@ -174,11 +175,13 @@ def _run(
         precision=recipe.precision,
         zero_stage=machine.zero_stage,
     )
+    guard = Guard(recipe.guard, folder, world)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         every=machine.checkpoint_every,
         keep=machine.keep_checkpoints,
         recipe_hash=recipe.hash(),
+        guard=guard,
     )
     try:
         start = checkpoints.resume(engine, loader)
@@ -191,6 +194,7 @@ def _run(
                 lambda step: schedule(step, recipe.steps, recipe.optim),
                 record,
                 checkpoints,
+                guard,
                 start=start,
                 steps=recipe.steps,
                 on_step=watch,

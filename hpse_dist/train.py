@@ -6,6 +6,7 @@ Both know an engine, a loader and a module, and nothing of any one objective or 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +16,12 @@ import torch
 from torch import Tensor
 
 from hpse_dist.checkpoint import Checkpoints
-from hpse_dist.engine import Engine
+from hpse_dist.engine import Engine, Refusal
 from hpse_dist.fields import Batch
+from hpse_dist.guard import Guard
 from hpse_dist.log import RunLog
+
+_log = logging.getLogger(__name__)
 
 
 class Loader(Protocol):
@@ -34,6 +38,7 @@ def train(
     schedule: Callable[[int], float],
     log: RunLog,
     checkpoints: Checkpoints,
+    guard: Guard,
     *,
     start: int,
     steps: int,
@@ -44,36 +49,105 @@ def train(
 
     `should_stop`, true on any rank after an update, ends the run there with a checkpoint;
     `on_step` comes after each update and its log, before its checkpoint, on every rank. Returns
-    the step reached. A non-finite loss or gradient raises `engine.NonFinite`.
+    the step reached. A loss or gradient that is not finite skips its update; where `guard` has had
+    enough, the run goes back to a checkpoint and past the batches since, or ends in `GivenUp`.
     """
     if engine.updates != start:
         raise ValueError(f"the engine has made {engine.updates} updates, not the {start} to go on")
     clock = Clock()
     batches = iter(loader)
-    for step in range(start + 1, steps + 1):
+    step = start
+    while step < steps:
+        step += 1
         lr = schedule(step)
         engine.set_lr(lr)
-        parts = []
         with clock.updating():
-            for _ in range(engine.accumulation):
-                batch = clock.next(batches)
-                scalars = engine(batch)
-                engine.backward(scalars["loss"])
-                engine.step()  # moves the weights on the last micro-step only
-                parts.append({name: value.detach() for name, value in scalars.items()})
-        engine.module.after_step(step / steps)
-        if log.due(step):
+            parts, refusal = _update(engine, clock, batches)
+        trouble = _judge(engine, guard, step, parts, refusal, step / steps)
+        if trouble is not None:
+            step = _go_back(engine, loader, log, checkpoints, guard, step, trouble)
+            batches = iter(loader)
+            continue
+        if log.due(step) and refusal is None:
             means = engine.mean_over_ranks(stacked(parts))
             log.scalars(step, means | {"lr": lr} | engine.stats() | clock.rates(engine.world.size))
         if on_step is not None:
             on_step(step)
         stop = engine.any_rank(should_stop())
-        if checkpoints.due(step) or step == steps or stop:
-            log.flush()
-            checkpoints.save(engine, loader, step)
+        with clock.saving():
+            if step == steps or stop:
+                log.flush()
+                checkpoints.save(engine, loader, step)
+            elif checkpoints.due(step):
+                log.flush()
+                checkpoints.begin(engine, loader, step)
+            else:
+                checkpoints.settle(engine)
         if stop:
             return step
     return steps
+
+
+class GivenUp(ValueError):
+    """Training went wrong more often than its recipe allows."""
+
+
+def _update(
+    engine: Engine, clock: Clock, batches: Iterator[Batch]
+) -> tuple[list[dict[str, Tensor]], Refusal | None]:
+    """One update: the scalars of its micro-batches, and why it was refused, if it was."""
+    parts, refusal = [], None
+    for _ in range(engine.accumulation):
+        batch = clock.next(batches)
+        scalars = engine(batch)
+        engine.backward(scalars["loss"])
+        refusal = engine.step()  # moves the weights on the last micro-step only
+        parts.append({name: value.detach() for name, value in scalars.items()})
+    return parts, refusal
+
+
+def _judge(
+    engine: Engine,
+    guard: Guard,
+    step: int,
+    parts: list[dict[str, Tensor]],
+    refusal: Refusal | None,
+    progress: float,
+) -> str | None:
+    """End the step for the module; a sentence if the run must go back."""
+    if refusal is not None:
+        engine.module.after_refusal()
+        _log.warning("%s; the step is skipped", refusal)
+        return guard.refused(refusal)
+    engine.module.after_step(progress)
+    loss = engine.mean_over_ranks(stacked(parts))["loss"] if guard.wants_loss else None
+    return guard.made(step, loss)
+
+
+def _go_back(
+    engine: Engine,
+    loader: Loader,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    guard: Guard,
+    step: int,
+    trouble: str,
+) -> int:
+    """To an earlier checkpoint's weights, and past the batches since; returns its step."""
+    advice = "look at these samples, lower the learning rate, or clip the gradient (optim.clip)"
+    if guard.returns == guard.config.returns:
+        raise GivenUp(f"{trouble}; the run has gone back {guard.returns} times already: {advice}")
+    checkpoints.settle(engine, wait=True)
+    place = loader.state_dict()
+    found = checkpoints.go_back(engine, step - guard.config.back)
+    if found is None:
+        raise GivenUp(f"{trouble}, and there is no checkpoint to go back to: {advice}")
+    loader.load_state_dict(place)
+    log.rewind(found)
+    guard.went_back(step, found, trouble, place)
+    _log.warning("%s; back to step %d, past the batches since", trouble, found)
+    checkpoints.save(engine, loader, found)  # else a restart would meet those batches again
+    return found
 
 
 def stacked(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -85,11 +159,11 @@ def stacked(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class Clock:
-    """Wall time of the updates since the last reading, and how much of it waited for data."""
+    """Wall time of the updates since the last reading, and what was spent waiting."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
-        self._updates = self._waiting = 0.0
+        self._updates = self._waiting = self._saving = 0.0
         self._samples = 0
 
     @contextlib.contextmanager
@@ -98,6 +172,13 @@ class Clock:
         begun = self._now()
         yield
         self._updates += self._now() - begun
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around what training waits for when a checkpoint is made."""
+        begun = self._now()
+        yield
+        self._saving += self._now() - begun
 
     def next(self, batches: Iterator[Batch]) -> Batch:
         """The next micro-batch."""
@@ -108,13 +189,15 @@ class Clock:
         return batch
 
     def rates(self, world_size: int) -> dict[str, float]:
-        """Samples per second over all ranks and the share of time spent waiting; starts anew."""
+        """Samples per second over all ranks, and the shares of time spent waiting for data and for
+        checkpoints; starts anew."""
         seconds = max(self._updates, 1e-9)
         rates = {
             "samples_per_s": self._samples * world_size / seconds,
             "wait_share": self._waiting / seconds,
+            "save_share": self._saving / (seconds + self._saving),
         }
-        self._updates = self._waiting = 0.0
+        self._updates = self._waiting = self._saving = 0.0
         self._samples = 0
         return rates
 

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from hpse_dist.checkpoint import Checkpoints, problem_of, random_state, set_random_state
 from hpse_dist.engine import Engine
+from hpse_dist.engine.state import Snapshot
 from hpse_dist.world import World
 from tests.engine.toys import TinyLoader, make_engine
 
@@ -201,6 +203,77 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_no_debris(
     assert checkpoints.resume(engine, loader) == 1
     checkpoints.save(engine, loader, 2)
     assert names(tmp_path) == ["step_00000002"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, engine: Engine, loader: TinyLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes its time; what is saved is the state at the beginning."""
+    may_write = threading.Event()
+    write = Snapshot.write
+
+    def slow(self: Snapshot, folder: Path) -> Path:
+        assert may_write.wait(10)
+        return write(self, folder)
+
+    monkeypatch.setattr(Snapshot, "write", slow)
+    checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
+    want = engine.full_state_dict()
+    checkpoints.begin(engine, loader, 1)
+    with torch.no_grad():
+        engine.module.gain += 1
+    loader.cursor = 160
+    checkpoints.settle(engine)
+    assert names(tmp_path) == [".saving_step_00000001"]
+    may_write.set()
+    checkpoints.settle(engine, wait=True)
+    assert names(tmp_path) == ["step_00000001"]
+    assert Checkpoints(tmp_path, 1, 2, "abc").resume(engine, loader) == 1
+    assert loader.cursor == 0
+    got = engine.full_state_dict()
+    assert all(torch.equal(want[name], got[name]) for name in want)
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_a_run(
+    tmp_path: Path, engine: Engine, loader: TinyLoader, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
+    checkpoints.save(engine, loader, 1)
+    for step in (2, 3):
+        with files_at_most(500):
+            checkpoints.begin(engine, loader, step)
+            checkpoints.settle(engine, wait=True)
+        assert f"step_{step:08d}: the checkpoint could not be written" in caplog.text
+        assert names(tmp_path) == ["step_00000001"]
+    checkpoints.begin(engine, loader, 4)
+    checkpoints.settle(engine, wait=True)
+    assert names(tmp_path) == ["step_00000001", "step_00000004"]
+
+
+def test_a_disk_that_stays_full_ends_the_run(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
+    checkpoints.save(engine, loader, 1)
+    with files_at_most(500), pytest.raises(OSError, match=r"make room .* 3rd checkpoint in a row"):
+        for step in (2, 3, 4):
+            checkpoints.begin(engine, loader, step)
+            checkpoints.settle(engine, wait=True)
+    assert names(tmp_path) == ["step_00000001"]
+
+
+def test_going_back_takes_the_newest_early_enough_or_the_oldest(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 3, "abc")
+    assert checkpoints.go_back(engine, 3) is None
+    for step in (2, 4, 6):
+        engine.updates = step
+        checkpoints.save(engine, loader, step)
+    assert [checkpoints.go_back(engine, before) for before in (9, 5, 4, 1)] == [6, 4, 4, 2]
+    assert engine.updates == 2
+    flip_a_byte(tmp_path / "step_00000004" / "state-00000.safetensors")
+    assert checkpoints.go_back(engine, 5) == 2
 
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,39 @@ import torch
 from torch import Tensor
 
 from hpse_dist.checkpoint import Checkpoints
-from hpse_dist.engine import Engine, NonFinite
+from hpse_dist.engine import Engine
 from hpse_dist.fields import Batch
+from hpse_dist.guard import INCIDENTS_FILE, Guard, GuardConfig, read_incidents
 from hpse_dist.log import RunLog, read_metrics
 from hpse_dist.optim import OptimConfig, schedule
-from hpse_dist.train import Clock, evaluate, stacked, train
+from hpse_dist.train import Clock, GivenUp, evaluate, stacked, train
 from hpse_dist.world import World
 from tests.engine.toys import TinyLoader, make_batch, make_engine
 
 CONFIG = OptimConfig(lr=3e-3, warmup_steps=2)
 STEPS = 10
+LENIENT = GuardConfig()
 
 
 def run(
-    folder: Path, seed: int = 0, poison: int | None = None, **options: Any
+    folder: Path,
+    seed: int = 0,
+    poison: Sequence[int] = (),
+    guard: GuardConfig = LENIENT,
+    every: int = 5,
+    **options: Any,
 ) -> tuple[int, dict[str, Tensor], Engine]:
     """Start or go on with a run of ten steps, as a restarted worker would."""
     engine, loader = make_engine("plain", seed=seed), TinyLoader(World())
-    if poison is not None:
-        loader.poison[poison] = "loss"
-    checkpoints = Checkpoints(folder / "checkpoints", 5, 2, "hash")
+    loader.poison = dict.fromkeys(poison, "loss")
+    watch = Guard(guard, folder, World())
+    checkpoints = Checkpoints(folder / "checkpoints", every, 2, "hash", watch)
     start = checkpoints.resume(engine, loader)
     rate = functools.partial(schedule, steps=STEPS, config=CONFIG)
     with RunLog(folder, World(), 1, start=start) as log:
-        reached = train(engine, loader, rate, log, checkpoints, start=start, steps=STEPS, **options)
+        reached = train(
+            engine, loader, rate, log, checkpoints, watch, start=start, steps=STEPS, **options
+        )
     return reached, engine.full_state_dict(), engine
 
 
@@ -46,7 +56,7 @@ def stop_at(step: int) -> dict[str, Callable[..., Any]]:
 
 
 def history(folder: Path) -> list[dict[str, float]]:
-    timing = ("time", "samples_per_s", "wait_share")
+    timing = ("time", "samples_per_s", "wait_share", "save_share")
     rows = read_metrics(folder / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k not in timing} for row in rows]
 
@@ -112,18 +122,113 @@ def test_told_to_stop_it_saves_where_it_is(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000003"]
 
 
-def test_a_bad_loss_names_step_and_samples_and_saves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(NonFinite, match=r"step 4: the loss .* sample_id 48, 49, 50, 51;"):
-        run(tmp_path, poison=49)
-    assert not (tmp_path / "checkpoints").exists()
-    assert [row["step"] for row in history(tmp_path)] == [1, 2, 3]
+BAD = 49  # a sample of step 4
+SKIPPED = {"kind": "skip", "step": 4, "why": "the loss is not finite", "samples": [48, 49, 50, 51]}
+
+
+def test_a_step_whose_loss_is_not_finite_is_skipped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reached, weights, engine = run(tmp_path, poison=[BAD])
+    assert reached == STEPS and engine.updates == STEPS
+    assert all(value.isfinite().all() for value in weights.values())
+    assert [row["step"] for row in history(tmp_path)] == [1, 2, 3, *range(5, 11)]
+    assert read_incidents(tmp_path / INCIDENTS_FILE) == [SKIPPED]
+    assert "step 4: the loss is NaN or infinite" in caplog.text
+    assert "sample_id 48, 49, 50, 51; no weight was changed by it; the step is s" in caplog.text
+
+
+def test_a_skipped_step_resumes_exactly(tmp_path: Path) -> None:
+    _, want, _ = run(tmp_path / "whole", poison=[BAD])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", poison=[BAD], on_step=functools.partial(interrupt, 7))
+    _, got, _ = run(tmp_path / "parts", poison=[BAD])
+    assert all(torch.equal(want[name], got[name]) for name in want)
+
+
+def without_batches(folder: Path, first: int, last: int, until: int) -> dict[str, Tensor]:
+    """Weights of ten steps whose batches `first` .. `last` are left out, after `until` steps."""
+    engine, loader = make_engine("plain"), TinyLoader(World())
+    batches = iter(loader)
+    for step in range(1, STEPS + 1):
+        if step == until + 1:
+            loader.cursor = 16 * last
+            batches = iter(loader)
+        engine.set_lr(schedule(step, STEPS, CONFIG))
+        for _ in range(engine.accumulation):
+            engine.backward(engine(next(batches))["loss"])
+            engine.step()
+    return engine.full_state_dict()
+
+
+def test_too_many_bad_steps_send_the_run_back_past_their_batches(tmp_path: Path) -> None:
+    """Steps 7 and 8 are bad and one may be: back to step 5, and on with the ninth batch."""
+    reached, weights, _ = run(tmp_path, poison=[96, 112], guard=GuardConfig(bad_steps=1))
+    assert reached == STEPS
+    want = without_batches(tmp_path, 6, 8, until=5)
+    assert all(torch.equal(want[name], weights[name]) for name in want if name != "seen")
+    assert [row["step"] for row in history(tmp_path)] == list(range(1, STEPS + 1))
+    *skips, back = read_incidents(tmp_path / INCIDENTS_FILE)
+    assert [skip["step"] for skip in skips] == [7, 8]
+    assert (back["kind"], back["step"], back["to"]) == ("return", 8, 5)
+    assert back["place"] == {"epoch": 0, "cursor": 128}
+
+
+def test_a_kill_after_a_return_does_not_meet_its_batches_again(tmp_path: Path) -> None:
+    bad: dict[str, Any] = {"poison": [96, 112], "guard": GuardConfig(bad_steps=1)}
+    _, want, _ = run(tmp_path / "whole", **bad)
+    calls = iter(range(100))
+    with pytest.raises(KeyboardInterrupt):  # at the ninth call: step 6 for the second time
+        run(tmp_path / "parts", **bad, on_step=lambda step: interrupt(8, next(calls)))
+    _, got, _ = run(tmp_path / "parts", **bad)
+    assert all(torch.equal(want[name], got[name]) for name in want)
+    assert len(read_incidents(tmp_path / "parts" / INCIDENTS_FILE)) == 3
+
+
+def test_with_nowhere_to_go_back_to_the_run_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(GivenUp, match=r"of 1 steps in a row .* no checkpoint .* clip the gradient"):
+        run(tmp_path, poison=[BAD], guard=GuardConfig(bad_steps=0))
+
+
+def test_a_run_that_always_goes_wrong_is_given_up(tmp_path: Path) -> None:
+    guard = GuardConfig(bad_steps=0, returns=2)
+    with pytest.raises(GivenUp, match="gone back 2 times already"):
+        run(tmp_path, poison=range(96, 10_000), guard=guard)
+
+
+def test_a_spike_sends_the_run_back(tmp_path: Path) -> None:
+    guard = Guard(GuardConfig(spike=5.0, window=10), tmp_path, World())
+    quiet = [1.0 + 0.01 * (step % 3) for step in range(30)]
+    assert not any(guard.made(step, loss) for step, loss in enumerate(quiet))
+    assert guard.made(30, 1.04) is None
+    assert guard.made(31, 1.5) == "step 31: the loss is 1.5, a spike above 1.06"
+    guard.went_back(31, 20, "a spike", {"epoch": 0, "cursor": 0})
+    assert guard.made(21, 1.5) is None  # too few steps are known again
+
+
+def test_spikes_are_looked_for_on_the_way(tmp_path: Path) -> None:
+    """Whole runs at the limits: a step is a spike wherever its loss is above the median."""
+    guard = GuardConfig(spike=3.0, window=10)
+    assert run(tmp_path, guard=guard)[0] == STEPS  # falling losses are none
+    manifest = (tmp_path / "checkpoints" / "step_00000010" / "manifest.json").read_text()
+    assert len(json.loads(manifest)["guard"]["losses"]) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("spike", 1.0, "3 deviations"), ("window", 3, "at least 10"), ("bad_steps", -1, "0 or more")],
+)
+def test_guards_that_cannot_be(key: str, value: float, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GuardConfig(**{key: value})  # type: ignore[arg-type]
 
 
 def test_start_must_be_where_the_engine_is(tmp_path: Path) -> None:
     engine, loader = make_engine("plain"), TinyLoader(World())
     with RunLog(tmp_path, World(), 1) as log, pytest.raises(ValueError, match="0 updates"):
         checkpoints = Checkpoints(tmp_path, 5, 2, "hash")
-        train(engine, loader, lambda step: 0.0, log, checkpoints, start=5, steps=10)
+        guard = Guard(GuardConfig(), tmp_path, World())
+        train(engine, loader, lambda step: 0.0, log, checkpoints, guard, start=5, steps=10)
 
 
 def evaluation(padding: int) -> Iterator[Batch]:
@@ -162,7 +267,8 @@ def test_rates_are_of_the_updates_alone() -> None:
         clock.next(batches)
     with clock.updating():  # 10 .. 12, waits 10 .. 11
         clock.next(batches)
-    assert clock.rates(2) == {"samples_per_s": 16 * 2 / 6, "wait_share": 2 / 6}
+    rates = {"samples_per_s": 16 * 2 / 6, "wait_share": 2 / 6, "save_share": 0.0}
+    assert clock.rates(2) == rates
     assert clock.rates(2)["samples_per_s"] == 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hpse_dist.engine.base import Engine, NonFinite, Precision, join
+from hpse_dist.engine.base import Engine, Precision, Refusal, join
 from hpse_dist.engine.ddp import DdpEngine
 from hpse_dist.engine.plain import PlainEngine
 from hpse_dist.engine.zero import ZeroEngine
@@ -14,7 +14,7 @@ from hpse_dist.world import World
 
 ENGINES = ("plain", "ddp", "zero")
 
-__all__ = ["ENGINES", "Engine", "NonFinite", "build_engine", "join"]
+__all__ = ["ENGINES", "Engine", "Refusal", "build_engine", "join"]
 
 
 def build_engine(

@@ -2,7 +2,7 @@
 
 Call, `backward` and `step` at every micro-step; weights move at the last micro-step of an update
 only. Gradients are the mean over all micro-batches and ranks. A non-finite loss or gradient never
-reaches the weights: `step` raises on every rank, naming step and samples.
+reaches the weights: `step` refuses the update on every rank, naming step and samples.
 
 This package is the only one that talks to other processes during training: what the loop, the
 checkpoints and the evaluation need of them are the methods `gather`, `from_main` and `any_rank`.
@@ -15,12 +15,14 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpse_dist.engine.state import Snapshot
 from hpse_dist.fields import Batch
@@ -29,8 +31,23 @@ from hpse_dist.world import World
 Precision = Literal["fp32", "bf16"]
 
 
-class NonFinite(ValueError):
-    """A loss or a gradient was NaN or infinite; no weight has been changed by it."""
+@dataclass(frozen=True)
+class Refusal:
+    """An update that was not made, for a loss or a gradient was NaN or infinite."""
+
+    step: int
+    what: str
+    """The loss, or the gradient."""
+    samples: tuple[int, ...]
+    """Ids of the micro-batches at fault, of all ranks; all of the update's for a gradient."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.samples[:16])) or "unknown"
+        more = f" and {len(self.samples) - 16} more" if len(self.samples) > 16 else ""
+        return (
+            f"step {self.step}: {self.what} is NaN or infinite in micro-batches with sample_id "
+            f"{shown}{more}; no weight was changed by it"
+        )
 
 
 class Engine(ABC):
@@ -39,7 +56,7 @@ class Engine(ABC):
     module: Any
     """The objective or task, a torch module with methods of its own."""
     updates: int
-    """Weight updates done since the start of the run, those before a resume included."""
+    """Steps done since the start of the run, those before a resume and refused ones included."""
 
     def __init__(
         self, *, world: World, device: torch.device, accumulation: int, precision: Precision
@@ -56,39 +73,51 @@ class Engine(ABC):
         self.grad_norm = 0.0
         self._micro_step = 0
         self._seen: list[tuple[Tensor, Tensor]] = []  # (loss is finite, sample ids)
+        self._statistics: dict[Tensor, Tensor] = {}
 
     # -- one micro-step
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The module's scalars for one micro-batch, "loss" among them."""
+        if self._micro_step == 0:
+            self._statistics = {buffer: buffer.clone() for buffer in running(self.module)}
         scalars = self._forward(batch)
         ids = batch.get("sample_id", torch.empty(0, dtype=torch.int64))
         # Only a flag is made here: reading it waits for the device, once per update, in step().
         self._seen.append((torch.isfinite(scalars["loss"].detach()).all(), ids))
         return scalars
 
-    def step(self) -> None:
-        """End a micro-step; the last one of an update moves the weights, or raises NonFinite."""
-        self._micro_step += 1
-        boundary = self._micro_step == self.accumulation
-        if boundary:
-            self._check_losses()
-        self._step(boundary)
-        if boundary:
-            self._micro_step = 0
-            self._seen.clear()
-            self.updates += 1
-
-    @abstractmethod
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's share of the update's gradient."""
+        # An infinite loss may have a finite gradient; this one has not, and nobody waits to see.
+        sure = torch.where(loss.detach().isfinite(), 1.0, math.nan)
+        self._backward(loss * sure)
+
+    def step(self) -> Refusal | None:
+        """End a micro-step; the last one of an update moves the weights, or is refused."""
+        self._micro_step += 1
+        boundary = self._micro_step == self.accumulation
+        norm = self._step(boundary)
+        if not boundary:
+            return None
+        refusal = None if math.isfinite(norm) else self._refused()
+        if refusal is None:
+            self.grad_norm = norm
+        self._micro_step = 0
+        self._seen.clear()
+        self.updates += 1
+        return refusal
 
     @abstractmethod
     def _forward(self, batch: Batch) -> dict[str, Tensor]: ...
 
     @abstractmethod
-    def _step(self, boundary: bool) -> None:
-        """Update the weights if `boundary`; the norm goes through `_check_norm`."""
+    def _backward(self, loss: Tensor) -> None: ...
+
+    @abstractmethod
+    def _step(self, boundary: bool) -> float:
+        """If `boundary`: the gradient's norm, equal on all ranks, and where that is finite an
+        update of the weights; else the gradient is forgotten."""
 
     @property
     @abstractmethod
@@ -106,27 +135,16 @@ class Engine(ABC):
 
     # -- the guard
 
-    def _check_losses(self) -> None:
-        bad = not bool(torch.stack([finite for finite, _ in self._seen]).all())
-        if self.any_rank(bad):
-            ids = [i for finite, of_batch in self._seen if not finite for i in of_batch.tolist()]
-            self._refuse("the loss", ids)
-
-    def _check_norm(self, norm: float) -> None:
-        """Take note of an update's gradient norm, the same number on every rank."""
-        if not math.isfinite(norm):
-            self._refuse("the gradient", [i for _, ids in self._seen for i in ids.tolist()])
-        self.grad_norm = norm
-
-    def _refuse(self, what: str, ids: list[int]) -> None:
+    def _refused(self) -> Refusal:
+        """Who is to blame; what the forward passes have changed is put back."""
+        for buffer, before in self._statistics.items():
+            buffer.copy_(before)
+        by_loss = self.any_rank(not all(finite for finite, _ in self._seen))
+        mine = [ids for finite, ids in self._seen if not (by_loss and finite)]
+        ids = [i for part in mine for i in part.tolist()]
         found = sorted(i for of_rank in self.gather(ids) for i in of_rank)
-        shown = ", ".join(map(str, found[:16])) or "unknown"
-        more = f" and {len(found) - 16} more" if len(found) > 16 else ""
-        raise NonFinite(
-            f"step {self.updates + 1}: {what} is NaN or infinite in micro-batches with sample_id "
-            f"{shown}{more}; no weight was changed by it. Look at these samples, or lower the "
-            "learning rate and clip the gradient."
-        )
+        what = "the loss" if by_loss else "the gradient"
+        return Refusal(self.updates + 1, what, tuple(found))
 
     # -- evaluation
 
@@ -159,10 +177,6 @@ class Engine(ABC):
     @abstractmethod
     def snapshot(self) -> Snapshot:
         """A copy of this rank's share of the whole training state; collective."""
-
-    def save(self, folder: Path) -> None:
-        """Write this rank's share into `folder`; collective. OSError where it does not fit."""
-        self.snapshot().write(folder)
 
     @abstractmethod
     def load(self, folder: Path) -> None:
@@ -223,6 +237,12 @@ class Engine(ABC):
             for name, each in rank.items():
                 found.setdefault(name, []).extend(x for x in each if not math.isnan(x))
         return {name: sum(x) / len(x) if x else math.nan for name, x in found.items()}
+
+
+def running(module: nn.Module) -> list[Tensor]:
+    """Batch norm's running statistics: a forward pass moves them before any step is made."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    return [buffer for norm in norms for buffer in norm.buffers()]
 
 
 def join(world: World, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,22 @@ class PlainEngine(Engine):
         with self.autocast():
             return self.module(batch)
 
-    def backward(self, loss: Tensor) -> None:
+    def _backward(self, loss: Tensor) -> None:
         (loss / self.accumulation).backward()
 
-    def _step(self, boundary: bool) -> None:
+    def _step(self, boundary: bool) -> float:
         if not boundary:
-            return
+            return 0.0
         self._finish_gradients()
         gradients = [p.grad for p in self.trainable if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        self._check_norm(norm.item())
-        if self.clip > 0:
-            nn.utils.clip_grads_with_norm_(self.trainable, self.clip, norm)
-        self.optimizer.step()
+        size = norm.item()
+        if math.isfinite(size):
+            if self.clip > 0:
+                nn.utils.clip_grads_with_norm_(self.trainable, self.clip, norm)
+            self.optimizer.step()
         self._clear_gradients()
+        return size
 
     def _finish_gradients(self) -> None:
         """A parameter that no loss touched has the gradient 0, not none: as ZeRO sees it."""

@@ -62,7 +62,7 @@ class Snapshot:
         try:
             save_file(tensors, path, metadata={"about": about})
         except SafetensorError as error:
-            raise OSError(f"{path}: {error}") from None
+            raise OSError(str(error)) from None
         return path
 
 

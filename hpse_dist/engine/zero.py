@@ -140,19 +140,31 @@ class ZeroEngine(Engine):
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         return self._engine(batch)
 
-    def backward(self, loss: Tensor) -> None:
+    def _backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)
 
-    def _step(self, boundary: bool) -> None:
+    def _step(self, boundary: bool) -> float:
         if boundary and self.stage == 0:
-            # Gradients are averaged already, and nothing in DeepSpeed looks at them.
-            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            self._check_norm(nn.utils.get_total_norm(gradients).item())
+            return self._step_whole()
         self._engine.step()
-        if boundary and self.stage > 0:
-            norm = float(self._engine.get_global_grad_norm())
-            # it has left the weights alone if it found the norm wanting
-            self._check_norm(norm if self._engine.was_step_applied() else math.inf)
+        if not boundary:
+            return 0.0
+        norm = float(self._engine.get_global_grad_norm())
+        # it has left the weights alone if it found the norm wanting
+        return norm if self._engine.was_step_applied() else math.inf
+
+    def _step_whole(self) -> float:
+        """Stage 0: gradients are averaged already, and nothing in DeepSpeed looks at them."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).item()
+        moving = self._adam.step
+        if not math.isfinite(norm):
+            self._adam.step = lambda *_, **__: None  # it counts the step and clears the gradients
+        try:
+            self._engine.step()
+        finally:
+            self._adam.step = moving
+        return norm
 
     @contextlib.contextmanager
     def _whole_weights(self) -> Iterator[None]:

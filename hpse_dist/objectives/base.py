@@ -58,6 +58,9 @@ class Objective(nn.Module):
     def after_step(self, progress: float) -> None:
         """Called after each optimizer step with the share of the run done, 0..1."""
 
+    def after_refusal(self) -> None:
+        """Called instead when a step was refused: what forward has left for `after_step` goes."""
+
     def panels(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures of what the model does: name -> (3, H, W) float 0..1 on the CPU."""
         return {}

@@ -84,6 +84,11 @@ class Densecl(Moco):
         for keys in self._dense_kept.take():
             self.dense_queue.put(keys)
 
+    def after_refusal(self) -> None:
+        """Nothing of this step enters a queue."""
+        super().after_refusal()
+        self._dense_kept.drop()
+
     @torch.no_grad()
     def panels(self, batch: Batch) -> dict[str, Tensor]:
         """The views; places of the first have the colours of their matches in the second."""

@@ -126,6 +126,10 @@ class Dino(Instances):
             self._kept.clear()
         self.progress.fill_(progress)
 
+    def after_refusal(self) -> None:
+        """The centre does not see this step's outputs."""
+        self._kept.clear()
+
     @torch.no_grad()
     def panels(self, batch: Batch) -> dict[str, Tensor]:
         """A picture, what the teacher sees of it, and some of the student's small views."""

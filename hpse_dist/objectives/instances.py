@@ -92,6 +92,10 @@ class Kept:
         ids, epochs = batch["sample_id"], batch["epoch"]
         self._parts.append((ids, epochs, *(r.detach().float() for r in rows)))
 
+    def drop(self) -> None:
+        """Forget the rows since the last `take`."""
+        self._parts.clear()
+
     def take(self) -> list[Tensor]:
         """All rows of all ranks since the last call, by sample id (and pass); none: an empty list.
 

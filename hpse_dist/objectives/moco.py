@@ -77,6 +77,10 @@ class Moco(Instances):
         for keys in self._kept.take():
             self.queue.put(keys)
 
+    def after_refusal(self) -> None:
+        """The keys of this step do not enter the queue."""
+        self._kept.drop()
+
 
 @torch.no_grad()
 def wins(query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:

@@ -62,6 +62,9 @@ class TinyObjective(nn.Module):
     def after_step(self, progress: float) -> None:
         self.progress = progress
 
+    def after_refusal(self) -> None:
+        pass
+
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
         error = self._errors(batch)
         odd = batch["sample_id"] % 2 == 1

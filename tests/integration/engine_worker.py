@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hpse_dist.checkpoint import Checkpoints
-from hpse_dist.engine import Engine, NonFinite, zero
+from hpse_dist.engine import Engine, zero
+from hpse_dist.guard import INCIDENTS_FILE, Guard, GuardConfig, read_incidents
 from hpse_dist.log import RunLog, read_metrics
 from hpse_dist.optim import OptimConfig, schedule
 from hpse_dist.train import evaluate, train
@@ -60,7 +61,9 @@ class Worker:
         loader = TinyLoader(engine.world)
         if poison:
             loader.poison[60] = poison  # update 4, the second process's half
-        checkpoints = Checkpoints(self.folder / label / "checkpoints", STEPS, 2, "hash")
+        folder = self.folder / label
+        guard = Guard(GuardConfig(), folder, engine.world)
+        checkpoints = Checkpoints(folder / "checkpoints", STEPS, 2, "hash", guard)
         start = reached = checkpoints.resume(engine, loader)
 
         def on_step(step: int) -> None:
@@ -75,20 +78,18 @@ class Worker:
             return reached == until and engine.world.rank == engine.world.size - 1
 
         with RunLog(self.folder / label, engine.world, 1, start=start) as log:
-            try:
-                train(
-                    engine,
-                    loader,
-                    RATE,
-                    log,
-                    checkpoints,
-                    start=start,
-                    steps=STEPS,
-                    on_step=on_step,
-                    should_stop=should_stop,
-                )
-            except NonFinite as error:
-                self.facts[f"{label} error"] = str(error)
+            train(
+                engine,
+                loader,
+                RATE,
+                log,
+                checkpoints,
+                guard,
+                start=start,
+                steps=STEPS,
+                on_step=on_step,
+                should_stop=should_stop,
+            )
         self.facts[f"{label} reached"] = reached
         self.weights[label] = engine.full_state_dict()
         engine.close()
@@ -125,9 +126,29 @@ class Worker:
 
     def guard(self) -> None:
         for name in KINDS:
-            self.run(name, f"{name} before", until=3)
-            for poison in ("loss", "gradient"):
-                self.run(name, f"{name} bad {poison}", poison=poison)
+            for precision in ("fp32", "bf16"):
+                self.leave_out(name, f"{name} {precision} left out", 4, precision=precision)
+                for poison in ("loss", "gradient"):
+                    label = f"{name} {precision} bad {poison}"
+                    self.run(name, label, poison=poison, precision=precision)
+                    self.facts[label] = read_incidents(self.folder / label / INCIDENTS_FILE)
+
+    def leave_out(self, name: str, label: str, left_out: int, **options: Any) -> None:
+        """All steps but one, whose batch is never looked at."""
+        engine = self.engine(name, **options)
+        loader = TinyLoader(engine.world)
+        batches = iter(loader)
+        for step in range(1, STEPS + 1):
+            if step == left_out:
+                loader.cursor += loader.global_batch
+                batches = iter(loader)
+                continue
+            engine.set_lr(RATE(step))
+            for _ in range(engine.accumulation):
+                engine.backward(engine(next(batches))["loss"])
+                engine.step()
+        self.weights[label] = engine.full_state_dict()
+        engine.close()
 
     def measure_on_the_way(self) -> None:
         for name in KINDS:

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 pytestmark = pytest.mark.integration
+STEPS = 10
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("engine_worker.py")
 KINDS = ("ddp", "zero0", "zero1", "zero2", "zero3")
-TIMING = ("time", "samples_per_s", "wait_share")
+TIMING = ("time", "samples_per_s", "wait_share", "save_share")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -140,17 +141,18 @@ def test_layers_learn_at_their_own_rates_on_every_engine(outcome: Outcome, kind:
 
 @every_kind
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_is_not_finite_never_reaches_the_weights(
-    outcome: Outcome, kind: str, poison: str
+    outcome: Outcome, kind: str, poison: str, precision: str
 ) -> None:
-    """One sample of the second process is bad; both refuse, with one sentence."""
-    label = f"{kind} bad {poison}"
-    said = outcome.same(f"{label} error")
-    assert said.startswith(f"step 4: the {poison} is NaN or infinite in micro-batches with")
-    assert "60, 61, 62, 63;" in said
-    assert ("48," in said) == (poison == "gradient")
-    assert outcome.same(f"{label} reached") == 3
-    assert outcome.distance(label, f"{kind} before") == 0.0
+    """One sample of the second process is bad: the weights of a run that never met its batch."""
+    label = f"{kind} {precision} bad {poison}"
+    (incident,) = outcome.same(label)
+    assert (incident["step"], incident["why"]) == (4, f"the {poison} is not finite")
+    assert incident["samples"] == list(range(48 if poison == "gradient" else 60, 64))
+    assert outcome.same(f"{label} reached") == STEPS
+    assert outcome.distance(label, f"{kind} {precision} left out") == 0.0
+    assert outcome.distance(label, f"{kind} {precision} 0.0") > 1e-5
 
 
 @every_kind

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
 from hpse_dist import fields
+from hpse_dist.engine import build_engine
 from hpse_dist.models.decoder import DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.objectives import OBJECTIVES, build
@@ -21,6 +23,8 @@ from hpse_dist.objectives.moco import MocoConfig
 from hpse_dist.objectives.part_synthesis import PartSynthesisConfig
 from hpse_dist.objectives.peclr import PeclrConfig
 from hpse_dist.objectives.relative_depth import RelativeDepthConfig
+from hpse_dist.optim import OptimConfig
+from hpse_dist.world import World
 from tests.fabricate import fabricate, gradients, rows
 
 SMALL: dict[str, Any] = {
@@ -89,6 +93,36 @@ def test_half_precision(objective: Objective) -> None:
     half.backward()
     torch.testing.assert_close(half.float(), exact, rtol=0.1, atol=0.02)
     assert all(value.dtype != torch.bfloat16 for value in figures.values())
+
+
+def test_a_refused_step_leaves_no_trace(objective: Objective) -> None:
+    """A batch with NaN between two good ones: the state of a run that never met it."""
+    batches = [fabricate(objective.needs, seed=seed) for seed in (0, 1, 2)]
+    batches[1]["image"] = torch.full_like(batches[1]["image"], torch.nan)
+    other = copy.deepcopy(objective)
+    states = [_trained(objective, batches), _trained(other, [batches[0], batches[2]])]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert all(value.isfinite().all() for value in states[0].values())
+
+
+def _trained(objective: Objective, batches: list[fields.Batch]) -> dict[str, torch.Tensor]:
+    """The state after a step on each batch, as the training loop makes them."""
+    engine = build_engine(
+        "plain",
+        objective,
+        OptimConfig(lr=1e-3, warmup_steps=0),
+        world=World(),
+        device=torch.device("cpu"),
+        accumulation=1,
+        micro_batch=8,
+    )
+    for batch in batches:
+        engine.backward(engine(batch)["loss"])
+        if engine.step() is None:
+            objective.after_step(0.5)
+        else:
+            objective.after_refusal()
+    return engine.full_state_dict()
 
 
 def test_one_batch_can_be_learnt(objective: Objective) -> None:
