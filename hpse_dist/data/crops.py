@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hpse_dist.data.descriptors import pose_descriptor, surface_cells
+from hpse_dist.data.pictures import Unreadable, read_picture
 from hpse_dist.records import FrameRecord
 
 PERSON_CELLS = 32  # the stored grid of person shares is 32 x 32 whatever the crop's size
@@ -150,12 +151,9 @@ class Pictures:
             return image
         if image != self._path:
             try:
-                with Image.open(image) as file:
-                    upright = ImageOps.exif_transpose(file)
-                    self._image = np.asarray(upright.convert("RGB"))
-            # Pillow raises SyntaxError for a broken PNG
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise Unusable(f"image cannot be read: {' '.join(str(error).split())}") from None
+                self._image = read_picture(image)
+            except Unreadable as error:
+                raise Unusable(str(error)) from None
             self._path = image
         return self._image
 

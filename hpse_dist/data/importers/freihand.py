@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
-from hpse_dist.data.importers.joint_labels import joint_labels, picture_size
+from hpse_dist.data.importers.joint_labels import joint_labels
 from hpse_dist.data.importers.json_stream import json_items
 from hpse_dist.data.importers.mano_labels import ManoLabels
 from hpse_dist.data.importers.official import numbers
+from hpse_dist.data.pictures import Unreadable, picture_size, read_grey
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 Background = Literal["gs", "hom", "sample", "auto"]
@@ -143,12 +143,9 @@ def _record(
 def _mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool, True on the hand."""
     try:
-        with Image.open(path) as file:
-            mask: np.ndarray = np.asarray(file.convert("L")) > 127
-    except FileNotFoundError:
-        raise ValueError(f"its mask mask/{path.name} is missing") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"its mask mask/{path.name} cannot be read: {error}") from None
+        mask = read_grey(path) > 127
+    except Unreadable as reason:
+        raise ValueError(f"its mask mask/{path.name}: {reason}") from None
     if mask.shape != (size[1], size[0]):
         raise ValueError(f"its mask mask/{path.name} has another size than the picture")
     return mask

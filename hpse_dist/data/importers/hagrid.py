@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpse_dist.data.importers.joint_labels import picture_size
 from hpse_dist.data.importers.json_stream import json_pairs
 from hpse_dist.data.importers.official import inside, numbers
+from hpse_dist.data.pictures import picture_size
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 NO_GESTURE = "no_gesture"

@@ -27,11 +27,11 @@ from hpse_dist.data.importers.joint_labels import (
     Box,
     box_around,
     joint_labels,
-    picture_size,
     projected,
 )
 from hpse_dist.data.importers.mano_labels import ManoLabels
 from hpse_dist.data.importers.official import inside, numbers
+from hpse_dist.data.pictures import picture_size
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 _FROM_OPENGL = np.diag([1.0, -1.0, -1.0])

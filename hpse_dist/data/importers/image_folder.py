@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
+from hpse_dist.data.pictures import Unreadable, picture_size
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 SPLITS = ("train", "val", "test")
@@ -50,10 +50,9 @@ def frames(config: ImageFolderConfig) -> Iterator[FrameRecord | Reject]:
             path = Path(name)
             source = str(path.relative_to(config.root))
             try:
-                with Image.open(path) as picture:
-                    width, height = picture.size
-            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                yield Reject(source, f"the picture cannot be read: {error}")
+                width, height = picture_size(path)
+            except Unreadable as reason:
+                yield Reject(source, str(reason))
                 continue
             yield FrameRecord(
                 image=path,

@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 Box = tuple[float, float, float, float]
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the picture's header; ValueError where there is no such picture."""
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except FileNotFoundError:
-        raise ValueError("the picture is missing") from None
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture cannot be read: {' '.join(str(error).split())}") from None
 
 
 def projected(joints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:

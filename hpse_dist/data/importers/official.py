@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-MOST_PIXELS = 1 << 26  # pictures beyond 67 megapixels are not believed
+from hpse_dist.data.pictures import Unreadable, believed_size
+
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
 _SPLITS |= {"validation": "val", "minival": "val", "valminusminival": "train"}
 
@@ -48,7 +50,20 @@ def inside(folder: Path, name: Any) -> Path:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
         raise Bad(f"the file name {_short(name)} leads out of the dataset's folder")
-    return folder / parts
+    path = folder / parts
+    # the folder itself may be a link of the user's to where the pictures are
+    try:
+        stays = path.resolve().is_relative_to(_resolved(folder))
+    except (OSError, RuntimeError, ValueError):  # names too long, links in a circle
+        raise Bad(f"the file name {_short(name)} is none that a file can have") from None
+    if not stays:
+        raise Bad(f"the file {_short(name)} is a link that leads out of the dataset's folder")
+    return path
+
+
+@lru_cache(maxsize=64)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def picture_at(folder: Path, name: Any) -> Path:
@@ -107,9 +122,16 @@ def whole(value: Any, what: str) -> int:
 def picture_size(about: dict[str, Any]) -> tuple[int, int]:
     """Height and width that annotation gives a picture; Bad where it gives none to believe."""
     height, width = whole(about.get("height"), "height"), whole(about.get("width"), "width")
-    if not 0 < height * width <= MOST_PIXELS:
-        raise Bad(f"a picture of {width} x {height} pixels is not believed")
+    believed(width, height)
     return height, width
+
+
+def believed(width: int, height: int) -> None:
+    """Bad for a size that no picture has."""
+    try:
+        believed_size(width, height)
+    except Unreadable as reason:
+        raise Bad(str(reason)) from None
 
 
 def box_of_joints(joints: np.ndarray, margin: float) -> tuple[float, float, float, float]:

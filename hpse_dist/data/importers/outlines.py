@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hpse_dist.data.importers.official import MOST_PIXELS, Bad, numbers, whole
+from hpse_dist.data.importers.official import Bad, believed, numbers, whole
 
 
 def mask_of(outline: Any, height: int, width: int) -> np.ndarray:
@@ -35,17 +35,16 @@ def run_lengths(outline: dict[str, Any]) -> np.ndarray:
     if not isinstance(size, list) or len(size) != 2:
         raise Bad("run lengths without the size of the mask")
     height, width = (whole(number, "the mask's size") for number in size)
-    if not 0 < height * width <= MOST_PIXELS:
-        raise Bad(f"a mask of {width} x {height} pixels is not believed")
+    believed(width, height)
     counts = outline.get("counts")
     if isinstance(counts, str):
-        lengths = np.array(_unpacked(counts), np.int64)
-    elif isinstance(counts, list):
-        lengths = numbers(counts, len(counts), "counts").astype(np.int64)
-    else:
+        counts = _unpacked(counts)
+    if not isinstance(counts, list):
         raise Bad("run lengths without counts")
-    if (lengths < 0).any() or lengths.sum() != height * width:
+    lengths = numbers(counts, len(counts), "counts")
+    if ((lengths < 0) | (lengths > height * width)).any() or lengths.sum() != height * width:
         raise Bad("the run lengths do not add up to the mask")
+    lengths = lengths.astype(np.int64)
     runs: np.ndarray = np.arange(len(lengths)) % 2 == 1
     return np.repeat(runs, lengths).reshape(width, height).T
 

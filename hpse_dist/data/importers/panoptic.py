@@ -9,12 +9,12 @@ The lenses bend straight lines: pictures are undistorted, so that the labels fit
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from hpse_dist.data.importers.json_stream import read_json
@@ -31,6 +31,7 @@ from hpse_dist.data.importers.views3d import (
     side_by_side,
     whole_positive,
 )
+from hpse_dist.data.pictures import Unreadable, read_picture
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 RATE = 29.97
@@ -192,9 +193,9 @@ def _sequence(
 def _straight(camera: Camera, picture: np.ndarray | Path | None) -> np.ndarray | None:
     """The undistorted picture, None where there is none or it is not of the camera's size."""
     if isinstance(picture, Path):
-        read = cv2.imread(str(picture), cv2.IMREAD_COLOR)
-        picture = None if read is None else cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
-    if picture is None or picture.shape[1::-1] != camera.size:
+        with contextlib.suppress(Unreadable):
+            picture = read_picture(picture)
+    if not isinstance(picture, np.ndarray) or picture.shape[1::-1] != camera.size:
         return None
     return camera.undistort(picture)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpse_dist.data.pictures import Unreadable, believed_size
+
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".webm", ".mts")
 
 
@@ -78,6 +80,8 @@ def open_video(path: Path, wanted: tuple[int, int]) -> Video:
     for turned in (True, False):
         capture = cv2.VideoCapture(str(path))
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, float(turned))
+        if capture.isOpened():
+            _check_size(path, capture)
         found, picture = capture.read() if capture.isOpened() else (False, None)
         rate, promised = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
@@ -93,6 +97,16 @@ def open_video(path: Path, wanted: tuple[int, int]) -> Video:
     upright = wanted[0] < wanted[1]
     fitting = [video for video in readings if (video.size[0] < video.size[1]) == upright]
     return fitting[0] if fitting else readings[0]
+
+
+def _check_size(path: Path, capture: cv2.VideoCapture) -> None:
+    """ValueError for a header that promises pictures too large to be believed."""
+    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    try:
+        believed_size(*(max(capture.get(side), 1.0) for side in sides))
+    except Unreadable as reason:
+        capture.release()
+        raise ValueError(f"{path}: {reason}") from None
 
 
 def find_videos(root: Path, pattern: str) -> list[Path]:

@@ -110,7 +110,7 @@ def test_broken_records_are_rejects(root: Path) -> None:
     reasons = {reject.source[-12:-4]: reject.reason for reject in rejects}
     assert reasons["00000000"] == "the picture is missing"
     assert reasons["00000001"].startswith("the picture cannot be read")
-    assert reasons["00000002"] == "its mask mask/00000002.jpg is missing"
+    assert reasons["00000002"] == "its mask mask/00000002.jpg: the picture is missing"
     assert reasons["00000010"] == "xyz holds lists of different lengths, not 21 x 3 numbers"
 
 
