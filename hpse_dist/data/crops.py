@@ -281,10 +281,16 @@ def _check_numbers(record: FrameRecord) -> None:
             value = np.asarray(value, np.float64)
             if value.shape != shape:
                 raise Unusable(f"{name} has shape {value.shape}, not {shape}")
-            if not np.isfinite(value).all():
-                raise Unusable(f"{name} holds NaN or infinity")
+            _check_bounds(name, value)
     if (record.rotation is None) != (record.translation is None):
         raise Unusable("rotation and translation come together, one is missing")
+
+
+def _check_bounds(name: str, value: np.ndarray) -> None:
+    if not np.isfinite(value).all():
+        raise Unusable(f"{name} holds NaN or infinity")
+    if value.size and np.abs(value.astype(np.float64)).max() > 1e9:
+        raise Unusable(f"{name} holds a number beyond all bounds, above 1e9")
 
 
 def _check_labels(record: FrameRecord, height: int, width: int) -> dict[str, np.ndarray]:
@@ -303,8 +309,7 @@ def _check_labels(record: FrameRecord, height: int, width: int) -> dict[str, np.
         if name in ("joints2d", "joints3d", "people2d", "people3d"):
             # an unseen joint's place may be anything, even NaN
             value = labels[name] = np.where(value[..., -1:] == 0, 0, value)
-        if not np.isfinite(value).all():
-            raise Unusable(f"{name} holds NaN or infinity")
+        _check_bounds(name, value)
     for group in GROUPS.values():
         absent = [name for name in group if name not in labels]
         if absent and len(absent) < len(group):

@@ -13,6 +13,7 @@ import numpy as np
 
 from hpse_dist.data.pictures import Unreadable, believed_size
 
+MOST = 1e9  # no pixel, metre or millimetre of a dataset is larger
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
 _SPLITS |= {"validation": "val", "minival": "val", "valminusminival": "train"}
 
@@ -50,6 +51,8 @@ def inside(folder: Path, name: Any) -> Path:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
         raise Bad(f"the file name {_short(name)} leads out of the dataset's folder")
+    if len(name) > 4096 or any(len(part.encode("utf-8", "replace")) > 255 for part in parts.parts):
+        raise Bad(f"the file name {_short(name)} is longer than a file's can be")
     path = folder / parts
     # the folder itself may be a link of the user's to where the pictures are
     try:
@@ -97,6 +100,8 @@ def numbers(value: Any, shape: int | tuple[int | None, ...], what: str) -> np.nd
         found = found.squeeze()
     if not np.isfinite(found).all():
         raise Bad(f"{what} holds NaN or infinity")
+    if found.size and np.abs(found).max() > MOST:
+        raise Bad(f"{what} holds a number beyond all bounds, above {MOST:.0e}")
     return found
 
 
@@ -114,7 +119,7 @@ def whole(value: Any, what: str) -> int:
     """A whole number, 0 or more; Bad for anything else."""
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 1 << 53:
         raise Bad(f"{what} is {_short(value)}, not a whole number")
     return value
 

@@ -159,3 +159,25 @@ def test_names_stay_inside(name: object) -> None:
     with pytest.raises(Bad):
         inside(Path("root"), name)
     assert inside(Path("root"), "a/b.jpg") == Path("root/a/b.jpg")
+
+
+def test_links_may_not_lead_out(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.jpg").write_text("")
+    (root / "images").mkdir(parents=True)
+    (root / "images" / "a.jpg").symlink_to(outside / "secret.jpg")
+    (root / "images" / "out").symlink_to(outside)
+    (root / "images" / "circle").symlink_to(root / "images" / "circle")
+    for name in ("a.jpg", "out/secret.jpg"):
+        with pytest.raises(Bad, match="is a link that leads out of the dataset's folder"):
+            inside(root / "images", name)
+    with pytest.raises(Bad, match="none that a file can have"):
+        inside(root / "images", "circle/a.jpg")
+    with pytest.raises(Bad, match="longer than a file's can be"):
+        inside(root / "images", "a" * 300)
+    # but a user may keep the whole folder elsewhere, and links may stay inside
+    (root / "elsewhere").symlink_to(outside)
+    assert inside(root / "elsewhere", "secret.jpg").is_file()
+    (outside / "b.jpg").symlink_to("secret.jpg")
+    assert inside(root / "elsewhere", "b.jpg").is_file()
