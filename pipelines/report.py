@@ -1,6 +1,7 @@
 """`python -m pipelines.report <study or run folder>`: tables and one HTML page.
 
 `python -m pipelines.report score <predictions> <ground truth> --protocol NAME`: figures of a file.
+`python -m pipelines.report ledger <run folder> --step N`: the samples of a step.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hpse_dist.config import ConfigError
+from hpse_dist.ledger import Ledger
 from hpse_dist.protocols import PROTOCOLS, named
 from hpse_dist.protocols.files import score_files
 from hpse_dist.report import write_report
@@ -28,13 +30,20 @@ def parser() -> argparse.ArgumentParser:
         "their folders. Or score a file of predictions, ours or anybody's, by a named protocol.",
         "python -m pipelines.report runs/demo\n"
         "  python -m pipelines.report runs/demo --commercial\n"
-        "  python -m pipelines.report score pred.json freihand/ --protocol freihand",
+        "  python -m pipelines.report score pred.json freihand/ --protocol freihand\n"
+        "  python -m pipelines.report ledger runs/demo_completion --step 120",
     )
-    made.add_argument("folder", type=Path, help="a study's folder, or one run's; or the word score")
     made.add_argument(
-        "files", type=Path, nargs="*", help="after score: the predictions, the ground truth"
+        "folder", type=Path, help="a study's folder, or one run's; or the word score or ledger"
+    )
+    made.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        help="after score: the predictions, the ground truth; after ledger: a run's folder",
     )
     made.add_argument("--out", type=Path, help="the page; otherwise report.html in the folder")
+    made.add_argument("--step", type=int, help="for ledger: the step whose samples are asked for")
     made.add_argument("--protocol", help=f"for score: {', '.join(PROTOCOLS)}")
     made.add_argument(
         "--commercial",
@@ -69,12 +78,32 @@ def score(options: argparse.Namespace) -> None:
     print(f"scored: {options.files[0]} ({found.examples} examples){kept}")
 
 
+def ledger(options: argparse.Namespace) -> None:
+    """Print the samples of one step of a run; --out keeps its batch and pictures."""
+    if len(options.files) != 1 or options.step is None:
+        raise ConfigError("ledger needs a run's folder and --step with a number of its steps")
+    found = Ledger.open(options.files[0])
+    for entry in found.entries(options.step):
+        print(entry)
+    why = found.why_skipped(options.step)
+    skipped = f"; the step was skipped: {why}" if why else ""
+    print(f"step {options.step}: {found.recipe.global_batch} samples{skipped}")
+    if options.out:
+        batch, picture = found.write(options.step, options.out)
+        print(f"as training saw them: {batch}, {picture}")
+
+
 def main(options: argparse.Namespace) -> None:
+    if str(options.folder) == "ledger":
+        ledger(options)
+        return
     if str(options.folder) == "score":
         score(options)
         return
-    if options.files or options.protocol or options.regressor:
-        raise ConfigError("more than a folder: files and --protocol belong to the word score")
+    if options.files or options.protocol or options.regressor or options.step is not None:
+        raise ConfigError(
+            "more than a folder: files, --protocol and --step belong to the words score and ledger"
+        )
     if options.commercial:
         print(commercial(read_study(options.folder)))
         return

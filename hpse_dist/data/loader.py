@@ -87,6 +87,17 @@ class Loader:
         return self._order.items_per_epoch
 
     @property
+    def items(self) -> list[Items]:
+        """What each source offers."""
+        return self._items
+
+    def rows_at(self, place: int) -> Rows:
+        """What the global batch is made of that begins with sample `place` of the sequence."""
+        batch = self._global_batch
+        rows = _rows_of(self._order, self._items, World(), batch, batch, place // batch)
+        return next(rows)
+
+    @property
     def _per_global_batch(self) -> int:
         return self._global_batch // (self._world.size * self._micro_batch)
 

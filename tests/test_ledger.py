@@ -1,0 +1,117 @@
+"""The ledger says what a run really saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from hpse_dist import run
+from hpse_dist.config import ConfigError
+from hpse_dist.guard import INCIDENTS_FILE
+from hpse_dist.ledger import Ledger
+from hpse_dist.objectives.completion import Completion
+from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.world import World
+from pipelines import run_command
+from pipelines.report import main, parser
+from tests.data.made_collection import made_collection
+from tests.test_run import pretraining
+
+Seen = list[tuple[int, int]]
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """(sample, pass) of every micro-batch in training; sample 0 has no picture in step 3."""
+    seen: list[Seen] = []
+    forward = Completion.forward
+
+    def spy(self: Completion, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(list(zip(batch["sample_id"].tolist(), batch["epoch"].tolist(), strict=True)))
+        return forward(self, batch)
+
+    monkeypatch.setattr(Completion, "forward", spy)
+    return seen
+
+
+def finished(folder: Path, **changes: Any) -> PretrainRecipe:
+    recipe = pretraining(folder, made_collection(), **changes)
+    run.pretrain(recipe, World(), recipe.folder())
+    return recipe
+
+
+def test_every_step_is_made_of_the_samples_that_the_ledger_names(
+    tmp_path: Path, watched: list[Seen]
+) -> None:
+    recipe = finished(tmp_path)
+    ledger = Ledger.open(recipe.folder())
+    for step in range(1, recipe.steps + 1):
+        entries = ledger.entries(step)
+        trained = watched[2 * step - 2] + watched[2 * step - 1]  # two micro-batches
+        assert [(entry.sample_id, entry.epoch) for entry in entries] == trained
+        assert all(len(entry.frames) == 2 for entry in entries)
+    with pytest.raises(ConfigError, match="steps 1 to 6, found 7"):
+        ledger.entries(7)
+
+
+def test_a_return_passes_over_batches(
+    tmp_path: Path, watched: list[Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches 4 and 5 are bad, none may be: back to step 2 twice, on with 5, then 6."""
+    spied = Completion.forward
+    bad = {7, 9}  # micro-batches, counted over the whole run: of the fourth and the fifth update
+
+    def poisoned(self: Completion, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        scalars = spied(self, batch)
+        return {k: v * torch.nan if len(watched) in bad else v for k, v in scalars.items()}
+
+    monkeypatch.setattr(Completion, "forward", poisoned)
+    recipe = finished(tmp_path, guard={"bad_steps": 0})
+    ledger = Ledger.open(recipe.folder())
+    assert [i["kind"] for i in ledger.incidents] == ["skip", "return", "skip", "return"]
+    updates = [watched[i] + watched[i + 1] for i in range(0, len(watched), 2)]
+    committed = [0, 1, 5, 6, 7, 8]  # updates 2, 3 were undone or refused, 4 refused
+    for step, number in enumerate(committed, start=1):
+        found = [(entry.sample_id, entry.epoch) for entry in ledger.entries(step)]
+        assert found == updates[number], f"step {step}"
+
+
+def test_the_batch_comes_back_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures: list[torch.Tensor] = []
+    forward = Completion.forward
+
+    def spy(self: Completion, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        pictures.append(batch["image"].clone())
+        return forward(self, batch)
+
+    monkeypatch.setattr(Completion, "forward", spy)
+    folder = finished(tmp_path).folder()
+    options = ["ledger", str(folder), "--step", "5", "--out", str(tmp_path / "five")]
+    assert run_command(main, parser(), options) == 0
+    assert "step 5: 8 samples" in capsys.readouterr().out
+    batch = load_file(tmp_path / "five" / "batch.safetensors")
+    assert torch.equal(batch["image"], torch.cat(pictures[8:10]))
+    with Image.open(tmp_path / "five" / "batch.png") as sheet:
+        assert sheet.width > sheet.height // 2
+
+
+def test_a_skipped_step_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished(tmp_path).folder()
+    skip = {"kind": "skip", "step": 2, "why": "the loss is not finite", "samples": []}
+    (folder / INCIDENTS_FILE).write_text(json.dumps(skip) + "\n{torn")
+    assert run_command(main, parser(), ["ledger", str(folder), "--step", "2"]) == 0
+    assert "the step was skipped: the loss is not finite" in capsys.readouterr().out
+
+
+def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(main, parser(), ["ledger", str(tmp_path), "--step", "2"]) == 2
+    assert "it has no recipe.yaml" in capsys.readouterr().err
+    assert run_command(main, parser(), ["ledger", str(tmp_path)]) == 2
