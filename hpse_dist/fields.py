@@ -61,7 +61,7 @@ FIELDS: dict[str, Field] = {
     "intrinsics": Field("3 3", "float", "camera matrix for 0..1 coordinates of the crop"),
     "part_map": Field("H W", "int", "body part 1..P of each pixel, 0 background"),
     "uv_map": Field("2 H W", "float", "surface coordinates 0..1 of each pixel"),
-    "has_parts": Field("", "bool", "part_map and uv_map of this row are real"),
+    "has_parts": Field("", "bool", "part_map of this row is real, and uv_map, where it is stored"),
     "depth_pairs": Field(
         "Q 2", "int", "two joints each, by index in the P J of people2d, or the J"
     ),

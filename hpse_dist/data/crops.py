@@ -21,6 +21,7 @@ PERSON_CELLS = 32  # the stored grid of person shares is 32 x 32 whatever the cr
 BODY = ("global_orient", "body_pose", "betas", "transl")
 HAND = ("hand_orient", "hand_pose", "hand_betas", "hand_transl")
 PARTS = ("part_map", "uv_map")
+ALONE = {"part_map"}  # a dataset may know parts and no surface coordinates
 # Labels that come together, and the frames.parquet column has_<group> that says so.
 GROUPS: dict[str, tuple[str, ...]] = {
     "joints2d": ("joints2d",),
@@ -312,8 +313,9 @@ def _check_labels(record: FrameRecord, height: int, width: int) -> dict[str, np.
         _check_bounds(name, value)
     for group in GROUPS.values():
         absent = [name for name in group if name not in labels]
-        if absent and len(absent) < len(group):
-            raise Unusable(f"{', '.join(absent)} must come with {', '.join({*group} - {*absent})}")
+        there = {*group} - {*absent}
+        if there and absent and there != ALONE:
+            raise Unusable(f"{', '.join(absent)} must come with {', '.join(there)}")
     if record.mask is not None and np.shape(record.mask) != (height, width):
         raise Unusable(f"mask has shape {np.shape(record.mask)}, the picture {(height, width)}")
     return labels
@@ -329,7 +331,7 @@ def _about(
     """The frame's columns of frames.parquet."""
     pose = pose_descriptor(record, None if record.mask is None else person / 255.0)
     surface = None
-    if "part_map" in labels:
+    if "uv_map" in labels:
         px = int(np.clip(place.side, 1, 512))
         parts, surfaces = (nearest(labels[name], place, px) for name in PARTS)
         surface = surface_cells(parts, surfaces)

@@ -196,6 +196,8 @@ def provided_by(collections: Sequence[Collection], pairs: bool) -> tuple[str, ..
     having = [{*collection.label_fields} - {*FLAGS} for collection in collections]
     common, some = set.intersection(*having), set.union(*having)
     labels = common | {name for name in some if name in _FLAGGED}
+    if any("part_map" in fields and "uv_map" not in fields for fields in having):
+        labels -= {"uv_map"}  # has_parts would call its zeros real
     flags = {_FLAGGED[name] for name in labels if name in _FLAGGED} & {*FLAGS}
     if "depth_pairs" not in labels and depth_order.basis(collections):
         labels |= {*depth_order.FIELDS}  # made of the joints, batch by batch

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpse_dist.config import build
 from hpse_dist.data.collection import Collection, write_collection
-from hpse_dist.data.crops import GROUPS, StoredFrame
+from hpse_dist.data.crops import GROUPS, PARTS, StoredFrame
 from hpse_dist.data.leakage import identity, named_frames
 from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.records import Provenance, Reject
@@ -178,6 +178,11 @@ def _check_alike(collections: Sequence[Collection]) -> None:
         if mine != its:
             raise ValueError(
                 f"{other.folder}: joints are {its}, of {first.folder} {mine}; they do not mix"
+            )
+        if sum(name in one.fields for one in (first, other) for name in PARTS) == 3:
+            raise ValueError(
+                f"{other.folder}: of {first.folder} and it one has part_map without uv_map; they "
+                "do not mix, so prepare one again with collection.labels that leave out parts"
             )
         for name in first.fields.keys() & other.fields.keys():
             if first.fields[name] != other.fields[name]:

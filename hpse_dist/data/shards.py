@@ -95,6 +95,7 @@ class Layout:
         self._wanted = config.labels
         self._shapes: Fields = {}
         self._frozen = False
+        self._named = "parts" in config.labels  # and no frame has said yet which of them
         if "body" in config.labels:
             sizes = zip(BODY, (3, 69, 10, 3), strict=True)
             self._shapes.update({name: ((n,), "float32") for name, n in sizes})
@@ -116,17 +117,30 @@ class Layout:
     def admit(self, frame: StoredFrame) -> None:
         """Learn a frame's labels, drop those not wanted; raises Unusable where a shape differs."""
         for group, names in GROUPS.items():
-            if names[0] not in frame.row:
+            names = tuple(name for name in names if name in frame.row)
+            if not names:
                 continue
             if self._wanted and group not in self._wanted:
                 frame.about[f"has_{group}"] = False
                 for name in names:
                     del frame.row[name]
                 continue
+            if group == "parts":
+                self._check_parts(names)
             for name in names:
                 self._learn(name, frame, group)
         if "intrinsics" in frame.row:
             self._learn("intrinsics", frame, "")
+
+    def _check_parts(self, names: tuple[str, ...]) -> None:
+        """All of a collection's part maps have surface coordinates, or none: one flag is for both."""
+        first = "part_map" not in self._shapes or (self._named and not self._frozen)
+        if first and "uv_map" not in names:
+            self._shapes.pop("uv_map", None)
+        elif not first and ("uv_map" in names) != ("uv_map" in self._shapes):
+            there, earlier = ("with", "without") if "uv_map" in names else ("without", "with")
+            raise Unusable(f"carries part_map {there} uv_map, earlier frames {earlier}")
+        self._named = False
 
     def _learn(self, name: str, frame: StoredFrame, group: str) -> None:
         value = frame.row[name]
