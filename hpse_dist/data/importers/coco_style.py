@@ -116,12 +116,14 @@ def joints_of(
 
 
 JointsOf = Callable[[dict[str, Any]], np.ndarray]
+Complete = Callable[[FrameRecord, dict[str, Any], tuple[int, int]], FrameRecord]
 
 
 def frames(
-    config: CocoStyleConfig, joints: JointsOf, origin: str
+    config: CocoStyleConfig, joints: JointsOf, origin: str, complete: Complete | None = None
 ) -> Iterator[FrameRecord | Reject]:
-    """A record for each person; `joints` reads a person's (J, 3), `origin` is where files are from.
+    """A record for each person; `joints` reads a person's (J, 3), `origin` is where files are from,
+    `complete` adds what the annotation says beyond COCO's, given the picture's height and width.
 
     Nobody is known by name: a picture is a sequence of its own, and is in its split as a whole.
     """
@@ -132,7 +134,7 @@ def frames(
             if isinstance(picture, Reject):
                 yield picture
             elif picture.annotations:
-                yield from _people(picture, path, folder, config, joints, split)
+                yield from _people(picture, path, folder, config, joints, split, complete)
 
 
 def _people(
@@ -142,18 +144,20 @@ def _people(
     config: CocoStyleConfig,
     joints: JointsOf,
     split: str,
+    complete: Complete | None,
 ) -> Iterator[FrameRecord | Reject]:
     name = str(picture.about.get("file_name"))
     try:
         image = official.picture_at(folder, picture.about.get("file_name"))
-        size = official.picture_size(picture.about) if config.masks else (0, 0)
+        sized = config.masks or complete is not None
+        size = official.picture_size(picture.about) if sized else (0, 0)
     except Bad as reason:
         yield Reject(f"{path.name}, {name[:200]}", str(reason))
         return
     for annotation in picture.annotations:
         source = f"{split}/{name}, person {annotation.get('id')}"
         try:
-            yield FrameRecord(
+            record = FrameRecord(
                 image=image,
                 box=official.box_of(annotation.get("bbox")),
                 subject="",
@@ -165,6 +169,7 @@ def _people(
                 labels={"joints2d": one_person(annotation, joints)},
                 split=official.split_of(split),
             )
+            yield complete(record, annotation, size) if complete else record
         except Bad as reason:
             yield Reject(source, str(reason))
 
