@@ -204,6 +204,7 @@ INTERHAND42 = tuple(f"{side}_{name}" for side in ("right", "left") for name in I
 
 JOINT_SETS: dict[str, tuple[str, ...]] = {
     "smpl24": SMPL24,
+    "smplx22": SMPL24[:22],  # SMPL-X's body joints: SMPL's without the hands
     "coco17": COCO17,
     "mano21": MANO21,
     "freihand21": FREIHAND21,

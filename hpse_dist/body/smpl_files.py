@@ -77,7 +77,8 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
 def read_pickled_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Those of the named entries that a pickled table has, as arrays; lists of them are stacked.
 
-    For tables of numbers that other people pickled; nothing that the file says is run.
+    A name such as camera/extrinsics is an entry of a table that is an entry of the table. For
+    tables of numbers that other people pickled; nothing that the file says is run.
     Raises ValueError for a file that is broken, holds something else there, or would run code.
     """
     try:
@@ -85,7 +86,8 @@ def read_pickled_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarra
             content = _BodyUnpickler(file, encoding="latin1").load()
         if not isinstance(content, dict):
             raise pickle.UnpicklingError("it holds no table of arrays")
-        return {name: _stacked(content[name]) for name in names if name in content}
+        found = {name: _entry(content, name) for name in names}
+        return {name: _stacked(value) for name, value in found.items() if value is not None}
     except _Refused as error:
         raise ValueError(
             f"{path} was refused: {error}, which no table of numbers needs."
@@ -95,7 +97,16 @@ def read_pickled_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarra
         raise ValueError(f"{path} cannot be read as a pickled table: {error!r}.") from error
 
 
+def _entry(table: object, name: str) -> object:
+    """What stands under a name, or None."""
+    for key in name.split("/"):
+        table = table.get(key) if isinstance(table, dict) else None
+    return table
+
+
 def _stacked(value: object) -> np.ndarray:
+    if isinstance(value, str):
+        return np.asarray(value)
     if isinstance(value, (list, tuple)) and any(isinstance(item, _Array) for item in value):
         return np.stack([_as_array(item) for item in value])
     return _as_array(value)

@@ -133,7 +133,7 @@ class Layout:
             self._learn("intrinsics", frame, "")
 
     def _check_parts(self, names: tuple[str, ...]) -> None:
-        """All of a collection's part maps have surface coordinates, or none: one flag is for both."""
+        """All of a collection's part maps have surface coordinates, or none: one flag for both."""
         first = "part_map" not in self._shapes or (self._named and not self._frozen)
         if first and "uv_map" not in names:
             self._shapes.pop("uv_map", None)

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from hpse_dist.data.importers import (
+    agora,
     ai_challenger,
     aist,
+    bedlam,
     coco,
     coco_wholebody,
     crowdpose,
+    densepose_coco,
+    emdb,
     freihand,
     hagrid,
     ho3d,
@@ -60,6 +64,9 @@ IMPORTERS: dict[str, FrameSource] = {
     "human36m": human36m,
     "aist": aist,
     "mupots": mupots,
+    "emdb": emdb,
+    "bedlam": bedlam,
+    "agora": agora,
     # hands
     "ho3d": ho3d,
     "hagrid": hagrid,
@@ -68,6 +75,7 @@ IMPORTERS: dict[str, FrameSource] = {
     # pictures with 2D annotation
     "coco": coco,
     "coco_wholebody": coco_wholebody,
+    "densepose_coco": densepose_coco,
     "posetrack18": posetrack18,
     "crowdpose": crowdpose,
     "ai_challenger": ai_challenger,

@@ -1,0 +1,197 @@
+"""Labels as BEDLAM publishes them, for its own pictures and for AGORA's: one .npz for each scene.
+
+    imgname (N,)   pose_cam (N, 165 or 72)   shape (N, 10 or more)   cam_int (N, 3, 3)
+    trans_cam (N, 3), where there is one, and the last column of cam_ext (N, 4, 4): together transl
+    gtkps (N, J, 2 or 3)   sub (N,), where people have names
+
+A row is a person in a picture, already in the camera's frame. There are no joints in 3D: they
+follow from the rest (`rest_skeleton`) for each shape that is seen often enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from hpse_dist.body.joints import JOINT_SETS
+from hpse_dist.data.importers.joint_labels import picture_size
+from hpse_dist.data.importers.official import Bad, picture_at
+from hpse_dist.data.importers.rest_skeleton import MOST_PX, Posed, Undecided, solve_bones, turns_of
+from hpse_dist.data.importers.views3d import Broken, box_of, numbers
+from hpse_dist.records import FrameRecord, Reject
+
+Model = Literal["smplx", "smpl"]
+JOINT_SET = {"smplx": "smplx22", "smpl": "smpl24"}
+_WIDTH = {"smplx": 165, "smpl": 72}
+_NEEDED = ("imgname", "pose_cam", "shape", "cam_int", "cam_ext", "gtkps")
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """One file's rows: N people with J joints."""
+
+    pictures: np.ndarray
+    """(N,) names of picture files."""
+    people: np.ndarray
+    """(N,) names, empty where unknown."""
+    poses: np.ndarray
+    """(N, 165 or 72) axis-angles in the camera's frame."""
+    betas: np.ndarray
+    """(N, 10 or more)."""
+    transl: np.ndarray
+    """(N, 3) in the camera's frame, metres."""
+    pixels: np.ndarray
+    """(N, J, 2)."""
+    intrinsics: np.ndarray
+    """(N, 3, 3)."""
+
+
+def read_labels(path: Path, model: Model) -> Labels:
+    """The rows of a file; Broken for a broken one, ValueError for one of the other model."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            wanted = (*_NEEDED, "trans_cam", "sub")
+            found = {name: file[name] for name in wanted if name in file.files}
+    # zipfile, zlib and numpy raise what they like for a broken file: the message says it
+    except Exception as error:
+        raise Broken(f"cannot be read as an .npz of numbers: {error!r}") from None
+    lacking = [name for name in _NEEDED if name not in found]
+    if lacking:
+        raise Broken(f"lacks {', '.join(lacking)}")
+    count = len(found["imgname"])
+    poses = found["pose_cam"].reshape(count, -1)
+    other = next(name for name in _WIDTH if name != model)
+    if poses.shape[1] == _WIDTH[other]:
+        raise ValueError(f"{path}: its bodies are of {other}; set source.model to {other}")
+    joints = len(JOINT_SETS[JOINT_SET[model]])
+    names = found.get("sub", np.full(count, ""))
+    if np.shape(names) != (count,) or found["imgname"].shape != (count,):
+        raise Broken("imgname or sub is no list of names")
+    cameras = _rows(found["cam_ext"], count, (4, 4), "cam_ext")
+    shift = found.get("trans_cam", np.zeros((count, 3)))
+    return Labels(
+        pictures=found["imgname"].astype(str),
+        people=names.astype(str),
+        poses=_rows(poses, count, (_WIDTH[model],), "pose_cam"),
+        betas=_rows(found["shape"][:, :10], count, (10,), "shape"),
+        transl=_rows(shift, count, (3,), "trans_cam") + cameras[:, :3, 3],
+        pixels=_rows(found["gtkps"][:, :joints, :2], count, (joints, 2), "gtkps"),
+        intrinsics=_rows(found["cam_int"], count, (3, 3), "cam_int"),
+    )
+
+
+def _rows(value: np.ndarray, count: int, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """(count, *shape) float64, in which single rows may hold NaN."""
+    if value.dtype.kind not in "fiu" or value.shape != (count, *shape):
+        raise Broken(f"{name} is {value.dtype} {value.shape}, not numbers {(count, *shape)}")
+    return value.astype(np.float64)
+
+
+def joints_in_space(labels: Labels) -> tuple[np.ndarray, dict[int, str]]:
+    """(N, J, 3) joints in the camera's frame, NaN where they cannot be known; what is wrong."""
+    count = labels.pixels.shape[1]
+    joints = np.full((*labels.pixels.shape[:2], 3), np.nan)
+    behind = np.flatnonzero(labels.transl[:, 2] <= 0).tolist()
+    wrong = dict.fromkeys(behind, "the body is behind the camera (trans_cam, cam_ext)")
+    every = (labels.poses, labels.betas, labels.transl, labels.pixels, labels.intrinsics)
+    whole = np.all([np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in every], axis=0)
+    whole &= labels.transl[:, 2] > 0
+    _, shapes = np.unique(labels.betas, axis=0, return_inverse=True)
+    for shape in np.unique(shapes[whole]):
+        rows = np.flatnonzero(whole & (shapes == shape))
+        turns = turns_of(labels.poses[rows, : 3 * count].reshape(len(rows), count, 3))
+        base = np.broadcast_to(np.eye(3), (len(rows), 3, 3))
+        posed = Posed(turns, base, labels.transl[rows], labels.intrinsics[rows])
+        try:
+            bones = solve_bones(posed, labels.pixels[rows])
+        except Undecided:
+            continue
+        except Broken as error:
+            wrong |= dict.fromkeys(rows.tolist(), str(error))
+            continue
+        apart = np.linalg.norm(posed.pixels(bones) - labels.pixels[rows], axis=2).max(axis=1)
+        near = apart < MOST_PX
+        joints[rows[near]] = posed.joints(bones)[near]
+        far = zip(rows[~near].tolist(), apart[~near].tolist(), strict=True)
+        wrong |= {row: f"its 2D joints lie {px:.0f} px from the body's" for row, px in far}
+    return joints, wrong
+
+
+def records(
+    path: Path, folder: Path, model: Model, sequence: str, rate: float, every: int
+) -> Iterator[FrameRecord | Reject]:
+    """A record for each row of a file, pictures under `folder`; Broken for a broken file.
+
+    Of a film's pictures, <sequence>/<sequence>_<number>.png, every n-th is taken and `rate` counts
+    their numbers in a second.
+    """
+    labels = read_labels(path, model)
+    joints, wrong = joints_in_space(labels)
+    for row, name in enumerate(labels.pictures.tolist()):
+        number = Path(name).stem.rpartition("_")[2]
+        filmed = rate > 0 and number.isdigit()
+        if filmed and int(number) % every:
+            continue
+        source = f"{path.stem}/{name}, row {row}"
+        if row in wrong:
+            yield Reject(source, wrong[row])
+            continue
+        try:
+            record = _record(labels, row, joints[row], folder, model)
+        except ValueError as error:
+            yield Reject(source, str(error))
+            continue
+        record.source, record.track = source, "" if record.subject else f"{path.stem} {row}"
+        record.sequence = f"{sequence}/{Path(name).parent}" if filmed else f"{sequence}/{name}"
+        record.time = int(number) / rate if filmed else 0.0
+        yield record
+
+
+def _record(
+    labels: Labels, row: int, joints: np.ndarray, folder: Path, model: Model
+) -> FrameRecord:
+    """A row's record but for what its picture's name says; ValueError where it cannot be one."""
+    path = picture_at(folder, str(labels.pictures[row]))
+    pixels = numbers(labels.pixels[row], (None, 2), "gtkps")
+    intrinsics = numbers(labels.intrinsics[row], (3, 3), "cam_int")
+    seen = np.column_stack([pixels, np.ones(len(pixels))])
+    known = {"joints2d": seen}
+    if np.isfinite(joints).all():
+        known["joints3d"] = np.column_stack([joints, np.ones(len(joints))])
+    if model == "smpl":
+        pose = numbers(labels.poses[row], (72,), "pose_cam")
+        known["global_orient"], known["body_pose"] = pose[:3], pose[3:]
+        known["betas"] = numbers(labels.betas[row], (10,), "shape")
+        known["transl"] = numbers(labels.transl[row], (3,), "trans_cam")
+    box = box_of(seen, margin=0.12)
+    assert box is not None
+    return FrameRecord(
+        image=_upright(path, intrinsics),
+        box=box,
+        subject=str(labels.people[row]),
+        sequence="",
+        camera="camera",
+        time=0.0,
+        source="",
+        intrinsics=intrinsics,
+        labels=known,
+    )
+
+
+def _upright(path: Path, intrinsics: np.ndarray) -> np.ndarray | Path:
+    """The picture as its camera is said to have seen it: some scenes' are stored on their side."""
+    width, height = picture_size(path)
+    wanted = (round(2 * float(intrinsics[0, 2])), round(2 * float(intrinsics[1, 2])))
+    if (width, height) == wanted:
+        return path
+    if (height, width) != wanted:
+        raise Bad(
+            f"the picture has {width} x {height} pixels, its camera {wanted[0]} x {wanted[1]}"
+        )
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB").transpose(Image.Transpose.ROTATE_270))
