@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpse_dist.data.importers.bedlam_labels import JOINT_SET, Model, records
-from hpse_dist.data.importers.views3d import Broken, need
+from hpse_dist.data.importers.official import Bad
+from hpse_dist.data.importers.views3d import need
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 _GET = (
@@ -55,7 +56,7 @@ def frames(config: AgoraConfig) -> Iterator[FrameRecord | Reject]:
         path = need(config.root / name, "AGORA's file of labels", _GET)
         try:
             yield from records(path, folder, config.model, "agora", rate=0.0, every=1)
-        except Broken as error:
+        except Bad as error:
             yield Reject(path.name, str(error))
 
 

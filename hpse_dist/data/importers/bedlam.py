@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpse_dist.data.importers.bedlam_labels import JOINT_SET, Model, records
-from hpse_dist.data.importers.views3d import Broken, need, whole_positive
+from hpse_dist.data.importers.official import Bad
+from hpse_dist.data.importers.views3d import need, whole_positive
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 RATE = 30.0  # a picture's number counts these, in the scenes of 6 pictures a second too
@@ -61,7 +62,7 @@ def frames(config: BedlamConfig) -> Iterator[FrameRecord | Reject]:
         folder = need(pictures / scene / "png", "BEDLAM's pictures of this scene", _GET)
         try:
             yield from records(path, folder, config.model, scene, RATE, config.every)
-        except Broken as error:
+        except Bad as error:
             yield Reject(f"{scene}.npz", str(error))
 
 

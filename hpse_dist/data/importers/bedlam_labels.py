@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from hpse_dist.body.joints import JOINT_SETS
-from hpse_dist.data.importers.joint_labels import picture_size
-from hpse_dist.data.importers.official import Bad, picture_at
+from hpse_dist.data.importers.official import Bad, numbers, picture_at
 from hpse_dist.data.importers.rest_skeleton import MOST_PX, Posed, Undecided, solve_bones, turns_of
-from hpse_dist.data.importers.views3d import Broken, box_of, numbers
+from hpse_dist.data.importers.views3d import box_of
+from hpse_dist.data.pictures import picture_size, read_picture
 from hpse_dist.records import FrameRecord, Reject
 
 Model = Literal["smplx", "smpl"]
@@ -52,17 +51,17 @@ class Labels:
 
 
 def read_labels(path: Path, model: Model) -> Labels:
-    """The rows of a file; Broken for a broken one, ValueError for one of the other model."""
+    """The rows of a file; Bad for a broken one, ValueError for one of the other model."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             wanted = (*_NEEDED, "trans_cam", "sub")
             found = {name: file[name] for name in wanted if name in file.files}
     # zipfile, zlib and numpy raise what they like for a broken file: the message says it
     except Exception as error:
-        raise Broken(f"cannot be read as an .npz of numbers: {error!r}") from None
+        raise Bad(f"cannot be read as an .npz of numbers: {error!r}") from None
     lacking = [name for name in _NEEDED if name not in found]
     if lacking:
-        raise Broken(f"lacks {', '.join(lacking)}")
+        raise Bad(f"lacks {', '.join(lacking)}")
     count = len(found["imgname"])
     poses = found["pose_cam"].reshape(count, -1)
     other = next(name for name in _WIDTH if name != model)
@@ -71,7 +70,7 @@ def read_labels(path: Path, model: Model) -> Labels:
     joints = len(JOINT_SETS[JOINT_SET[model]])
     names = found.get("sub", np.full(count, ""))
     if np.shape(names) != (count,) or found["imgname"].shape != (count,):
-        raise Broken("imgname or sub is no list of names")
+        raise Bad("imgname or sub is no list of names")
     cameras = _rows(found["cam_ext"], count, (4, 4), "cam_ext")
     shift = found.get("trans_cam", np.zeros((count, 3)))
     return Labels(
@@ -88,7 +87,7 @@ def read_labels(path: Path, model: Model) -> Labels:
 def _rows(value: np.ndarray, count: int, shape: tuple[int, ...], name: str) -> np.ndarray:
     """(count, *shape) float64, in which single rows may hold NaN."""
     if value.dtype.kind not in "fiu" or value.shape != (count, *shape):
-        raise Broken(f"{name} is {value.dtype} {value.shape}, not numbers {(count, *shape)}")
+        raise Bad(f"{name} is {value.dtype} {value.shape}, not numbers {(count, *shape)}")
     return value.astype(np.float64)
 
 
@@ -111,7 +110,7 @@ def joints_in_space(labels: Labels) -> tuple[np.ndarray, dict[int, str]]:
             bones = solve_bones(posed, labels.pixels[rows])
         except Undecided:
             continue
-        except Broken as error:
+        except Bad as error:
             wrong |= dict.fromkeys(rows.tolist(), str(error))
             continue
         apart = np.linalg.norm(posed.pixels(bones) - labels.pixels[rows], axis=2).max(axis=1)
@@ -125,7 +124,7 @@ def joints_in_space(labels: Labels) -> tuple[np.ndarray, dict[int, str]]:
 def records(
     path: Path, folder: Path, model: Model, sequence: str, rate: float, every: int
 ) -> Iterator[FrameRecord | Reject]:
-    """A record for each row of a file, pictures under `folder`; Broken for a broken file.
+    """A record for each row of a file, pictures under `folder`; Bad for a broken file.
 
     Of a film's pictures, <sequence>/<sequence>_<number>.png, every n-th is taken and `rate` counts
     their numbers in a second.
@@ -193,5 +192,4 @@ def _upright(path: Path, intrinsics: np.ndarray) -> np.ndarray | Path:
         raise Bad(
             f"the picture has {width} x {height} pixels, its camera {wanted[0]} x {wanted[1]}"
         )
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB").transpose(Image.Transpose.ROTATE_270))
+    return np.rot90(read_picture(path), k=-1)

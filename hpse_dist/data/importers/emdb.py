@@ -16,15 +16,14 @@ from typing import Literal
 import numpy as np
 
 from hpse_dist.body.smpl_files import read_pickled_arrays
+from hpse_dist.data.importers.official import Bad, numbers
 from hpse_dist.data.importers.rest_skeleton import MOST_PX, Posed, solve_bones, turns_of
 from hpse_dist.data.importers.views3d import (
-    Broken,
     Moment,
     Sight,
     Stills,
     body_in_camera,
     need,
-    numbers,
     person_record,
     whole_positive,
 )
@@ -67,7 +66,7 @@ def frames(config: EmdbConfig) -> Iterator[FrameRecord | Reject]:
             sequence = _read(file)
             if sequence.parts[config.part]:
                 yield from _sequence(file, sequence, config)
-        except Broken as error:
+        except Bad as error:
             yield Reject(str(file.relative_to(root)), str(error))
 
 
@@ -122,10 +121,10 @@ def _read(file: Path) -> _Sequence:
     try:
         found = read_pickled_arrays(file, _NAMES)
     except ValueError as error:
-        raise Broken(str(error)) from None
+        raise Bad(str(error)) from None
     lacking = [name for name in _NAMES if name not in found]
     if lacking:
-        raise Broken(f"lacks {', '.join(lacking)}")
+        raise Bad(f"lacks {', '.join(lacking)}")
     root = numbers(found["smpl/poses_root"], (None, 3), "smpl/poses_root")
     count = len(root)
     body = numbers(found["smpl/poses_body"], (count, 69), "smpl/poses_body")
@@ -150,7 +149,7 @@ def _sequence(file: Path, data: _Sequence, config: EmdbConfig) -> Iterator[Frame
     posed = _posed(data)
     good = np.flatnonzero(data.good & (posed.shift[:, 2] > 0))
     if not len(good):
-        raise Broken("no frame in which the person is in sight (good_frames_mask)")
+        raise Bad("no frame in which the person is in sight (good_frames_mask)")
     bones = solve_bones(posed.take(good), data.pixels[good])
     joints, apart = posed.joints(bones), posed.pixels(bones) - data.pixels
     far = np.linalg.norm(apart, axis=2).max(axis=1)

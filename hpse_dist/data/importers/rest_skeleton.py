@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hpse_dist.body.joints import PARENTS
-from hpse_dist.data.importers.views3d import Broken
+from hpse_dist.data.importers.official import Bad
 
 MOST_FRAMES = 300  # that many say as much as thousands
 MOST_PX = 2.0  # how far the found joints may project from the given ones
@@ -30,7 +30,7 @@ _FIRMNESS_PX = (30.0, 10.0, 3.0, 0.0, 0.0)  # round by round
 _LONGEST_M = (0.1, 0.8)  # the longest bone of anyone's, a child's or an adult's
 
 
-class Undecided(Broken):
+class Undecided(Bad):
     """The given views do not contradict one another, but are too few to know the skeleton from."""
 
 
@@ -79,13 +79,13 @@ def turns_of(poses: np.ndarray) -> np.ndarray:
 def solve_bones(posed: Posed, pixels: np.ndarray) -> np.ndarray:
     """(J, 3) bones in metres, the first the resting pelvis, from pixels (N, J, 2).
 
-    Raises Broken, as Undecided where more views would help.
+    Raises Bad, as Undecided where more views would help.
     Frames that lie far from what the others say are left out, up to half of them.
     """
     few = np.unique(np.linspace(0, len(pixels) - 1, MOST_FRAMES).round().astype(int))
     posed, pixels = posed.take(few), pixels[few]
     if (posed.shift[:, 2] <= 0).any():
-        raise Broken("the body is behind the camera")
+        raise Bad("the body is behind the camera")
     kept: np.ndarray = np.ones(len(few), bool)
     for firmness in _FIRMNESS_PX:
         bones, normal = _least_squares(posed.take(kept), pixels[kept], firmness)
@@ -93,13 +93,13 @@ def solve_bones(posed: Posed, pixels: np.ndarray) -> np.ndarray:
         each = np.median(apart, axis=1)
         kept = each <= max(3 * np.median(each), _LEAST_NOISE_PX)
     if not np.median(apart[kept]) < MOST_PX:
-        raise Broken(
+        raise Bad(
             f"the given 2D joints lie {np.median(apart):.0f} px (median) from any that the SMPL "
             "parameters and the camera allow"
         )
     longest = float(np.linalg.norm(bones[1:], axis=1).max())
     if not _LONGEST_M[0] < longest < _LONGEST_M[1]:
-        raise Broken(f"the longest bone comes out as {longest:.2g} m: the units are not metres")
+        raise Bad(f"the longest bone comes out as {longest:.2g} m: the units are not metres")
     noise = max(float(np.sqrt(np.mean(apart[kept] ** 2) / 2)), _LEAST_NOISE_PX)
     doubt = noise * np.sqrt(np.linalg.inv(normal).diagonal().max())
     if doubt > MOST_DOUBT_M:

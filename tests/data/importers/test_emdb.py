@@ -103,7 +103,7 @@ def test_parts_are_chosen(tmp_path: Path) -> None:
         (lambda c: c.pop("kp2d"), "lacks kp2d"),
         (lambda c: c["smpl"].pop("trans"), "lacks smpl/trans"),
         (lambda c: c.update(camera=7), "lacks camera/intrinsics, camera/extrinsics"),
-        (lambda c: c.update(kp2d=c["kp2d"][:3]), "kp2d has shape"),
+        (lambda c: c.update(kp2d=c["kp2d"][:3]), "kp2d has 3 x 24 x 2 numbers"),
         (lambda c: c["smpl"].update(trans=c["smpl"]["trans"] * 1000), "px .median|behind"),
         (lambda c: c["good_frames_mask"].fill(False), "no frame in which the person"),
     ],

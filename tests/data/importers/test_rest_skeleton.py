@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hpse_dist.data.importers.official import Bad
 from hpse_dist.data.importers.rest_skeleton import Posed, solve_bones, turns_of
-from hpse_dist.data.importers.views3d import Broken
 from tests.data.importers import made_bodies as bodies
 from tests.data.importers import made_people as made
 
@@ -35,10 +35,10 @@ def test_the_joints_are_found_to_a_millimetre(count: int) -> None:
 
 def test_what_does_not_decide_it_is_refused() -> None:
     posed, pixels, _ = views(30)
-    with pytest.raises(Broken, match=r"too few or too alike|uncertain by"):
+    with pytest.raises(Bad, match=r"too few or too alike|uncertain by"):
         solve_bones(posed.take(np.array([0])), pixels[:1])
-    with pytest.raises(Broken, match=r"px \(median\) from any"):
+    with pytest.raises(Bad, match=r"px \(median\) from any"):
         solve_bones(posed, np.roll(pixels, 1, axis=0))  # joints of another frame
     behind = Posed(posed.turns, posed.base, -posed.shift, posed.intrinsics)
-    with pytest.raises(Broken, match="behind the camera"):
+    with pytest.raises(Bad, match="behind the camera"):
         solve_bones(behind, pixels)
