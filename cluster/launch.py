@@ -25,6 +25,7 @@ from typing import Any
 from cluster.progress import ProgressBar, RunWatch
 from cluster.resources import Need, Node, describe, even_share, gpus_for, nodes_of, shortage
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target, sentence
+from hpse_dist.accounting import LAUNCH
 from hpse_dist.world import World
 
 logger = logging.getLogger(__name__)
@@ -261,7 +262,7 @@ def _work(config: dict[str, Any]) -> None:
     from ray import train
 
     folder = Path(config["folder"])
-    os.environ["HPSE_ROOT"] = config["root"]
+    os.environ["HPSE_ROOT"], os.environ[LAUNCH] = config["root"], config["start"]
     if read_final(folder) is not None:
         return  # a worker of this run has met an error that another start cannot heal
     context = train.get_context()

@@ -22,7 +22,7 @@ import random
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,8 +76,9 @@ class Checkpoints:
         every: int,
         keep: int,
         recipe_hash: str,
-        guard: Positioned | None = None,
+        also: Mapping[str, Positioned] | None = None,
     ) -> None:
+        """`also`: what else is brought back with the weights, by name."""
         if every < 1:
             raise ValueError(f"checkpoints must come every 1 step or more, found {every}")
         if keep < 1:
@@ -86,7 +87,7 @@ class Checkpoints:
         self.every = every
         self.keep = keep
         self.recipe_hash = recipe_hash
-        self.guard = guard
+        self.also = dict(also or {})
         self._writing: _Writing | None = None
         self._failures = 0  # in a row
 
@@ -142,7 +143,7 @@ class Checkpoints:
             "recipe_hash": self.recipe_hash,
             "world_size": engine.world.size,
             "loader": loader.state_dict(),
-            "guard": self.guard.state_dict() if self.guard else None,
+            "also": {name: part.state_dict() for name, part in self.also.items()},
             "versions": {"torch": torch.__version__},
         }
         snapshot = engine.snapshot()
@@ -206,25 +207,29 @@ class Checkpoints:
         folder, manifest = self._chosen(engine, None)
         if folder is None:
             return 0
-        engine.load(folder)
+        self._load(engine, folder, manifest)
         loader.load_state_dict(manifest["loader"])
-        if self.guard is not None and manifest["guard"] is not None:
-            self.guard.load_state_dict(manifest["guard"])
         path = folder / f"random-{engine.world.rank:05d}.json"
         if path.is_file():  # a run that has grown has ranks without one
             set_random_state(json.loads(path.read_text(encoding="utf-8")))
         return int(manifest["step"])
 
     def go_back(self, engine: Trained, before: int) -> int | None:
-        """Bring the engine alone to the newest good checkpoint up to step `before`; collective.
+        """Bring all but the loader to the newest good checkpoint up to step `before`; collective.
 
         Where all are later, to the oldest. Returns its step, None if there is none.
         """
         folder, manifest = self._chosen(engine, before)
         if folder is None:
             return None
-        engine.load(folder)
+        self._load(engine, folder, manifest)
         return int(manifest["step"])
+
+    def _load(self, engine: Trained, folder: Path, manifest: dict[str, Any]) -> None:
+        engine.load(folder)
+        for name, part in self.also.items():
+            if name in manifest["also"]:
+                part.load_state_dict(manifest["also"][name])
 
     def _chosen(self, engine: Trained, before: int | None) -> tuple[Path | None, dict[str, Any]]:
         """What the main process chooses, told to all."""

@@ -99,10 +99,8 @@ class Guard:
         return middle + self.config.spike * max(deviation, 1e-3 * abs(middle))
 
     def went_back(self, step: int, to: int, why: str, place: dict[str, Any]) -> None:
-        """Take note of a return from `step` to the checkpoint of step `to`."""
+        """Take note of a return from `step` to the checkpoint of step `to`, whose state this is."""
         self.returns += 1
-        self._bad = 0
-        self._losses.clear()
         self._write("return", step, to=to, why=why, place=place)
 
     def _write(self, kind: str, step: int, **facts: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import statistics
@@ -22,6 +23,7 @@ from typing import Any, cast
 import torch
 
 from hpse_dist import objectives, tasks
+from hpse_dist.accounting import Account, Clock
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.config import build, dump
 from hpse_dist.data.collection import Collection
@@ -37,7 +39,7 @@ from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
 from hpse_dist.optim import schedule
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, located
-from hpse_dist.run_folder import Clock, open_folder, write_text
+from hpse_dist.run_folder import open_folder, write_text
 from hpse_dist.source import (
     DECODER_FILE,
     TIMM,
@@ -161,7 +163,8 @@ def _run(
 ) -> None:
     """Train and evaluate to the recipe's last step, then export and report."""
     machine = recipe.machine
-    clock = Clock(folder, world)
+    clock = Clock()
+    account = Account(folder, world, clock)  # from here on: making the data is part of the cost
     feed = make_feed(recipe, module, world, device)  # a probe's tokens are part of its cost
     loader = feed.loader()
     engine = build_engine(
@@ -181,13 +184,14 @@ def _run(
         every=machine.checkpoint_every,
         keep=machine.keep_checkpoints,
         recipe_hash=recipe.hash(),
-        guard=guard,
+        also={"guard": guard, "clock": clock},
     )
     try:
         start = checkpoints.resume(engine, loader)
+        account.resumed(start)
         with RunLog(folder, world, every=machine.log_every, start=start) as record:
             record.text("recipe", dump(recipe))
-            watch = _Watch(recipe, engine, record, clock, feed)
+            watch = _Watch(recipe, engine, record, account, feed)
             reached = train(
                 engine,
                 loader,
@@ -195,12 +199,14 @@ def _run(
                 record,
                 checkpoints,
                 guard,
+                clock,
                 start=start,
                 steps=recipe.steps,
                 on_step=watch,
                 should_stop=stop_on_signal(),
             )
             if reached < recipe.steps:
+                account.ended("told to stop")
                 log.warning(
                     "%s: stopped at step %d; give the same command to go on", folder, reached
                 )
@@ -210,26 +216,31 @@ def _run(
         if world.is_main:
             card = _card(recipe, module, facts, figures)
             _export(module, weights, card, folder)
-            _report(recipe, facts, figures, clock, world, folder)
+            _report(recipe, facts, figures, account, world, folder)
+    except Exception as error:
+        account.ended(type(error).__name__)
+        raise
     finally:
         loader.close()
         engine.close()
 
 
 class _Watch:
-    """What happens beside training: evaluations on held-out subjects, panels, the clock."""
+    """What happens beside training: evaluations on held-out subjects, panels, the account."""
 
     def __init__(
-        self, recipe: TrainingRecipe, engine: Engine, record: RunLog, clock: Clock, feed: Feed
+        self, recipe: TrainingRecipe, engine: Engine, record: RunLog, account: Account, feed: Feed
     ) -> None:
-        self.recipe, self.engine, self.record, self.clock = recipe, engine, record, clock
+        self.recipe, self.engine, self.record, self.account = recipe, engine, record, account
         self.feed = feed
 
     def __call__(self, step: int) -> None:
         """After every optimizer step, on every rank."""
         last = step == self.recipe.steps
-        if self.record.due(step) or last:
-            self.clock.write()
+        self.account.made(step)
+        if self.record.due(step):
+            share = self.account.figures()["effective"]
+            self.record.scalars(step, {"run/effective": share if share is not None else math.nan})
         if self.feed.held_out is None:
             return
         if last or step % self.recipe.evaluate_every == 0:
@@ -315,19 +326,20 @@ def _report(
     recipe: TrainingRecipe,
     facts: dict[str, Any],
     figures: dict[str, Any],
-    clock: Clock,
+    account: Account,
     world: World,
     folder: Path,
 ) -> None:
     """report.json, then DONE: from here on the run is finished."""
-    clock.write()
+    account.ended("done")
     report = {
         **facts,
         "name": recipe.name,
         "seed": recipe.seed,
         "steps": recipe.steps,
         "global_batch": recipe.global_batch,
-        "seconds": round(clock.seconds(), 1),
+        "seconds": round(account.seconds(), 1),
+        "account": account.figures(),
         "world_size": world.size,
         "recipe_hash": recipe.hash(),
         **figures,

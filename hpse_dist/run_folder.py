@@ -6,12 +6,10 @@ holds would no longer be what its recipe.yaml says.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -111,21 +109,3 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-class Clock:
-    """Wall time that a run has cost over all its starts, lost work included."""
-
-    def __init__(self, folder: Path, world: World) -> None:
-        self.path, self.world = folder / "seconds.json", world
-        self.before = 0.0
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            self.before = float(json.loads(self.path.read_text()))
-        self.began = time.monotonic()
-
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.began
-
-    def write(self) -> None:
-        if self.world.is_main:
-            write_text(self.path, json.dumps(round(self.seconds(), 3)))

@@ -5,16 +5,16 @@ Both know an engine, a loader and a module, and nothing of any one objective or 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import time
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from hpse_dist.accounting import Clock, straggler
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.engine import Engine, Refusal
 from hpse_dist.fields import Batch
@@ -39,6 +39,7 @@ def train(
     log: RunLog,
     checkpoints: Checkpoints,
     guard: Guard,
+    clock: Clock,
     *,
     start: int,
     steps: int,
@@ -54,7 +55,6 @@ def train(
     """
     if engine.updates != start:
         raise ValueError(f"the engine has made {engine.updates} updates, not the {start} to go on")
-    clock = Clock()
     batches = iter(loader)
     step = start
     while step < steps:
@@ -69,8 +69,9 @@ def train(
             batches = iter(loader)
             continue
         if log.due(step) and refusal is None:
-            means = engine.mean_over_ranks(stacked(parts))
-            log.scalars(step, means | {"lr": lr} | engine.stats() | clock.rates(engine.world.size))
+            means = engine.mean_over_ranks(stacked(parts)) | {"lr": lr} | engine.stats()
+            _name_straggler(engine, clock, step)
+            log.scalars(step, means | clock.rates(engine.world.size))
         if on_step is not None:
             on_step(step)
         stop = engine.any_rank(should_stop())
@@ -88,6 +89,20 @@ def train(
     return steps
 
 
+def _name_straggler(engine: Engine, clock: Clock, step: int) -> None:
+    """Say which rank the others wait for, by the time of what each does alone."""
+    ranks = engine.gather((clock.own(), platform.node()))
+    found = straggler([seconds for seconds, _ in ranks])
+    rank, times = found or (None, 0.0)
+    news, clock.straggler = rank is not None and rank != clock.straggler, rank
+    if rank is not None and news and engine.world.is_main:
+        _log.warning(
+            "step %d: rank %d on %s takes %.1f times as long as the median rank for its data and "
+            "forward pass; the others wait for it",
+            *(step, rank, ranks[rank][1], times),
+        )
+
+
 class GivenUp(ValueError):
     """Training went wrong more often than its recipe allows."""
 
@@ -98,8 +113,9 @@ def _update(
     """One update: the scalars of its micro-batches, and why it was refused, if it was."""
     parts, refusal = [], None
     for _ in range(engine.accumulation):
-        batch = clock.next(batches)
-        scalars = engine(batch)
+        with clock.working():
+            batch = clock.next(batches)
+            scalars = engine(batch)
         engine.backward(scalars["loss"])
         refusal = engine.step()  # moves the weights on the last micro-step only
         parts.append({name: value.detach() for name, value in scalars.items()})
@@ -156,50 +172,6 @@ def stacked(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         name: torch.stack([part[name].float() for part in parts if name in part]) for name in names
     }
-
-
-class Clock:
-    """Wall time of the updates since the last reading, and what was spent waiting."""
-
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self._now = now
-        self._updates = self._waiting = self._saving = 0.0
-        self._samples = 0
-
-    @contextlib.contextmanager
-    def updating(self) -> Iterator[None]:
-        """Around one update; what happens outside, such as a checkpoint, is not counted."""
-        begun = self._now()
-        yield
-        self._updates += self._now() - begun
-
-    @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
-        """Around what training waits for when a checkpoint is made."""
-        begun = self._now()
-        yield
-        self._saving += self._now() - begun
-
-    def next(self, batches: Iterator[Batch]) -> Batch:
-        """The next micro-batch."""
-        begun = self._now()
-        batch = next(batches)
-        self._waiting += self._now() - begun
-        self._samples += len(next(iter(batch.values())))
-        return batch
-
-    def rates(self, world_size: int) -> dict[str, float]:
-        """Samples per second over all ranks, and the shares of time spent waiting for data and for
-        checkpoints; starts anew."""
-        seconds = max(self._updates, 1e-9)
-        rates = {
-            "samples_per_s": self._samples * world_size / seconds,
-            "wait_share": self._waiting / seconds,
-            "save_share": self._saving / (seconds + self._saving),
-        }
-        self._updates = self._waiting = self._saving = 0.0
-        self._samples = 0
-        return rates
 
 
 def evaluate(engine: Engine, batches: Iterable[Batch]) -> dict[str, float]:

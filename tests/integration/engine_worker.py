@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hpse_dist.accounting import Clock
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.engine import Engine, zero
 from hpse_dist.guard import INCIDENTS_FILE, Guard, GuardConfig, read_incidents
@@ -63,7 +64,9 @@ class Worker:
             loader.poison[60] = poison  # update 4, the second process's half
         folder = self.folder / label
         guard = Guard(GuardConfig(), folder, engine.world)
-        checkpoints = Checkpoints(folder / "checkpoints", STEPS, 2, "hash", guard)
+        clock = Clock()
+        also = {"guard": guard, "clock": clock}
+        checkpoints = Checkpoints(folder / "checkpoints", STEPS, 2, "hash", also)
         start = reached = checkpoints.resume(engine, loader)
 
         def on_step(step: int) -> None:
@@ -85,6 +88,7 @@ class Worker:
                 log,
                 checkpoints,
                 guard,
+                clock,
                 start=start,
                 steps=STEPS,
                 on_step=on_step,

@@ -1,0 +1,97 @@
+"""Where a run's time went, on a clock that the tests turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpse_dist.accounting import LAUNCH, Account, Clock, Start, account_of, read_starts, straggler
+from hpse_dist.world import World
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_run_that_was_killed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps of 2 s; killed at step 7, on from step 4 after 5 s without anybody."""
+    monkeypatch.setenv(LAUNCH, "one command")
+    time = Time()
+    clock = Clock(time)
+    account = Account(tmp_path, World(), clock, now=time)
+    time.now += 3.0
+    account.resumed(0)
+    for step in range(1, 8):
+        with clock.updating():
+            time.now += 2.0
+        account.made(step)
+        if step == 4:
+            saved = clock.state_dict()
+
+    time.now += 5.0
+    clock = Clock(time)
+    account = Account(tmp_path, World(), clock, now=time)
+    time.now += 3.0
+    clock.load_state_dict(saved)
+    account.resumed(4)
+    for step in range(5, 11):
+        with clock.updating():
+            time.now += 2.0
+        account.made(step)
+    account.ended("done")
+    assert clock.useful == 20.0
+    assert account.figures() == {
+        "effective": round(20 / 37, 4),  # 3 + 14 + 5 + 3 + 12
+        "useful_s": 20.0,
+        "wall_s": 37.0,
+        "starts": 2,
+        "ended": {"killed": 1},
+        "lost_steps": 3,
+        "recover_s": {"median": 10.0, "worst": 10.0},
+    }
+    assert account.seconds() == 32.0  # nobody worked in the 5 s
+    assert [start.ended for start in read_starts(account.path)] == [None, "done"]
+
+
+def test_time_between_commands_is_nobodys(tmp_path: Path) -> None:
+    night = 40_000.0
+    starts = [
+        Start("first", 0.0, 0, 10.0, 5, first=1.0, ended="told to stop"),
+        Start("second", night, 5, night + 10.0, 10, first=night + 1.0, ended="done"),
+    ]
+    found = account_of(starts, useful=18.0)
+    assert found["effective"] == 0.9
+    assert found["ended"] == {"told to stop": 1}
+    assert found["lost_steps"] == 0 and found["recover_s"]["worst"] is None
+
+
+def test_signs_of_life_are_written_once_a_second_and_by_one_rank(tmp_path: Path) -> None:
+    time = Time()
+    main, other = (Account(tmp_path / str(r), World(r, 2), Clock(), now=time) for r in (0, 1))
+    (tmp_path / "0").mkdir()
+    for account in (main, other):
+        account.resumed(0)
+    time.now += 0.5
+    main.made(1)
+    assert read_starts(main.path)[0].step == 0
+    time.now += 1.0
+    main.made(2)
+    assert read_starts(main.path)[0].step == 2
+    assert not other.path.exists()
+
+
+def test_a_file_cut_short_is_no_history(tmp_path: Path) -> None:
+    (tmp_path / "starts.json").write_text('[{"launch": ')
+    assert read_starts(tmp_path / "starts.json") == []
+
+
+def test_a_straggler_is_named() -> None:
+    assert straggler([1.0, 1.1, 1.8, 0.9]) == (2, pytest.approx(1.8 / 1.05))
+    assert straggler([1.0, 1.1, 1.4, 0.9]) is None
+    assert straggler([5.0]) is None
+    assert straggler([0.0, 0.0]) is None
