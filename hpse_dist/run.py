@@ -39,7 +39,7 @@ from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
 from hpse_dist.optim import schedule
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, located
-from hpse_dist.run_folder import open_folder, write_text
+from hpse_dist.run_folder import opened, write_text
 from hpse_dist.source import (
     DECODER_FILE,
     TIMM,
@@ -62,8 +62,12 @@ log = logging.getLogger(__name__)
 def pretrain(recipe: Any, world: World, folder: Path) -> None:
     """Run a pre-training recipe (or its plain values) to its end in `folder`."""
     recipe = build(PretrainRecipe, recipe)
-    if not open_folder(recipe, world, folder):
-        return
+    with opened(recipe, world, folder) as to_do:
+        if to_do:
+            _pretrain(recipe, world, folder)
+
+
+def _pretrain(recipe: PretrainRecipe, world: World, folder: Path) -> None:
     device = set_up_process(recipe, world)
     encoder, source = _source(recipe)
     kind = objectives if recipe.objective_name() in objectives.OBJECTIVES else tasks
@@ -82,8 +86,12 @@ def pretrain(recipe: Any, world: World, folder: Path) -> None:
 def finetune(recipe: Any, world: World, folder: Path) -> None:
     """Run a fine-tuning recipe (or its plain values) to its end in `folder`."""
     recipe = build(FinetuneRecipe, recipe)
-    if not open_folder(recipe, world, folder):
-        return
+    with opened(recipe, world, folder) as to_do:
+        if to_do:
+            _finetune(recipe, world, folder)
+
+
+def _finetune(recipe: FinetuneRecipe, world: World, folder: Path) -> None:
     device = set_up_process(recipe, world)
     module, card = task_model(recipe)
     facts = {

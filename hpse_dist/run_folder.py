@@ -6,14 +6,17 @@ holds would no longer be what its recipe.yaml says.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -22,6 +25,7 @@ from hpse_dist.data.collection import Collection
 from hpse_dist.recipe import TrainingRecipe, located
 from hpse_dist.world import World
 
+LOCK_FILE = "lock"
 PACKAGES = ("torch", "deepspeed", "ray", "ffcv", "timm", "smplx", "xformers", "tensorboard")
 
 
@@ -54,16 +58,50 @@ def _flat(values: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
-def open_folder(recipe: TrainingRecipe, world: World, folder: Path) -> bool:
-    """Make or re-open the run folder; False when its run is done already."""
+@contextlib.contextmanager
+def opened(recipe: TrainingRecipe, world: World, folder: Path) -> Iterator[bool]:
+    """A run's folder, made or opened again, for this run alone; False when its run is done."""
     check_folder(recipe, folder)
     if is_done(folder):
-        return False
-    if world.is_main:
+        yield False
+    elif not world.is_main:
+        yield True
+    else:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "recipe.yaml", dump(recipe))
-        write_text(folder / "environment.json", json.dumps(environment(), indent=1))
-        _check_data(recipe, folder / "collections.json")
+        with held(folder):
+            write_text(folder / "recipe.yaml", dump(recipe))
+            write_text(folder / "environment.json", json.dumps(environment(), indent=1))
+            _check_data(recipe, folder / "collections.json")
+            yield True
+
+
+@contextlib.contextmanager
+def held(folder: Path, patience_s: float = 30.0) -> Iterator[None]:
+    """A folder for one process, until that ends however it ends; ValueError if another has it.
+
+    A worker that was killed a moment ago may still be going: `patience_s` waits for its end.
+    """
+    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + patience_s
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise ValueError(
+                    f"{folder}: {file.read().strip() or 'another process'} is at this run; wait "
+                    "for its end, or give this one another name"
+                )
+            time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from hpse_dist.data.collection import Collection
 from hpse_dist.log import read_metrics
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
 from hpse_dist.run import finetune, pretrain
+from hpse_dist.run_folder import held
 from hpse_dist.source import encoder_of, read_source
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
@@ -92,6 +97,25 @@ def test_a_finished_run_is_left_alone(finished: Path, collection: Collection) ->
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     pretrain(pretraining(finished.parent, collection), World(), finished)
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_a_folder_is_for_one_run_at_a_time(tmp_path: Path) -> None:
+    with held(tmp_path):
+        said = rf"process {os.getpid()} on .* is at this run; wait for its end"
+        with pytest.raises(ValueError, match=said), held(tmp_path, patience_s=0.3):
+            pass
+    with held(tmp_path, patience_s=0.0):
+        pass
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    code = (
+        "from hpse_dist.run_folder import held; from pathlib import Path; import os, signal\n"
+        f"with held(Path({str(tmp_path)!r})): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    with held(tmp_path, patience_s=0.0):
+        pass
 
 
 def test_interrupted_run_ends_equal_to_the_bit(
