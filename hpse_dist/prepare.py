@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from hpse_dist.config import digest
 from hpse_dist.data.collection import Collection, find_finished, write_collection
 from hpse_dist.data.pairs import write_pairs
 from hpse_dist.data.sheets import write_sheets
-from hpse_dist.recipe import FRAME_SOURCES, DataRecipe, located
+from hpse_dist.recipe import FRAME_SOURCES, DataRecipe, with_located_roots
 
 
 def prepare(
@@ -28,8 +27,7 @@ def prepare(
     collection = find_finished(folder, mark, overwrite)
     if collection is None:
         source = FRAME_SOURCES[recipe.source_name()]
-        root = getattr(recipe.source, "root", None)
-        where = recipe.source if root is None else replace(recipe.source, root=located(root))
+        where = with_located_roots(recipe.source)
         folder.parent.mkdir(parents=True, exist_ok=True)
         collection = write_collection(
             folder,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,6 +50,18 @@ def located(path: Path | str) -> Path:
     the folder that holds its collections and runs.
     """
     return (Path(os.environ.get("HPSE_ROOT", ".")) / Path(path).expanduser()).resolve()
+
+
+def with_located_roots(source: Any) -> Any:
+    """A source's config with `root`, its own and those of its parts, as an absolute path."""
+    changes: dict[str, Any] = {}
+    for one in fields(source):
+        value = getattr(source, one.name)
+        if one.name == "root" and value is not None:
+            changes["root"] = located(value)
+        elif is_dataclass(value):
+            changes[one.name] = with_located_roots(value)
+    return replace(source, **changes)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,9 @@ JHMDB15 = (
 )
 """J-HMDB's puppet joints."""
 
+MCPC14 = (*_paired("shoulder", "elbow", "wrist", "hip", "knee", "ankle"), "neck", "head_top")
+"""What COCO, MPII, PoseTrack18 and CrowdPose share, and neck and head where they are annotated."""
+
 PICTURE_SETS: dict[str, tuple[str, ...]] = {
     "posetrack17": POSETRACK17,
     "crowdpose14": CROWDPOSE14,
@@ -101,5 +104,6 @@ PICTURE_SETS: dict[str, tuple[str, ...]] = {
     "lsp14": LSP14,
     "penn13": PENN13,
     "jhmdb15": JHMDB15,
+    "mcpc14": MCPC14,
 }
 """The sets of this module by name."""

@@ -42,7 +42,7 @@ _SIDES = ("left", "right")
 # Bones by the joints at their ends, and their lengths as shares of stature. SMPL's: means over the
 # free body's shapes. Others: segment lengths of Drillis and Contini (1966), as in Winter,
 # "Biomechanics and Motor Control of Human Movement".
-_BONES = {
+BONES = {
     ("shoulder", "hip"): {"smpl24": 0.274, "": 0.288},
     ("hip", "knee"): {"smpl24": 0.224, "": 0.245},
     ("knee", "ankle"): {"smpl24": 0.256, "": 0.246},
@@ -144,7 +144,7 @@ def basis(collections: Sequence[HasJoints]) -> tuple[str, str] | None:
 
 def _has_limbs(joint_set: str) -> bool:
     names = JOINT_SETS.get(joint_set, ())
-    return all(f"{side}_{end}" in names for bone in _BONES for end in bone for side in _SIDES)
+    return all(f"{side}_{end}" in names for bone in BONES for end in bone for side in _SIDES)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class DepthOrder:
         self._at = {name: number for number, name in enumerate(names)}
         self._bones: list[tuple[int, int]] = []
         lengths: list[float] = []
-        for (a, b), length in _BONES.items():
+        for (a, b), length in BONES.items():
             for side in _SIDES:
                 self._bones.append((self._at[f"{side}_{a}"], self._at[f"{side}_{b}"]))
                 lengths.append(length.get(joint_set, length[""]))
@@ -284,7 +284,7 @@ class DepthOrder:
         upright = torch.stack([share.where(known, 0.0) for share, known in trunk]).amax(0)
         pairs, orders, knowns = [], [], []
         for near, far, needs_trunk in _FORWARD:
-            bone = (near, far) if (near, far) in _BONES else (far, near)
+            bone = (near, far) if (near, far) in BONES else (far, near)
             for side in _SIDES:
                 share, known = self._share(people, about, seen, bone, side)
                 known &= (share <= config.inside_foreshortening) & (about.ahead != 0)

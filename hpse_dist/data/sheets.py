@@ -12,20 +12,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hpse_dist.body.joints import PARENTS
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.depth_sheet import depth_sheet
 from hpse_dist.data.pairs import POSE, VIEW
+from hpse_dist.data.tiles import grid
 from hpse_dist.draws import permutation
 
 TILE_PX = 160
-_GAP = 10
 _LINE = 15
 _NAMES = {VIEW: "cross-view", POSE: "cross-pose"}
 
 
 def write_sheets(collection: Collection, folder: Path | None = None, count: int = 24) -> list[Path]:
-    """frames.png, pairs_view.png and pairs_pose.png, `count` tiles each; returns those written.
+    """frames.png, pairs_view.png, pairs_pose.png and depth.png, `count` tiles each; returns those
+    written.
 
     In `folder`, by default the collection's `sheets/`, which is replaced as a whole. A kind without
-    pairs has no sheet.
+    pairs has no sheet, and depth.png is of whole pictures of several people.
     """
     folder = folder or collection.folder / "sheets"
     part = folder.with_name(f".{folder.name}.part")
@@ -35,6 +37,7 @@ def write_sheets(collection: Collection, folder: Path | None = None, count: int 
         "frames": frame_sheet(collection, count),
         "pairs_view": pair_sheet(collection, VIEW, count),
         "pairs_pose": pair_sheet(collection, POSE, count),
+        "depth": depth_sheet(collection, count),
     }
     made = {f"{name}.png": sheet for name, sheet in sheets.items() if sheet is not None}
     for name, sheet in made.items():
@@ -59,7 +62,7 @@ def pair_sheet(collection: Collection, kind: int, count: int = 24) -> Image.Imag
     for index, pair in enumerate(chosen):
         two = [_scaled(image) for image in images[2 * index : 2 * index + 2]]
         tiles.append(_tile(two, _pair_lines(pair, *about[2 * index : 2 * index + 2])))
-    return _sheet(f"{collection.name}: {len(chosen)} of {len(once)} {_NAMES[kind]} pairs", tiles)
+    return grid(f"{collection.name}: {len(chosen)} of {len(once)} {_NAMES[kind]} pairs", tiles)
 
 
 def frame_sheet(collection: Collection, count: int = 24) -> Image.Image:
@@ -75,7 +78,7 @@ def frame_sheet(collection: Collection, count: int = 24) -> Image.Image:
         lines = [f"#{about['sample_id']} {about['split']}", _place(about)]
         tiles.append(_tile([_annotated(one, about), _person(one)], lines))
     title = f"{collection.name}: {len(ids)} of {collection.num_frames} frames"
-    return _sheet(title, tiles)
+    return grid(title, tiles)
 
 
 def _about(collection: Collection, ids: list[int]) -> list[dict[str, Any]]:
@@ -161,17 +164,3 @@ def _tile(images: list[Image.Image], lines: list[str]) -> Image.Image:
     for index, line in enumerate(lines):
         draw.text((2, TILE_PX + 2 + index * _LINE), line, fill="black", font=font)
     return tile
-
-
-def _sheet(title: str, tiles: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Tiles of one size in a grid under a title."""
-    columns = min(columns, len(tiles))
-    width, height = tiles[0].width + _GAP, tiles[0].height + _GAP
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + 40), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, 10), title, fill="black", font=ImageFont.load_default(16))
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        sheet.paste(tile, (_GAP + column * width, 40 + row * height))
-    return sheet
