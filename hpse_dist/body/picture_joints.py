@@ -1,4 +1,4 @@
-"""Joint sets of datasets of pictures with 2D annotation, each in its dataset's own order.
+"""Joint sets of datasets of pictures, most with 2D annotation, each in its dataset's own order.
 
 A sided joint is left_ or right_ of the person, so that every set knows its mirror image.
 """
@@ -96,6 +96,27 @@ JHMDB15 = (
 MCPC14 = (*_paired("shoulder", "elbow", "wrist", "hip", "knee", "ankle"), "neck", "head_top")
 """What COCO, MPII, PoseTrack18 and CrowdPose share, and neck and head where they are annotated."""
 
+_RIGHT_THEN_LEFT = ("right", "left")
+
+MUCO21 = (
+    *("head_top", "neck"),
+    *(f"{side}_{name}" for side in _RIGHT_THEN_LEFT for name in ("shoulder", "elbow", "wrist")),
+    *(f"{side}_{name}" for side in _RIGHT_THEN_LEFT for name in ("hip", "knee", "ankle")),
+    *("pelvis", "spine", "head", "right_hand", "left_hand", "right_toe", "left_toe"),
+)
+"""MuCo-3DHP: the 17 of MPI-INF-3DHP's test set, hands and toes."""
+
+BODY25 = (
+    *("nose", "neck"),
+    *(f"{side}_{name}" for side in _RIGHT_THEN_LEFT for name in ("shoulder", "elbow", "wrist")),
+    "pelvis",
+    *(f"{side}_{name}" for side in _RIGHT_THEN_LEFT for name in ("hip", "knee", "ankle")),
+    *("right_eye", "left_eye", "right_ear", "left_ear"),
+    *("left_big_toe", "left_small_toe", "left_heel"),
+    *("right_big_toe", "right_small_toe", "right_heel"),
+)
+"""OpenPose's BODY_25, as HUMBI has it."""
+
 PICTURE_SETS: dict[str, tuple[str, ...]] = {
     "posetrack17": POSETRACK17,
     "crowdpose14": CROWDPOSE14,
@@ -105,5 +126,7 @@ PICTURE_SETS: dict[str, tuple[str, ...]] = {
     "penn13": PENN13,
     "jhmdb15": JHMDB15,
     "mcpc14": MCPC14,
+    "muco21": MUCO21,
+    "body25": BODY25,
 }
 """The sets of this module by name."""
