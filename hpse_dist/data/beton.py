@@ -16,57 +16,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import math
 import os
 import queue
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from hpse_dist.data.child import Child
+from hpse_dist.data.rows import Row, ShardSpec, check_rows, layouts
 
-Row = Mapping[str, np.ndarray]
-"""One frame: `image` (crop_px, crop_px, 3) uint8, `sample_id`, and the labels of a ShardSpec."""
+__all__ = ["BetonWriter", "Row", "Shard", "ShardSpec", "read_encoded", "read_rows", "write_shard"]
 
 _MIN_PAGE = 1 << 21  # FFCV's smallest page, 2 MiB; a sample must fit into one page
 _STORED_NAME_LENGTH = 16  # FFCV cuts longer names in silence
 _WRITE = "hpse_dist.data.beton:write_file"
-
-
-@dataclass(frozen=True)
-class ShardSpec:
-    """What every row of a shard holds besides its `sample_id`."""
-
-    crop_px: int
-    """Side of the stored square crop."""
-    image_mode: Literal["jpg", "raw"] = "jpg"
-    """JPEG is 5 to 20 times smaller; raw is exact and faster to read while it fits in memory."""
-    jpeg_quality: int = 90
-    """Of 100; ignored for raw."""
-    labels: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
-    """Name -> (shape, numpy dtype name). The shape () is a number: kept as int64 or float64."""
-
-    def __post_init__(self) -> None:
-        if self.crop_px < 8:
-            raise ValueError(f"crop_px must be at least 8, found {self.crop_px}")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality must be in 1..100, found {self.jpeg_quality}")
-        if "image" in self.labels:
-            raise ValueError("a label must not be called image: every row has one")
-        for name, (shape, dtype) in self.labels.items():
-            if 0 in shape or np.dtype(dtype).kind not in "biuf":
-                raise ValueError(f"label {name}: shape {shape}, dtype {dtype} cannot be stored")
-
-    def sample_bytes(self) -> int:
-        """Upper bound of one row's size in the file."""
-        labels = sum(math.prod(s) * np.dtype(d).itemsize for s, d in self.labels.values())
-        return 3 * self.crop_px**2 + 4096 + labels
 
 
 @cache
@@ -229,6 +197,15 @@ class Shard:
             raise ValueError(f"{self.path}: field {name} has a row of a wrong size")
         self._copy(self._data, starts, sizes, places, flat)
 
+    def encoded(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The JPEG of each row's picture, (n,) uint8, as it is stored."""
+        assert self._is_jpeg, "raw pictures are not encoded"
+        starts, sizes = (table[np.asarray(rows, np.int64)] for table in self._ranges["image"])
+        return [
+            np.array(self._data[a : a + n])
+            for a, n in zip(starts.tolist(), sizes.tolist(), strict=True)
+        ]
+
     def read_many(self, names: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Fields of some rows as new arrays (n, *shape)."""
         result = {}
@@ -244,6 +221,11 @@ def read_rows(
 ) -> dict[str, np.ndarray]:
     """Some rows of a shard: field -> (n, *shape); image is (n, crop, crop, 3) uint8 RGB."""
     return Shard(path).read_many(fields, np.asarray(rows, np.int64))
+
+
+def read_encoded(path: Path, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """The pictures of some rows of a JPEG shard as they are stored: (n,) uint8 each."""
+    return Shard(path).encoded(np.asarray(rows, np.int64))
 
 
 def ffcv_batches(path: Path, batch_size: int, num_workers: int = 1) -> Iterator[np.ndarray]:
@@ -292,7 +274,7 @@ class BetonWriter:
         (TimeoutError).
         """
         path = Path(path)
-        _check_rows(path, rows, spec)
+        check_rows(path, rows, spec)
         partial = path.with_name(path.name + ".partial")
         try:
             self._child.call(str(partial), list(rows), spec)
@@ -321,31 +303,6 @@ def write_shard(path: Path, rows: Sequence[Row], spec: ShardSpec, timeout_s: flo
         writer.write(path, rows, spec)
 
 
-def _layouts(spec: ShardSpec) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Field -> (shape, dtype) of everything in a row."""
-    image = (spec.crop_px, spec.crop_px, 3)
-    labels = {name: (tuple(shape), np.dtype(d)) for name, (shape, d) in spec.labels.items()}
-    return {"image": (image, np.dtype("u1")), "sample_id": ((), np.dtype("i8")), **labels}
-
-
-def _check_rows(path: Path, rows: Sequence[Row], spec: ShardSpec) -> None:
-    if not rows:
-        raise ValueError(f"{path}: a shard needs at least one row")
-    layouts = _layouts(spec)
-    for i, row in enumerate(rows):
-        if set(row) != set(layouts):
-            odd = ", ".join(sorted(set(row) ^ set(layouts)))
-            raise ValueError(f"{path}, row {i}: its fields differ from the spec in {odd}")
-        for name, (shape, dtype) in layouts.items():
-            value = np.asarray(row[name])
-            fits = value.dtype.kind in "biuf" if shape == () else value.dtype == dtype
-            if value.shape != shape or not fits:
-                raise ValueError(
-                    f"{path}, row {i}: {name} is {value.dtype} {value.shape}, "
-                    f"the spec has {dtype} {shape}"
-                )
-
-
 class _Rows:
     """Rows as the indexable data set of tuples that FFCV's writer asks for."""
 
@@ -363,22 +320,41 @@ def write_file(path: str, rows: Sequence[Row], spec: ShardSpec) -> None:
     """Write a shard, read it back, make it durable; may wait for ever, so see `BetonWriter`."""
     fields = _ffcv().fields
     columns: dict[str, Any] = {}
-    for name, (shape, dtype) in _layouts(spec).items():
+    for name, (shape, dtype) in layouts(spec).items():
         if name == "image":
             kind = fields.RGBImageField(spec.image_mode, jpeg_quality=spec.jpeg_quality)
+            # FFCV names a field's kind by its exact class, so the field itself is changed
+            kind.encode = partial(_encode, kind.encode, spec.crop_px)
         elif shape == ():
             kind = fields.FloatField() if dtype.kind == "f" else fields.IntField()
         else:
             kind = fields.NDArrayField(dtype, shape)
         columns[_stored_name(name)] = kind
-    assert len(columns) == len(_layouts(spec)), "two labels share a stored name"
+    assert len(columns) == len(layouts(spec)), "two labels share a stored name"
     page = max(_MIN_PAGE, 1 << (spec.sample_bytes() - 1).bit_length())
     # one worker: the file's bytes then depend on the rows alone
     writer = _ffcv().DatasetWriter(path, columns, page_size=page, num_workers=1)
-    writer.from_indexed_dataset(_Rows(rows, list(_layouts(spec))))
+    writer.from_indexed_dataset(_Rows(rows, list(layouts(spec))))
     _compare(path, rows, spec)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _encode(
+    encode: Callable[..., None],
+    crop_px: int,
+    destination: np.ndarray,
+    image: np.ndarray,
+    malloc: Callable[[int], tuple[int, np.ndarray]],
+) -> None:
+    """FFCV's `RGBImageField.encode`; a picture that is a JPEG already is stored as it is."""
+    if image.ndim > 1:
+        encode(destination, image, malloc)
+        return
+    destination["mode"] = _ffcv().fields.rgb_image.IMAGE_MODES["jpg"]
+    destination["height"] = destination["width"] = crop_px
+    destination["data_ptr"], storage = malloc(image.nbytes)
+    storage[:] = image
 
 
 def _compare(path: str, rows: Sequence[Row], spec: ShardSpec, chunk: int = 64) -> None:
@@ -388,11 +364,13 @@ def _compare(path: str, rows: Sequence[Row], spec: ShardSpec, chunk: int = 64) -
         raise OSError(errno.EIO, f"{len(rows)} rows were written, {shard.num_rows} came back")
     for start in range(0, len(rows), chunk):
         index = range(start, min(start + chunk, len(rows)))
-        back = shard.read_many(list(_layouts(spec)), np.array(index))
+        back = shard.read_many(list(layouts(spec)), np.array(index))
         for i, n in enumerate(index):
             for name, values in back.items():
                 sent = np.asarray(rows[n][name])
-                if name == "image" and spec.image_mode == "jpg":
+                if name == "image" and sent.ndim == 1:
+                    same = np.array_equal(shard.encoded(np.array([n]))[0], sent)
+                elif name == "image" and spec.image_mode == "jpg":
                     same = np.abs(values[i].astype(np.int16) - sent).mean() < 48
                 else:
                     same = np.array_equal(values[i], sent, equal_nan=sent.dtype.kind == "f")

@@ -1,12 +1,14 @@
 """Collections made of collections: a part of one, several as one, or one with other splits.
 
 Licences, citations and labels are kept; what was left out is in rejects.parquet with its reason; a
-subject is in one split. Pictures are stored anew (JPEG is encoded once more). Pairs are mined anew
-by the rules of the first collection.
+subject is in one split. JPEG pictures are copied as they are stored, not encoded once more. Pairs
+are mined anew by the rules of the first collection. What the leakage guard found goes along where
+no frame is trained on that was not before.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from hpse_dist.config import build
 from hpse_dist.data.collection import Collection, write_collection
 from hpse_dist.data.crops import GROUPS, PARTS, StoredFrame
-from hpse_dist.data.leakage import identity, named_frames
+from hpse_dist.data.leakage import identity, inherit, named_frames
 from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.records import Provenance, Reject
 
@@ -49,7 +51,8 @@ def subset(
     how = {"subset_of": collection.name, "frames": identity(collection), "keep": keep}
     provenance = _provenance(collection, {"derived": how})
     splits = {name: split for name, split in zip(*_subjects(collection), strict=True)}
-    stream = _frames(collection, np.flatnonzero(chosen), splits, "")
+    mode = collection.config.image_mode
+    stream = _frames(collection, np.flatnonzero(chosen), splits, "", mode)
     return _written(folder, [collection], stream, provenance, progress)
 
 
@@ -83,7 +86,8 @@ def merge(
         seen: set[tuple[Any, ...]] = set()
         for one in collections:
             prefix = "/" if len(importers) > 1 else ""
-            for frame in _frames(one, np.arange(one.num_frames), splits, prefix):
+            mode = collections[0].config.image_mode
+            for frame in _frames(one, np.arange(one.num_frames), splits, prefix, mode):
                 if isinstance(frame, StoredFrame):
                     about = frame.about
                     names = (about[key] for key in ("subject", "sequence", "camera", "source"))
@@ -117,9 +121,11 @@ def split(
             assigned[bare[subject]] = where
     how = {"split_of": collection.name, "frames": identity(collection), "held_out": held_out}
     provenance = _provenance(collection, {"derived": how})
-    rows = np.arange(collection.num_frames)
-    stream = _frames(collection, rows, assigned, "", resplit=True)
-    return _written(folder, [collection], stream, provenance, progress)
+    rows, mode = np.arange(collection.num_frames), collection.config.image_mode
+    stream = _frames(collection, rows, assigned, "", mode, resplit=True)
+    before = dict(zip(*_subjects(collection), strict=True))
+    newly = any(split == "train" != before[name] for name, split in assigned.items())
+    return _written(folder, [collection], stream, provenance, progress, stamps=not newly)
 
 
 def _written(
@@ -128,13 +134,22 @@ def _written(
     stream: Iterator[StoredFrame | Reject],
     provenance: Provenance,
     progress: Progress | None,
+    stamps: bool = True,
 ) -> Collection:
-    """Publish a stream of stored frames and mine its pairs; a folder that is there is an error."""
+    """Publish a stream of stored frames and mine its pairs; a folder that is there is an error.
+
+    What the sources had left out stays in rejects.parquet. stamps: whether no frame is trained on
+    that was not before.
+    """
     if folder.exists():
         raise ValueError(f"{folder}: exists already; name another folder")
+    before = (Reject(**row) for one in collections for row in one.rejects.to_pylist())
+    stream = itertools.chain(before, stream)
     fields = {name: kind for one in collections for name, kind in one.fields.items()}
     config = replace(collections[0].config, labels=())
     made = write_collection(folder, stream, config, provenance, progress, known_fields=fields)
+    if stamps:
+        inherit(made, collections)
     rules = collections[0].manifest.get("pairs")
     return write_pairs(made, build(PairsConfig, rules["config"])) if rules else made
 
@@ -197,16 +212,21 @@ def _frames(
     rows: np.ndarray,
     splits: dict[str, str],
     prefix: str,
+    image_mode: str,
     resplit: bool = False,
 ) -> Iterator[StoredFrame | Reject]:
     """Frames as they were given to their writer, in the order of their ids."""
     who, _ = _subjects(collection)
     sequences = named_frames(collection, "sequence")
-    names = ["image", *collection.label_fields]
+    encoded = collection.config.image_mode == image_mode == "jpg"
+    names = [*collection.label_fields] if encoded else ["image", *collection.label_fields]
     for start in range(0, len(rows), _CHUNK):
         part = rows[start : start + _CHUNK]
         abouts = collection.frames.take(part).to_pylist()
-        stored = collection.read([about["sample_id"] for about in abouts], names)
+        ids = [about["sample_id"] for about in abouts]
+        stored: dict[str, Any] = collection.read(ids, names)
+        if encoded:
+            stored["image"] = collection.read_encoded(ids)
         for index, (row, about) in enumerate(zip(part.tolist(), abouts, strict=True)):
             wanted = splits[who[row]]
             if about["split"] != wanted and not resplit:

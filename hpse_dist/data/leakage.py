@@ -8,9 +8,10 @@ share are told, and are no leak. The result is stamped into the first collection
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +90,28 @@ def guard(
     collection.manifest = {**collection.manifest, KEY: stamps}
     write_manifest(collection.folder, collection.manifest)
     return found
+
+
+def inherit(made: Collection, sources: Sequence[Collection]) -> None:
+    """Stamp what is known of a collection's sources into it, whose training frames are all theirs.
+
+    A judged collection that every source is clean of stays so; one that a source leaks into is
+    taken to be leaked into, until the guard is run anew. What a source was not compared with is
+    not known of the whole.
+    """
+    stamps: dict[str, dict[str, Any]] = {}
+    known = [one.manifest.get(KEY, {}) for one in sources]
+    for judged in dict.fromkeys(key for stamp in known for key in stamp):
+        found = [stamp[judged] for stamp in known if judged in stamp]
+        worst = max(found, key=lambda stamp: int(stamp["frames"]))
+        complete = len(found) == len(sources)
+        if worst["frames"] or (complete and len({tuple(one["checks"]) for one in found}) == 1):
+            training = sum(int(one["training_frames"]) for one in found)
+            names = [one.name for one in sources]
+            stamps[judged] = {**worst, "training_frames": training, "inherited_from": names}
+    if stamps:
+        made.manifest = {**made.manifest, KEY: stamps}
+        write_manifest(made.folder, made.manifest)
 
 
 def identity(collection: Collection) -> str:

@@ -24,7 +24,7 @@ class PlainWriter:
         """Nothing is open."""
 
     def write(self, path: Path, rows: Sequence[beton.Row], spec: beton.ShardSpec) -> None:
-        beton._check_rows(path, rows, spec)
+        beton.check_rows(path, rows, spec)
         with open(path, "wb") as file:
             np.savez(file, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hpse_dist.data import beton
+from hpse_dist.data.rows import check_rows
 from tests.data.made_collection import picture
 
 LABELS = {
@@ -125,7 +126,7 @@ def test_rows_that_do_not_fit(name: str, value: np.ndarray | None, message: str)
     else:
         bad[1][name] = value
     with pytest.raises(ValueError, match=message):
-        beton._check_rows(Path("x.beton"), bad, spec())
+        check_rows(Path("x.beton"), bad, spec())
 
 
 def test_specs_that_cannot_be() -> None:

@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
 from hpse_dist.data.derive import merge, split, subset
-from hpse_dist.data.leakage import compare
+from hpse_dist.data.leakage import compare, guard
 from hpse_dist.data.pairs import PairsConfig, write_pairs
-from hpse_dist.records import Provenance
+from hpse_dist.records import Provenance, Reject
 from pipelines import collection as command
 from pipelines import run_command
 from tests.data import made_rig
@@ -141,3 +142,32 @@ def test_command(tmp_path, capsys):
     assert run("merge", tmp_path / "part", whole.folder, tmp_path / "both") == 0
     for arguments in (("merge", whole.folder), ("subset", whole.folder, tmp_path / "x")):
         assert run(*arguments) == 2
+
+
+def test_what_the_guard_found_and_what_was_left_out_go_along(tmp_path):
+    whole = made(tmp_path / "whole", {0: "train", 1: "train", 2: "val"})
+    other = made(tmp_path / "other", {5: "train"})
+    judged = made(tmp_path / "judged", {7: "test"}, LAB)
+    bad = [Reject("a, frame 3", "no joint is labelled")]
+    table = pa.Table.from_pylist([{"source": r.source, "reason": r.reason} for r in bad])
+    whole.update_file("rejects.parquet", lambda path: pq.write_table(table, path))
+    for one in (whole, other):
+        guard(one, judged, ("subjects", "sequences"))
+    part = subset(whole, tmp_path / "part", {"subject": ("s0", "s2")})
+    assert part.rejects.to_pylist() == table.to_pylist()
+    assert part.manifest["counts"]["rejects"] == {"no joint is labelled": 1}
+    (stamp,) = part.manifest["leakage"].values()
+    assert stamp["frames"] == 0 and stamp["inherited_from"] == ["whole"]
+    both = merge([whole, other], tmp_path / "both")
+    (stamp,) = both.manifest["leakage"].values()
+    assert stamp["frames"] == 0 and stamp["inherited_from"] == ["whole", "other"]
+    # a part that was never compared is not known to be clean, nor a subject that was not trained on
+    unknown = merge([both, made(tmp_path / "third", {8: "train"})], tmp_path / "unknown")
+    assert "leakage" not in unknown.manifest
+    assert "leakage" not in split(whole, tmp_path / "new", {"test": ("s0",)}).manifest
+    held = split(whole, tmp_path / "held", {"val": ("s0", "s2")})
+    assert next(iter(held.manifest["leakage"].values()))["frames"] == 0
+    # what leaks in one part leaks in the whole
+    guard(other, made(tmp_path / "same", {5: "test"}), ("subjects",))
+    leaky = merge([whole, other], tmp_path / "leaky")
+    assert sorted(stamp["frames"] for stamp in leaky.manifest["leakage"].values()) == [0, 6]
