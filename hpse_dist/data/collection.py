@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import UTC, datetime
@@ -34,7 +34,16 @@ import hpse_dist
 from hpse_dist.config import digest, to_dict
 from hpse_dist.data import beton
 from hpse_dist.data.crops import CollectionConfig, Pictures, StoredFrame, Unusable, prepare_frame
-from hpse_dist.data.publish import file_entry, partial_folder, publish, write_manifest
+from hpse_dist.data.publish import (
+    STAGED_MANIFEST,
+    file_entry,
+    held_folder,
+    partial_folder,
+    publish,
+    read_manifest,
+    stage_manifest,
+    write_manifest,
+)
 from hpse_dist.data.shards import REJECT_SCHEMA, Fields, ShardWriter, TableWriter, shard_spec
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
@@ -51,6 +60,7 @@ PAIR_SCHEMA = pa.schema(
         ("pose_distance", pa.float32()),
         ("overlap", pa.float32()),
         ("weight", pa.float32()),
+        ("difficulty", pa.float32()),
     ]
 )
 Progress = Callable[[int], object]
@@ -70,25 +80,18 @@ class Collection:
         `check` looks whether every file is there in its full size; `verify` looks closer.
         """
         folder = Path(folder)
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            version = int(manifest["schema"])
-        except FileNotFoundError:
-            raise ValueError(
-                f"{folder}: no collection here (no manifest.json); prepare it"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/manifest.json: cannot be read: {error}") from None
-        if version > SCHEMA_VERSION:
-            raise ValueError(
-                f"{folder}: written with schema {version}, this program reads up to "
-                f"{SCHEMA_VERSION}; update the program"
-            )
-        collection = cls(folder, manifest)
+        collection = cls(folder, read_manifest(folder / "manifest.json", SCHEMA_VERSION))
         missing = collection._missing() if check else []
-        if missing:
-            raise ValueError(f"{folder}/{missing[0]}; prepare the collection again")
-        return collection
+        if not missing:
+            return collection
+        # another process may be between the two renames of `update_file`, or was killed there
+        time.sleep(0.2)
+        for name in ("manifest.json", STAGED_MANIFEST):
+            if (folder / name).is_file():
+                collection = cls(folder, read_manifest(folder / name, SCHEMA_VERSION))
+                if not collection._missing():
+                    return collection
+        raise ValueError(f"{folder}/{missing[0]}; prepare the collection again")
 
     def _missing(self) -> list[str]:
         """Files that are absent or of another size than the manifest says, a sentence each."""
@@ -217,17 +220,25 @@ class Collection:
         return []
 
     def update_file(self, name: str, write: Callable[[Path], None], **manifest: Any) -> None:
-        """Replace one file and keys of the manifest, each by a rename; drops cached tables."""
+        """Replace one file and keys of the manifest, each by a rename; drops cached tables.
+
+        One process at a time does this, and what others changed in the manifest meanwhile stays.
+        ValueError where the collection was replaced by another since it was opened.
+        """
         part = self.folder / f".{name}.part"
-        try:
-            write(part)
-            entry = file_entry(part)
-            os.replace(part, self.folder / name)
-        finally:
-            part.unlink(missing_ok=True)
-        files = {**self.manifest["files"], name: entry}
-        self.manifest = {**self.manifest, **manifest, "files": files}
-        write_manifest(self.folder, self.manifest)
+        with held_folder(self.folder):
+            now = Collection.open(self.folder, check=False).manifest
+            if now["files"].get("frames.parquet") != self.manifest["files"].get("frames.parquet"):
+                raise ValueError(f"{self.folder}: replaced by another collection; open it again")
+            try:
+                write(part)
+                entry = file_entry(part)
+                self.manifest = {**now, **manifest, "files": {**now["files"], name: entry}}
+                staged = stage_manifest(self.folder, self.manifest)
+                os.replace(part, self.folder / name)
+                os.replace(staged, self.folder / "manifest.json")
+            finally:
+                part.unlink(missing_ok=True)
         for cached in ("frames", "pairs", "rejects"):
             self.__dict__.pop(cached, None)
 

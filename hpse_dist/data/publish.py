@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+STAGED_MANIFEST = ".manifest.json.part"
+
 
 @contextlib.contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
@@ -94,9 +96,44 @@ def file_entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": checksum}
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replace a folder's manifest.json by a rename."""
-    part = folder / ".manifest.json.part"
+def read_manifest(path: Path, newest: int) -> dict[str, Any]:
+    """A manifest of a schema up to `newest`; ValueError where there is none."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = int(manifest["schema"])
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path.parent}: no collection here (no manifest.json); prepare it"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    if version > newest:
+        raise ValueError(
+            f"{path.parent}: written with schema {version}, this program reads up to "
+            f"{newest}; update the program"
+        )
+    return manifest
+
+
+def stage_manifest(folder: Path, manifest: dict[str, Any]) -> Path:
+    """Write what is to become a folder's manifest.json beside it; renaming it is left to do."""
+    part = folder / STAGED_MANIFEST
     part.write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
     _sync(part)
-    os.replace(part, folder / "manifest.json")
+    return part
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace a folder's manifest.json by a rename."""
+    os.replace(stage_manifest(folder, manifest), folder / "manifest.json")
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """One process at a time: others wait."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

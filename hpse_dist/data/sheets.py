@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from hpse_dist.body.joints import PARENTS
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.depth_sheet import depth_sheet
-from hpse_dist.data.pairs import POSE, VIEW
+from hpse_dist.data.mining.figure import save_figure
+from hpse_dist.data.mining.rules import POSE, VIEW
 from hpse_dist.data.tiles import grid
 from hpse_dist.draws import permutation
 
@@ -27,7 +28,8 @@ def write_sheets(collection: Collection, folder: Path | None = None, count: int 
     written.
 
     In `folder`, by default the collection's `sheets/`, which is replaced as a whole. A kind without
-    pairs has no sheet, and depth.png is of whole pictures of several people.
+    pairs has no sheet, depth.png is of whole pictures of several people, and pairs.png shows how
+    candidates and the pairs kept of them are spread.
     """
     folder = folder or collection.folder / "sheets"
     part = folder.with_name(f".{folder.name}.part")
@@ -42,9 +44,13 @@ def write_sheets(collection: Collection, folder: Path | None = None, count: int 
     made = {f"{name}.png": sheet for name, sheet in sheets.items() if sheet is not None}
     for name, sheet in made.items():
         sheet.save(part / name)
+    names = [*made]
+    if "spread" in collection.manifest.get("pairs", {}):  # mined before: nothing was counted
+        save_figure(part / "pairs.png", collection.name, collection.manifest["pairs"])
+        names.append("pairs.png")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-    return [folder / name for name in made]
+    return [folder / name for name in names]
 
 
 def pair_sheet(collection: Collection, kind: int, count: int = 24) -> Image.Image | None:
@@ -104,6 +110,8 @@ def _pair_lines(pair: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> l
             measures += f", pose {pair['pose_distance']:.2f}"
     if pair["overlap"] is not None:
         measures += f", overlap {pair['overlap']:.2f}"
+    if pair.get("difficulty") is not None:  # pairs of before have none
+        measures += f", hard {pair['difficulty']:.2f}"
     return [measures, f"{a['subject'] or a['track']} {places}"]
 
 

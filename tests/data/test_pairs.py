@@ -211,7 +211,18 @@ def test_view_weight():
 
 @pytest.mark.parametrize(
     "change",
-    [{"view_angle_deg": (10, 120)}, {"time_gap_s": (0, 3)}, {"pose_distance": (0.5, 0.1)}],
+    [
+        {"view_angle_deg": (10, 120)},
+        {"view_angle_deg": (40, 40)},
+        {"time_gap_s": (0, 3)},
+        {"time_gap_s": (0.2, float("inf"))},
+        {"pose_distance": (0.5, 0.1)},
+        {"silhouette_distance": (-0.1, 0.1)},
+        {"min_view_overlap": 1.5},
+        {"max_per_subject": 0},
+        {"max_per_sequence": -3},
+        {"max_per_camera_pair": 0},
+    ],
 )
 def test_impossible_configs(change: dict):
     with pytest.raises(ValueError, match=f"{next(iter(change))} must"):

@@ -12,6 +12,8 @@ from hpse_dist.data.sheets import TILE_PX, _pair_lines, write_sheets
 from tests.data import made_rig
 from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
 
+SHEETS = ["frames.png", "pairs_view.png", "pairs_pose.png", "pairs.png"]
+
 pytestmark = pytest.mark.usefixtures("plain_shards")
 
 
@@ -24,8 +26,8 @@ def made(folder, pairs: PairsConfig, **frames) -> Collection:
 def test_a_sheet_per_kind_and_one_of_frames(tmp_path):
     collection = made(tmp_path / "made", PairsConfig())
     paths = write_sheets(collection, count=6)
-    assert [path.name for path in paths] == ["frames.png", "pairs_view.png", "pairs_pose.png"]
-    for path in paths:
+    assert [path.name for path in paths] == SHEETS
+    for path in paths[:3]:
         sheet = np.asarray(Image.open(path))
         assert sheet.shape[1] > 6 * TILE_PX and sheet.shape[0] > 2 * TILE_PX  # 4 tiles, 2 rows
         tile = sheet[40 : 40 + TILE_PX, 10 : 10 + TILE_PX]
@@ -37,7 +39,16 @@ def test_a_sheet_per_kind_and_one_of_frames(tmp_path):
 def test_no_labels_and_no_pairs_of_a_kind(tmp_path):
     collection = made(tmp_path / "made", PairsConfig(max_pose_per_frame=0), labels=False)
     paths = write_sheets(collection, tmp_path / "sheets", count=2)
-    assert [path.name for path in paths] == ["frames.png", "pairs_view.png"]
+    assert [path.name for path in paths] == ["frames.png", "pairs_view.png", "pairs.png"]
+
+
+def test_the_spread_is_drawn_from_the_manifest(tmp_path):
+    collection = made(tmp_path / "made", PairsConfig(max_view_per_moment=1))
+    drawn = np.asarray(Image.open(write_sheets(collection, count=1)[-1]).convert("RGB"))
+    blue, grey = (drawn == (0, 114, 178)).all(axis=2), (drawn == (196, 193, 186)).all(axis=2)
+    assert blue.sum() > 500 and grey.sum() > 5000, "what is kept, before what there was"
+    collection.manifest["pairs"].pop("spread")  # as mined by a program of before
+    assert [path.name for path in write_sheets(collection, count=1)] == SHEETS[:3]
 
 
 def test_other_pairs_make_the_sheets_stale(tmp_path):
@@ -56,4 +67,6 @@ def test_the_measures_are_written_on_a_pair():
     assert _pair_lines(pair, a, b) == ["angle 42°, overlap 0.50", "s1 cam0 | cam2, 1.50 s"]
     pair = {**pair, "kind": 1, "time_gap_s": 0.61, "overlap": None}
     later = {**a, "time": 2.11}
+    hard = {**pair, "difficulty": 0.344}
+    assert _pair_lines(hard, a, later)[0] == "time gap 0.61 s, pose 0.10, hard 0.34"
     assert _pair_lines(pair, a, later) == ["time gap 0.61 s, pose 0.10", "s1 1.50 s | 2.11 s, cam0"]

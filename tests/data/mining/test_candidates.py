@@ -1,0 +1,62 @@
+"""Candidates come in pieces of bounded size, and no piece changes what is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hpse_dist.data.mining import candidates
+from hpse_dist.data.mining.frames import Frames, Names
+from hpse_dist.data.mining.made import MadePerson, made_frames
+from hpse_dist.data.pairs import VIEW, PairsConfig, mine, pair_counts
+
+PEOPLE = [MadePerson(12, 9), MadePerson(5, 30), MadePerson(1, 60)]
+
+
+def test_small_pieces_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = made_frames(PEOPLE)
+    config = PairsConfig(max_view_per_moment=9, max_per_subject=200)
+    whole = mine(frames, config)
+    monkeypatch.setattr(candidates, "AT_ONCE", 70)  # a moment of 12 cameras has 66
+    assert mine(frames, config).equals(whole)
+    shard = Frames(frames, Names.of(frames), np.arange(frames.num_rows))
+    views = [len(pairs) for pairs, _ in candidates.view_candidates(shard, config)]
+    poses = [len(pairs) for pairs in candidates.pose_candidates(shard, config)]
+    assert sum(views) == 9 * 66 + 30 * 10 and max(views) <= 2 * 70 and max(poses) <= 70
+
+
+def test_a_crowded_moment_is_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "AT_ONCE", 600)
+    frames = made_frames([MadePerson(100, 2), MadePerson(4, 2)])
+    config = PairsConfig(max_view_per_moment=10_000, both_orders=False)
+    table = mine(frames, config)
+    counts = pair_counts(table)
+    unseen = counts["dropped"]["view: not looked at, in a moment of too many cameras"]
+    seen = counts["spread"]["view"]["candidates"]
+    assert seen + unseen == 2 * 4950 + 2 * 6 and 2 * 480 < seen < 2 * 610
+    assert mine(frames, config).equals(table)
+    views = table.filter(table["kind"].to_numpy() == VIEW)
+    used = np.concatenate([views["a"].to_numpy(), views["b"].to_numpy()])
+    assert len(np.unique(used[used < 100])) > 90, "every camera has a part in it"
+
+
+def test_frames_that_can_be_in_no_pair_are_counted() -> None:
+    frames = made_frames([MadePerson(2, 5)])
+    table = frames.to_pydict()
+    table["time"][0] = float("nan")
+    table["time"][1] = None
+    table["subject"][2] = None
+    table["subject"][3] = ""
+    for name in ("R", "t", "centre"):
+        table[name][4] = None
+    broken = pa.Table.from_pydict(table, frames.schema)
+    pairs = mine(broken, PairsConfig(pose_distance=(0, 9)))
+    used = {*pairs["a"].to_pylist(), *pairs["b"].to_pylist()}
+    assert used and not used & {0, 1, 2, 3}
+    assert pair_counts(pairs)["frames"] == {
+        "frames without a time": 2,
+        "frames without a subject, for no cross-view pair": 2,
+        "frames without a subject or track, for no cross-pose pair": 2,
+    }
+    assert pair_counts(pairs)["dropped"]["view: camera unknown"] == 1
