@@ -84,16 +84,25 @@ def read_items(
     split = np.asarray(frames["split"].to_pylist(), dtype=object)
     chosen = np.ones(len(split), bool) if source.split is None else split == source.split
     where = f"{source.collection.folder}, split {source.split or 'any'}"
+    labelled = _fraction(np.flatnonzero(chosen), sample_id, label_fraction)
     if sampling == "frames":
-        first, second = _fraction(np.flatnonzero(chosen), sample_id, label_fraction), None
+        first, second = labelled, None
         kind: np.ndarray = np.zeros(len(first), np.int64)
     else:
-        if label_fraction != 1:
-            raise ValueError("label_fraction is for frames with labels; pairs are used whole")
         first, second, kind = _pairs(source, sample_id, chosen)
     if len(first) == 0:
         what = f"pairs of kind {' or '.join(source.kinds)}" if sampling == "pairs" else "frames"
         raise ValueError(f"{where}: it holds no {what}")
+    if sampling == "pairs":
+        # a pair's labels are those of its first frame: the same frames as where there are no pairs
+        known = np.isin(first, labelled)
+        if not known.any():
+            raise ValueError(
+                f"{where}: label_fraction {label_fraction:g} leaves {len(labelled)} labelled "
+                f"frames, and none of the {len(first)} pairs begins with one; take a larger share"
+            )
+        first, kind = first[known], kind[known]
+        second = None if second is None else second[known]
     return Items(
         source=source,
         sample_id=sample_id,
@@ -131,16 +140,21 @@ def _numbers(table: pa.Table, column: str) -> np.ndarray:
 
 def _fraction(frames: np.ndarray, sample_id: np.ndarray, fraction: float) -> np.ndarray:
     """Some of the frame numbers `frames`: a fixed part, rounded, never empty; a smaller fraction's
-    part lies within a larger's.
+    part lies within a larger's."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label_fraction must be in (0, 1], found {fraction}")
+    count = max(1, round(fraction * len(frames))) if len(frames) else 0
+    return np.sort(frames[label_order(sample_id[frames])[:count]])
+
+
+def label_order(sample_id: np.ndarray) -> np.ndarray:
+    """The order in which shares of the labels take frames (n,): each share takes the first ones.
 
     Frames are drawn, not subjects: few labels of all people, as when annotation was cut short. The
     draw is keyed by sample id alone: the same on every machine, for every source, seed and task.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"label_fraction must be in (0, 1], found {fraction}")
-    count = max(1, round(fraction * len(frames))) if len(frames) else 0
-    draw = uniform(0, "label_fraction", 0, torch.from_numpy(sample_id[frames]))[:, 0].numpy()
-    return np.sort(frames[np.argsort(draw, kind="stable")[:count]])
+    draw = uniform(0, "label_fraction", 0, torch.from_numpy(sample_id))[:, 0].numpy()
+    return np.argsort(draw, kind="stable")
 
 
 def _pairs(

@@ -25,6 +25,7 @@ _MIRRORED = {"image", "image_ref", "person", "part_map", "uv_map", "depth_pairs"
 _MIRRORED |= {*_OF_JOINTS, *_OF_BODY}
 _THE_SAME = {"sample_id", "epoch", "subject", "pair_kind", "pair_weight", "betas", "has_body"}
 _THE_SAME |= {"has_parts", "depth_order", "depth_confidence", "label", "valid"}
+_OF_RIGHT_HANDS = {"hand_orient", "hand_pose", "hand_betas", "hand_transl", "has_hand"}
 SMPL24 = JOINT_SETS["smpl24"]
 
 
@@ -52,6 +53,12 @@ class Mirror:
 
 def mirror_of(collections: Sequence[HasManifest], names: Sequence[str]) -> Mirror:
     """The mirror for the fields `names` of these collections; ValueError for what has none."""
+    handed = sorted({*names} & _OF_RIGHT_HANDS)
+    if handed:
+        raise ValueError(
+            f"augment.flip: in a mirror a right hand is a left one, and {', '.join(handed)} are "
+            "parameters of MANO's right hand, which has no left poses; set augment.flip to 0"
+        )
     strange = sorted({*names} - _MIRRORED - _THE_SAME)
     if strange:
         raise ValueError(

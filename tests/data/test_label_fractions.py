@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpse_dist.data import items
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.items import Source, _fraction, read_items
 from hpse_dist.data.loader import Loader
@@ -52,9 +53,9 @@ def test_the_same_frames_on_every_machine() -> None:
 
 
 def test_frames_of_all_subjects() -> None:
-    items = read_items(Source(made_collection()), "frames", label_fraction=0.5)
+    some = read_items(Source(made_collection()), "frames", label_fraction=0.5)
     whole = read_items(Source(made_collection()), "frames")
-    assert set(items.subject[items.first]) == set(whole.subject[whole.first])
+    assert set(some.subject[some.first]) == set(whole.subject[whole.first])
 
 
 @pytest.mark.parametrize("fraction", FRACTIONS)
@@ -82,3 +83,35 @@ def test_fewer_frames_than_a_batch_go_round() -> None:
     again.load_state_dict({"epoch": 16, "cursor": 0})
     assert torch.equal(next(iter(again))["epoch"], batches[4]["epoch"])
     again.close()
+
+
+def test_pairs_have_the_labels_of_the_same_frames() -> None:
+    """Pairs that begin with a labelled frame, and no others; shares nest as frames' do."""
+    source = Source(made_collection())
+    whole = read_items(source, "pairs")
+    assert whole.second is not None
+    before: set[tuple[int, int]] = set()
+    for fraction in (0.25, 0.5, 1.0):
+        frames = read_items(source, "frames", label_fraction=fraction).first
+        found = read_items(source, "pairs", label_fraction=fraction)
+        assert found.second is not None
+        pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
+        wanted = set(zip(whole.first.tolist(), whole.second.tolist(), strict=True))
+        assert pairs == {pair for pair in wanted if pair[0] in set(frames.tolist())}
+        assert before < pairs
+        before = pairs
+    assert before == wanted
+
+
+def test_a_share_without_pairs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one labelled frame of 1 % begins no pair."""
+    alone = read_items(Source(made_collection()), "frames", label_fraction=0.01).first
+    pairs = items._pairs
+
+    def others(*given: Any) -> Any:
+        found = pairs(*given)
+        return tuple(column[found[0] != alone[0]] for column in found)
+
+    monkeypatch.setattr(items, "_pairs", others)
+    with pytest.raises(ValueError, match=r"leaves 1 labelled frames, and none of the \d+ pairs"):
+        read_items(Source(made_collection()), "pairs", label_fraction=0.01)

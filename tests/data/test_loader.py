@@ -279,8 +279,6 @@ def test_label_fractions_are_nested_and_fixed() -> None:
         parts.append(set(ids[: run.samples_per_epoch].tolist()))
     assert parts[0] == parts[1]
     assert parts[0] < parts[2] < parts[3]
-    with pytest.raises(ValueError, match="label_fraction"):
-        loader(label_fraction=0.5)
 
 
 @pytest.mark.parametrize(

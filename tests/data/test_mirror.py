@@ -180,6 +180,7 @@ def test_both_pictures_of_a_pair_or_none() -> None:
         ({"joint_set": "own19"}, ["joints2d"], "to tell left from right, and these .* own19"),
         ({"details": {"body": "files/SMPL.pkl"}}, ["uv_map"], "of the body files/SMPL.pkl, whose"),
         ({}, ["image", "hand_side"], "not known what the field hand_side becomes"),
+        ({}, ["image", "hand_pose", "has_hand"], "hand_pose, has_hand are parameters of MANO's"),
     ],
 )
 def test_what_cannot_be_mirrored_is_said(manifest: dict, needs: list[str], words: str) -> None:
