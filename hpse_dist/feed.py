@@ -17,7 +17,15 @@ from hpse_dist.data.loader import Loader, Sampling, evaluation_batches
 from hpse_dist.fields import Batch
 from hpse_dist.models.frozen import FrozenEncoder
 from hpse_dist.objectives.base import Objective
-from hpse_dist.probe import ProbeLoader, Shelf, Sight, evaluation, shelve
+from hpse_dist.probe import (
+    ProbeLoader,
+    Shelf,
+    Sight,
+    evaluation,
+    for_evaluation,
+    for_training,
+    shelve,
+)
 from hpse_dist.recipe import TrainingRecipe, located
 from hpse_dist.world import World
 
@@ -74,7 +82,7 @@ class Feed:
         assert self.held_out is not None
         return evaluation_batches(
             self.held_out,
-            needs=self.needs,
+            needs=tuple(dict.fromkeys((*self.needs, "sample_id"))),  # to tell pictures apart
             sampling=self.sampling,
             world=self.world,
             micro_batch=self.recipe.evaluation_batch,
@@ -121,15 +129,22 @@ class ProbeFeed(Feed):
             recipe.precision,
             getattr(recipe, "depth_order", None),
         )
-        self._train = [shelve(frozen, source, sight) for source in sources_of(self.recipe, "train")]
+        fraction = getattr(recipe, "label_fraction", 1.0)
+        self._train = [
+            shelve(frozen, for_training(source, fraction), sight)
+            for source in sources_of(recipe, "train")
+        ]
         self._held_out: Shelf | None = None
         if self.held_out is not None:
-            self._held_out = shelve(frozen, self.held_out, sight)
+            subset = for_evaluation(self.held_out, recipe.evaluate_limit)
+            self._held_out = shelve(frozen, subset, sight)
 
     def loader(self) -> Loader:
         return ProbeLoader(self._train, self.device, **self._settings())
 
     def evaluation(self, limit: int | None) -> Iterator[Batch]:
+        """The held-out samples, at most `limit`; of more than the recipe's no tokens were made."""
         assert self._held_out is not None
+        assert limit is not None or self.recipe.evaluate_limit is None
         rows = self.recipe.evaluation_batch
         return evaluation(self._held_out, self.world, rows, self.device, limit)

@@ -1,13 +1,16 @@
-"""Probing a frozen encoder: tokens and labels of every frame computed once and kept on disk.
+"""Probing a frozen encoder: tokens and labels of frames computed once and kept on disk.
 
 Pictures are seen as evaluation sees them, the whole stored crop without random changes, so one pass
 of the encoder is all there is of it; a step of training then looks tokens up and moves the head.
 
-    <cache>/probe/tokens-<key>/   by the encoder's weights and shape, the collection and its split,
-                                  the picture's size, and the precision
-    <cache>/probe/labels-<key>/   by the collection and its split, the fields, and the sizes
+    <cache>/probe/tokens-<key>/000000000-000000592/   by the encoder's weights and shape, the
+                                  collection and its split, the picture's size, and the precision
+    <cache>/probe/labels-<key>/000000000-000000592/   by the collection and its split, the fields,
+                                  and the sizes
 
-A table of N pictures takes N x tokens x channels x 4 bytes (2 in bf16).
+Frames are computed in the order in which a probe comes to want them, so many as it does: those of
+a smaller share of the labels, or of fewer held-out samples, are the first ones of a larger's, and a
+probe that wants more adds a piece. N pictures take N x tokens x channels x 4 bytes (2 in bf16).
 """
 
 from __future__ import annotations
@@ -31,14 +34,14 @@ from hpse_dist.body.free_body import cache_folder
 from hpse_dist.config import to_dict
 from hpse_dist.data.decode import Rows
 from hpse_dist.data.depth_order import DepthOrderConfig
-from hpse_dist.data.items import Items, Source, read_items
+from hpse_dist.data.items import Items, Source, label_order, read_items
 from hpse_dist.data.loader import Loader, evaluation_batches, evaluation_rows
 from hpse_dist.data.order import evenly_mixed
 from hpse_dist.fields import Batch
-from hpse_dist.models.frozen import FrozenEncoder, stand_in
+from hpse_dist.models.frozen import FrozenEncoder, Stacked, stand_in
 from hpse_dist.world import World
 
-FORMAT = 1  # rises with every change of what is stored
+FORMAT = 2  # rises with every change of what is stored
 NOT_KEPT = ("image", "sample_id", "epoch", "valid")  # made anew for each batch
 log = logging.getLogger(__name__)
 
@@ -56,36 +59,65 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """One source's frames: their rows among the encoder's tokens, and their labels."""
+class Subset:
+    """The first `count` of a split's frames, in one of the orders that probes take them in."""
 
     source: Source
+    items: Items
+    """Of the whole split."""
+    order: np.ndarray
+    """(n,) item numbers, all of them."""
+    order_name: str
+    count: int
+
+
+def for_training(source: Source, label_fraction: float) -> Subset:
+    """The frames of a share of the labels."""
+    items = read_items(source, "frames")
+    share = read_items(source, "frames", label_fraction=label_fraction)
+    order = label_order(items.sample_id[items.first])
+    return Subset(source, items, order, "labels", len(share.first))
+
+
+def for_evaluation(source: Source, limit: int | None) -> Subset:
+    """The frames of `evaluation_batches`, at most `limit`."""
+    items = read_items(source, "frames")
+    order = evenly_mixed(items.subject[items.first], 0)
+    return Subset(source, items, order, "mixed", len(order[:limit]))
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Some frames of one source: their rows among the encoder's tokens, and their labels."""
+
+    subset: Subset
     start: int
-    """Row of the first frame in the frozen encoder's tables."""
+    """Row of the first frame in the frozen encoder's table."""
     place: np.ndarray
-    """(N,) for each frame of the collection its place in `labels`; -1 in another split."""
-    labels: Mapping[str, np.ndarray]
+    """(N,) for each frame of the collection its place in `labels`; -1 where it has none."""
+    labels: Mapping[str, Stacked]
     image_px: int
 
     def rows(self, items: Items, item: np.ndarray) -> dict[str, np.ndarray]:
         """Some items' rows, sample ids and labels, each (B, ...)."""
         frames = items.first[item]
         place = self.place[frames]
-        found = {name: array[place] for name, array in self.labels.items()}
+        assert place.min(initial=0) >= 0, "a frame that the probe has no tokens of"
+        found = {name: stacked[place] for name, stacked in self.labels.items()}
         found["sample_id"] = items.sample_id[frames] + items.offset
         return found | {"row": self.start + place}
 
 
-def shelve(encoder: FrozenEncoder, source: Source, sight: Sight) -> Shelf:
-    """Make or find the tokens and labels of a source's split."""
-    items = read_items(source, "frames")
+def shelve(encoder: FrozenEncoder, subset: Subset, sight: Sight) -> Shelf:
+    """Make or find the tokens and labels of some frames."""
+    source, items = subset.source, subset.items
     place: np.ndarray = np.full(len(items.sample_id), -1, np.int64)
-    order = items.first[evenly_mixed(items.subject[items.first], 0)]  # of evaluation_batches
-    place[order] = np.arange(len(order))
+    place[items.first[subset.order[: subset.count]]] = np.arange(subset.count)
     data = {
         "format": FORMAT,
         "files": source.collection.manifest["files"],
         "split": source.split,
+        "order": subset.order_name,
         "image_px": sight.image_px,
     }
     of_encoder = {
@@ -112,7 +144,8 @@ def shelve(encoder: FrozenEncoder, source: Source, sight: Sight) -> Shelf:
             if name not in NOT_KEPT
         }
 
-    def batches() -> Iterator[Batch]:
+    def batches(start: int) -> Iterator[Batch]:
+        """Its frames from the `start`-th on."""
         return evaluation_batches(
             source,
             needs=tuple(dict.fromkeys((*sight.needs, "sample_id"))),
@@ -123,12 +156,12 @@ def shelve(encoder: FrozenEncoder, source: Source, sight: Sight) -> Shelf:
             patch_px=encoder.patch_px,
             device=sight.device,
             depth_order=sight.depth_order,
+            order=subset.order[start : subset.count],
         )
 
-    count = len(order)
-    tokens = kept("tokens", data | of_encoder, count, batches, tokens_of)["tokens"]
-    labels = kept("labels", data | of_labels, count, batches, labels_of)
-    return Shelf(source, encoder.add_table(tokens), place, labels, sight.image_px)
+    tokens = kept("tokens", data | of_encoder, subset.count, batches, tokens_of)["tokens"]
+    labels = kept("labels", data | of_labels, subset.count, batches, labels_of)
+    return Shelf(subset, encoder.add_tokens(tokens), place, labels, sight.image_px)
 
 
 def weights_hash(encoder: FrozenEncoder) -> str:
@@ -144,23 +177,26 @@ def kept(
     what: str,
     key: Mapping[str, Any],
     count: int,
-    batches: Callable[[], Iterator[Batch]],
+    batches: Callable[[int], Iterator[Batch]],
     of: Callable[[Batch], Mapping[str, torch.Tensor]],
-) -> dict[str, np.ndarray]:
-    """Arrays of `count` rows from the cache, read as they are needed; made there if they are not.
+) -> dict[str, Stacked]:
+    """Arrays of at least `count` rows from the cache, read as they are needed; the rows that are
+    not there yet are made of `batches(first lacking row)` and added.
 
     Two processes at once: one makes them and the other waits. OSError where the disk is full.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     folder = cache_folder() / "probe" / f"{what}-{digest[:24]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / f".{folder.name}.lock"):
-        if not folder.is_dir():
-            log.info("probe: %s of %d pictures into %s", what, count, folder)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{what}-", dir=folder.parent))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock"):
+        pieces, have = _pieces(folder)
+        if have < count:
+            pieces.append(folder / f"{have:09d}-{count:09d}")
+            log.info("probe: %s of %d pictures into %s", what, count - have, pieces[-1])
+            scratch = Path(tempfile.mkdtemp(prefix=".", dir=folder))
             try:
-                _write(scratch, count, batches(), of)
-                scratch.rename(folder)
+                _write(scratch, count - have, batches(have), of)
+                scratch.rename(pieces[-1])
             except OSError as error:
                 raise OSError(
                     f"{folder}: the probe's {what} could not be written ({error.strerror}); make "
@@ -168,7 +204,22 @@ def kept(
                 ) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    names = sorted(path.stem for path in pieces[0].glob("*.npy"))
+    return {
+        name: Stacked([np.load(piece / f"{name}.npy", mmap_mode="r") for piece in pieces])
+        for name in names
+    }
+
+
+def _pieces(folder: Path) -> tuple[list[Path], int]:
+    """The pieces that follow one another from row 0 on, and how many rows they hold."""
+    found, have = [], 0
+    for piece in sorted(folder.glob("[0-9]*-[0-9]*")):
+        start, end = (int(part) for part in piece.name.split("-"))
+        if start == have:
+            found.append(piece)
+            have = end
+    return found, have
 
 
 def _write(
@@ -207,7 +258,7 @@ class ProbeLoader(Loader):
 
     def __init__(self, shelves: Sequence[Shelf], device: torch.device, **settings: Any) -> None:
         """`settings`: Loader's, of the shelves' sources."""
-        super().__init__([shelf.source for shelf in shelves], device=device, **settings)
+        super().__init__([s.subset.source for s in shelves], device=device, **settings)
         self.shelves, self.device = shelves, device
 
     def _run(self, decoded: bool) -> Iterator[Batch]:
@@ -244,8 +295,8 @@ def _wide(value: torch.Tensor) -> torch.Tensor:
 def evaluation(
     shelf: Shelf, world: World, micro_batch: int, device: torch.device, limit: int | None
 ) -> Iterator[Batch]:
-    """The batches of `evaluation_batches`, from a shelf."""
-    items = read_items(shelf.source, "frames")
-    order = evenly_mixed(items.subject[items.first], 0)[:limit]
+    """The batches of `evaluation_batches`, from a shelf of what is held out."""
+    items = shelf.subset.items
+    order = shelf.subset.order[: shelf.subset.count][:limit]
     for rows in evaluation_rows(items, order, world, micro_batch):
         yield gathered([shelf], [items], rows, device)

@@ -14,6 +14,7 @@ import torch
 
 from hpse_dist import run
 from hpse_dist.config import ConfigError, build
+from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.decode import provided_by
 from hpse_dist.data.items import Source
@@ -120,6 +121,42 @@ def test_tokens_are_computed_once_for_a_source(
     assert sum(calls) >= 50, "another random encoder"
     kept = sorted(path.name.partition("-")[0] for path in (cache / "probe").iterdir())
     assert [name for name in kept if name[0] != "."] == ["labels"] * 4 + ["tokens"] * 4
+
+
+def test_no_more_pictures_are_seen_than_are_wanted(
+    tmp_path: Path, collection: Collection, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share's tokens are the first of a larger share's, which is then made of the rest alone."""
+    seen: list[int] = []
+    forward = Encoder.forward
+
+    def counted(self: Encoder, image: torch.Tensor, visible: Any = None) -> torch.Tensor:
+        seen.append(len(image))
+        return forward(self, image, visible)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    split = collection.frames["split"].to_numpy()
+    train, held_out = (split == "train").sum(), (split == "val").sum()
+    made = probe_of(tmp_path, collection, evaluation_batch=1)  # no rows that fill a batch up
+    few = dataclasses.replace(made, label_fraction=0.25, evaluate_limit=3)
+    _, feed = feed_of(few)
+    assert sum(seen) == round(0.25 * train) + 3
+    assert len(list(feed.evaluation(3))) == 3
+    module, whole = feed_of(made)
+    assert sum(seen) == train + held_out, "what was there is not made again"
+    feed_of(few)
+    assert sum(seen) == train + held_out
+    for folder in (cache / "probe").iterdir():
+        assert len(list(folder.glob("[0-9]*"))) == 2, "a piece, and the rest beside it"
+    loader = whole.loader()
+    pictures = Loader([Source(collection)], device="cpu", **{
+        **whole._settings(), "augment": AugmentConfig(crop_scale=(1.0, 1.0), translation=0.0,
+        brightness=0.0, contrast=0.0, saturation=0.0),
+    })  # fmt: skip
+    for batch, real in itertools.islice(zip(loader, pictures, strict=False), 12):
+        torch.testing.assert_close(module.encoder(batch["image"]), module.encoder(real["image"]))
+        torch.testing.assert_close(batch["joints2d"], real["joints2d"])
+    loader.close(), pictures.close()
 
 
 def test_only_the_head_learns(tmp_path: Path, collection: Collection, wide: Path) -> None:  # noqa: F811

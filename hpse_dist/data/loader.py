@@ -356,12 +356,14 @@ def evaluation_batches(
     limit: int | None = None,
     augment: AugmentConfig | None = None,
     depth_order: DepthOrderConfig | None = None,
+    order: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Every item of a source once over all ranks, in a fixed order that mixes subjects.
 
     No random crops or colours: the middle of what `augment` would draw, or the whole stored crop.
     Every rank gets equally many batches of equal size; rows that fill up have valid = False.
-    `limit`: at most so many items, spread over the subjects.
+    `limit`: at most so many items, spread over the subjects. `order`: these items instead of all,
+    by their numbers, in this order.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all; found {limit}")
@@ -371,8 +373,9 @@ def evaluation_batches(
         [items], needs, config, 0, False, image_px, patch_px, torch.device(device), depth_order
     )
     decoder = Decoder([items], finish.labels)
-    order = evenly_mixed(items.subject[items.first], 0)[:limit]
-    rows = evaluation_rows(items, order, world, micro_batch)
+    if order is None:
+        order = evenly_mixed(items.subject[items.first], 0)
+    rows = evaluation_rows(items, order[:limit], world, micro_batch)
     return _evaluate(decoder, finish, rows, micro_batch)
 
 

@@ -7,7 +7,7 @@ encoder alone is probed without knowing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,41 @@ from torch import Tensor, nn
 
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.positions import Grid
+
+
+class Stacked:
+    """Arrays (n, ...) of equal rows, one under the other, read by row number without a copy of
+    them all: they may be maps of files larger than memory."""
+
+    def __init__(self, parts: Sequence[np.ndarray] = ()) -> None:
+        self._parts: list[np.ndarray] = []
+        self._starts = [0]
+        self.add(parts)
+
+    def add(self, parts: Sequence[np.ndarray]) -> int:
+        """Put more arrays under these; returns the row of the first."""
+        first = len(self)
+        for part in parts:
+            self._parts.append(part)
+            self._starts.append(self._starts[-1] + len(part))
+        return first
+
+    @property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        return tuple(self._parts)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """rows (B,) -> (B, ...), a copy."""
+        like = self._parts[0]
+        found: np.ndarray = np.empty((len(rows), *like.shape[1:]), like.dtype)
+        number = np.searchsorted(self._starts, rows, side="right") - 1
+        for part in np.unique(number):
+            here = number == part
+            found[here] = self._parts[part][rows[here] - self._starts[part]]
+        return found
 
 
 class FrozenEncoder(nn.Module):
@@ -28,8 +63,7 @@ class FrozenEncoder(nn.Module):
         self._inner = (encoder.eval().requires_grad_(False),)  # in a tuple: no part of this module
         self.config = replace(encoder.config, drop_path=0.0, recompute=False)
         self.dim, self.patch_px = encoder.dim, encoder.patch_px
-        self._tables: list[np.ndarray] = []
-        self._starts: list[int] = [0]
+        self._tokens = Stacked()
 
     @property
     def inner(self) -> Encoder:
@@ -41,11 +75,9 @@ class FrozenEncoder(nn.Module):
         super()._apply(fn, recurse)
         return self
 
-    def add_table(self, tokens: np.ndarray) -> int:
+    def add_tokens(self, tokens: Stacked) -> int:
         """Take in tokens (N, K, C) of N pictures; returns the row of the first."""
-        self._tables.append(tokens)
-        self._starts.append(self._starts[-1] + len(tokens))
-        return self._starts[-2]
+        return self._tokens.add(tokens.parts)
 
     def grid(self, image: Tensor) -> Grid:
         """Rows and columns of tokens of a picture (B, 3, H, W)."""
@@ -56,18 +88,10 @@ class FrozenEncoder(nn.Module):
         if visible is not None:
             raise ValueError("a frozen encoder has tokens of whole pictures, not of some patches")
         if image.dtype == torch.int64:
-            return self._looked_up(image[:, 0, 0, 0].cpu().numpy()).to(image.device)
+            tokens = self._tokens[image[:, 0, 0, 0].cpu().numpy()]
+            return torch.from_numpy(tokens).to(image.device).float()  # half crosses to a GPU faster
         with torch.no_grad():
             return self.inner(image)
-
-    def _looked_up(self, rows: np.ndarray) -> Tensor:
-        """rows (B,) -> (B, N, C) float32."""
-        table = np.searchsorted(self._starts, rows, side="right") - 1
-        found = np.empty((len(rows), *self._tables[0].shape[1:]), np.float32)
-        for number in np.unique(table):
-            here = table == number
-            found[here] = self._tables[number][rows[here] - self._starts[number]]
-        return torch.from_numpy(found)
 
 
 def stand_in(rows: np.ndarray, image_px: int) -> Tensor:
