@@ -39,7 +39,7 @@ from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
 from hpse_dist.optim import schedule
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, located
-from hpse_dist.run_folder import opened, write_text
+from hpse_dist.run_folder import keep_scores, opened, write_text
 from hpse_dist.source import (
     DECODER_FILE,
     TIMM,
@@ -54,6 +54,7 @@ from hpse_dist.source import (
 from hpse_dist.synth.poses import pose_file
 from hpse_dist.tasks.base import Task
 from hpse_dist.train import evaluate, train
+from hpse_dist.whole_set import Collector, collectors, scores
 from hpse_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -252,13 +253,31 @@ class _Watch:
         if self.feed.held_out is None:
             return
         if last or step % self.recipe.evaluate_every == 0:
-            means = evaluate(self.engine, self.feed.evaluation(self.recipe.evaluate_limit))
-            self.record.scalars(step, {f"val/{name}": value for name, value in means.items()})
+            self._evaluate(step, self._collectors() if last else [])
         if last or step % self.recipe.machine.panels_every == 0:
             together = self.recipe.evaluation_batch * self.engine.world.size
             batch = next(iter(self.feed.pictures(together)))
             with self.engine.evaluating() as module:  # all ranks: a sharded module needs them
                 self.record.panels(step, cast(Objective, module).panels(batch))
+
+    def _collectors(self) -> list[Collector]:
+        """What makes figures of the whole held-out set, of a task in the end."""
+        if not isinstance(self.recipe, FinetuneRecipe):
+            return []
+        assert self.feed.held_out is not None
+        collection = self.feed.held_out.collection
+        return collectors(self.engine.module, self.recipe.protocol(), collection)
+
+    def _evaluate(self, step: int, also: list[Collector]) -> None:
+        """Log the figures of what is held out: means over examples, and those of the whole set."""
+        held_out = self.feed.evaluation(self.recipe.evaluate_limit)
+        means = evaluate(self.engine, held_out, also)
+        found = scores(self.engine, also)
+        if isinstance(self.recipe, FinetuneRecipe) and self.recipe.protocol() in found:
+            means = found.pop(self.recipe.protocol()).figures | means
+        if found:  # of other protocols, so they have no place among the run's own
+            keep_scores(self.record.folder, found)
+        self.record.scalars(step, {f"val/{name}": value for name, value in means.items()})
 
     def figures(self) -> dict[str, Any]:
         """Final metrics and their history, out of the committed log (main process)."""

@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +23,12 @@ import torch
 
 from hpse_dist.config import ConfigError, build, dump, read_yaml, to_dict
 from hpse_dist.data.collection import Collection
+from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import TrainingRecipe, located
 from hpse_dist.world import World
 
 LOCK_FILE = "lock"
+SCORES_FILE = "scores.json"
 PACKAGES = ("torch", "deepspeed", "ray", "ffcv", "timm", "smplx", "xformers", "tensorboard")
 
 
@@ -128,6 +131,14 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def keep_scores(folder: Path, scores: Mapping[str, Score]) -> None:
+    """Add figures of a run, by protocols other than its own or of its files, to scores.json."""
+    path = folder / SCORES_FILE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    now = {name: asdict(score) for name, score in scores.items()}
+    write_text(path, json.dumps(before | now, indent=1))
 
 
 def environment() -> dict[str, Any]:

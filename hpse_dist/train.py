@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -174,17 +174,24 @@ def stacked(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def evaluate(engine: Engine, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate(
+    engine: Engine,
+    batches: Iterable[Batch],
+    also: Sequence[Callable[[Any, Batch], None]] = (),
+) -> dict[str, float]:
     """Means of the module's metrics over all valid examples of all ranks, with its summary.
 
     Each metric is (B,), one value per example; NaN: this example has none. Rows with `valid`
     False are padding. Sums are float64 and added in rank order, so a mean depends on the number
-    of ranks by rounding alone. Collective; every rank brings as many batches.
+    of ranks by rounding alone. Collective; every rank brings as many batches. `also` are called
+    with the module and each batch.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     with engine.evaluating() as module:
         for batch in batches:
+            for other in also:
+                other(module, batch)
             for name, values in module.metrics(batch).items():
                 keep = ~values.isnan()
                 if "valid" in batch:

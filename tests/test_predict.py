@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hpse_dist import predict as module
+from hpse_dist import whole_set
 from hpse_dist.config import ConfigError, build, dump
 from hpse_dist.data.collection import Collection
 from hpse_dist.predict import Wanted, predict
@@ -39,8 +40,10 @@ def body_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_body_file(tmp_path_factory.mktemp("body"))
 
 
-def trained(folder: Path, collection: Collection, task: dict[str, Any]) -> FinetuneRecipe:
-    values = recipe_of(folder, collection, task=task, steps=3)
+def trained(
+    folder: Path, collection: Collection, task: dict[str, Any], **changes: Any
+) -> FinetuneRecipe:
+    values = recipe_of(folder, collection, task=task, steps=6, **changes)
     recipe = build(FinetuneRecipe, values)
     finetune(recipe, World(), recipe.folder())
     return recipe
@@ -114,7 +117,7 @@ def test_results_of_coco_are_in_the_pixels_of_whole_pictures(
     true = {k: v.copy() for k, v in mine.items()}
     true["sample_id"] = np.asarray(table["sample_id"]).astype(np.int64)
     protocol = PROTOCOLS["coco-keypoints"]
-    mine, true = module._about(collection, protocol, mine, true)
+    mine, true = whole_set._about(collection, protocol, mine, true)
     module._kept(protocol, mine, true, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["coco-keypoints"]["figures"]["ap"] == pytest.approx(100.0)
@@ -127,7 +130,7 @@ def test_results_of_coco_are_in_the_pixels_of_whole_pictures(
 def test_places_on_the_surface(
     tmp_path: Path, collection: Collection, body_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SURFACE", str(body_file))
+    monkeypatch.setattr(whole_set, "SURFACE", str(body_file))
     recipe = trained(tmp_path, collection, {"name": "dense_pose", "head_dim": 16})
     predict(Wanted(recipe), World(), recipe.folder())
     figures = json.loads((recipe.folder() / "scores.json").read_text())["synthetic-dense"][
@@ -136,7 +139,7 @@ def test_places_on_the_surface(
     assert {"gps_ap", "gpsm_ap"} <= figures.keys() and 0 <= figures["gps_ap"] <= 100
     files = [recipe.folder() / "predictions" / name for name in FILES["npz"]]
     exact = read(PROTOCOLS["synthetic-dense"], files[1])
-    assert exact["vertex"].shape == (HELD_OUT, module.POINTS)
+    assert exact["vertex"].shape == (HELD_OUT, whole_set.POINTS)
     assert score_files(PROTOCOLS["synthetic-dense"], files[1], files[1]).figures["gpsm_ap"] == 100.0
     again = trained(tmp_path / "parts", collection, {"name": "part_segmentation", "head_dim": 16})
     predict(Wanted(again), World(), again.folder())
@@ -190,10 +193,7 @@ def test_ranks_together_write_what_one_would(collection: Collection) -> None:
         def gather(self, pieces: list[Any]) -> list[list[Any]]:
             return [pieces[1::2], pieces[::2]]
 
-        def evaluating(self) -> Any:
-            import contextlib
-
-            return contextlib.nullcontext(Model())
+        world = World(1, 2, 1, 2)
 
     class Model:
         def predict(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -209,5 +209,8 @@ def test_ranks_together_write_what_one_would(collection: Collection) -> None:
         }
         for n, ids in enumerate(([4, 1], [0, 3], [2, 4]))
     ]
-    mine, true = module._gathered(Two(), PROTOCOLS["classes"], iter(batches))  # type: ignore
+    collector = whole_set.Collector(PROTOCOLS["classes"], collection)
+    for batch in batches:
+        collector(Model(), batch)  # type: ignore[arg-type]
+    mine, true = collector.gathered(Two())  # type: ignore[arg-type]
     assert true["label"].tolist() == mine["probability"][:, 0].tolist() == [0, 1, 2, 3, 4]

@@ -10,6 +10,7 @@ from hpse_dist.body.joints import JOINT_SETS
 
 Kind = Literal["body", "hand", "keypoints", "dense", "classes", "pixels"]
 Layout = Literal["npz", "freihand", "3dpw", "coco"]
+_OF_SETS = ("ap", "ar", "gps_ap", "gpsm_ap", "macro_f1", "f1", "nmje", "nmve")  # and ap_50, ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class Protocol:
         strangers = {*self.joints, *([self.root] if self.root else [])} - {*names}
         assert not strangers, f"{self.name}: not in {self.joint_set}: {strangers}"
         assert self.figures and self.doc, self.name
+
+    @property
+    def set_figures(self) -> tuple[str, ...]:
+        """Those of its figures that are no means over examples."""
+        return tuple(
+            name
+            for name in self.figures
+            if any(name == kind or name.startswith(f"{kind}_") for kind in _OF_SETS)
+        )
 
     def names(self) -> tuple[str, ...]:
         """All joints of a file, in order."""

@@ -50,6 +50,14 @@ def score_files(
     return score(protocol, read(protocol, predictions), read(protocol, truth), given)
 
 
+def score_examples(protocol: Protocol, predicted: Examples, true: Examples) -> Score:
+    """The same of examples that are in no file, without a regressor."""
+    if protocol.kind == "keypoints":
+        people = _as_coco(true, truth=True)
+        return _keypoint_score(protocol, people, _as_coco(predicted, truth=False))
+    return score(protocol, predicted, true)
+
+
 def read(protocol: Protocol, path: Path) -> Examples:
     """Examples from a file in the protocol's layout, or from a .npz."""
     if not path.exists():
@@ -188,6 +196,12 @@ def _in_camera(rotations: np.ndarray) -> np.ndarray:
 def write_coco(examples: Examples, path: Path, *, truth: bool) -> Path:
     """Results, or annotations, from joints2d (N, 17, 3) in pixels, image, score or area (N,)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_as_coco(examples, truth)), encoding="utf-8")
+    return path
+
+
+def _as_coco(examples: Examples, truth: bool) -> Any:
+    """What a file of results, or of annotations, holds."""
     rows: list[dict[str, Any]] = []
     joints: np.ndarray = examples["joints2d"].astype(np.float64)
     image = examples["image"]
@@ -208,15 +222,13 @@ def write_coco(examples: Examples, path: Path, *, truth: bool) -> Path:
         else:
             row["score"] = float(examples["score"][number - 1])
         rows.append(row)
-    document: Any = rows
-    if truth:
-        document = {
-            "images": [{"id": int(number)} for number in np.unique(image)],
-            "annotations": rows,
-            "categories": [{"id": 1, "name": "person"}],
-        }
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return path
+    if not truth:
+        return rows
+    return {
+        "images": [{"id": int(number)} for number in np.unique(image)],
+        "annotations": rows,
+        "categories": [{"id": 1, "name": "person"}],
+    }
 
 
 def _score_keypoints(protocol: Protocol, predictions: Path, truth: Path) -> Score:
@@ -238,6 +250,10 @@ def _score_keypoints(protocol: Protocol, predictions: Path, truth: Path) -> Scor
         )
     if any(not isinstance(row.get("score"), (int, float)) for row in results):
         raise ValueError(f"{predictions}: every entry needs a score, the model's own confidence")
+    return _keypoint_score(protocol, people, results)
+
+
+def _keypoint_score(protocol: Protocol, people: Mapping[str, Any], results: list[Any]) -> Score:
     figures = keypoint_ap(people, results, COCO_SIGMAS)
     known = {name: value for name, value in figures.items() if math.isfinite(value)}
     return Score(protocol.name, known, len(people["annotations"]))

@@ -36,7 +36,7 @@ class Run:
     protocol: str = ""
     """By which protocol the metrics were measured; empty where the run did not say."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Figures of its files of predictions, by the protocol that scored them."""
+    """Figures by other protocols, and of its files of predictions, by the protocol."""
     history: tuple[Mapping[str, float], ...] = ()
     """Evaluations on held-out subjects, each with its step."""
     training: tuple[Mapping[str, float], ...] = ()
@@ -163,7 +163,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _scores(path: Path) -> dict[str, dict[str, float]]:
-    """What scored files of predictions gave: protocol -> figures."""
+    """What the whole held-out set, or scored files of predictions, gave: protocol -> figures."""
     rows = _json(path) if path.is_file() else {}
     return {
         f"{name} ({row['regressor'][:8]})" if row.get("regressor") else name: _numbers(

@@ -22,6 +22,9 @@ class Task(Objective):
     protocols: ClassVar[tuple[str, ...]] = ()
     """Named protocols that its errors are figures of. The first one holds, unless the config has a
     key `protocol` that names another."""
+    set_protocols: ClassVar[tuple[str, ...]] = ()
+    """Others, of figures of whole sets, that its predictions are judged by as well where the data
+    has their joints."""
 
     @classmethod
     def protocol_of(cls, config: Any) -> str:

@@ -59,6 +59,7 @@ class Pose2d(Task):
 
     Config = Pose2dConfig
     protocols = ("crop-pck",)
+    set_protocols = ("coco-keypoints",)
     config: Pose2dConfig
 
     def __init__(self, config: Pose2dConfig, encoder: Encoder, seed: int) -> None:

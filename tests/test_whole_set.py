@@ -1,0 +1,110 @@
+"""Figures of the whole held-out set stand in a finished run's report, without files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpse_dist import whole_set
+from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
+from hpse_dist.predict import Wanted, predict
+from hpse_dist.protocols import PROTOCOLS
+from hpse_dist.recipe import FinetuneRecipe
+from hpse_dist.records import Provenance
+from hpse_dist.report.runs import read_run
+from hpse_dist.world import World
+from tests.data.made_collection import CROP_PX, frames, made_collection
+from tests.fabricate import tiny_body_file
+from tests.test_predict import trained
+
+HEAD = {"name": "pose2d", "head_dim": 16}
+
+
+def report_of(recipe: FinetuneRecipe) -> dict[str, Any]:
+    return json.loads((recipe.folder() / "report.json").read_text())
+
+
+def from_files(recipe: FinetuneRecipe, protocol: str = "") -> dict[str, float]:
+    """What the run's files of predictions score."""
+    predict(Wanted(recipe, protocol), World(), recipe.folder())
+    scores = json.loads((recipe.folder() / "scores.json").read_text())
+    return scores[protocol or recipe.protocol()]["figures"]
+
+
+def test_which_figures_are_of_sets() -> None:
+    found = {name: protocol.set_figures for name, protocol in PROTOCOLS.items()}
+    assert found["hagrid"] == found["classes"] == found["gun71"] == ("macro_f1",)
+    assert found["coco-keypoints"] == PROTOCOLS["coco-keypoints"].figures
+    assert found["synthetic-dense"] == PROTOCOLS["synthetic-dense"].figures[3:]
+    assert found["agora"] == ("nmje", "nmve", "f1")
+    assert found["synthetic-24"] == found["crop-pck"] == found["freihand"] == ()
+
+
+def test_macro_f1_of_a_run(tmp_path: Path) -> None:
+    recipe = trained(tmp_path, made_collection(hands=True), {"name": "classify", "num_classes": 3})
+    report = report_of(recipe)
+    first, last = report["history"]
+    assert "macro_f1" not in first and last["macro_f1"] == report["metrics"]["macro_f1"]
+    files = from_files(recipe)
+    assert report["metrics"] == pytest.approx(files, rel=1e-4)
+
+
+def test_a_frozen_encoder_is_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPSE_CACHE", str(tmp_path / "cache"))
+    task = {"name": "classify", "num_classes": 3}
+    recipe = trained(tmp_path, made_collection(hands=True), task, encoder_frozen=True)
+    assert 0 <= report_of(recipe)["metrics"]["macro_f1"] <= 100
+
+
+def test_precision_on_the_surface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_set, "SURFACE", str(tiny_body_file(tmp_path)))
+    recipe = trained(tmp_path, made_collection(), {"name": "dense_pose", "head_dim": 16})
+    metrics = report_of(recipe)["metrics"]
+    assert {"surface_right", "gps_ap", "gpsm_ap_75"} <= metrics.keys()
+    files = from_files(recipe)
+    for name in PROTOCOLS["synthetic-dense"].set_figures:
+        assert metrics[name] == pytest.approx(files[name], abs=0.5), name
+
+
+def test_labels_of_another_surface_cost_the_figures_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = made_collection()
+    copy = tmp_path / "other"
+    copy.mkdir()
+    for file in collection.folder.iterdir():
+        if file.name != "manifest.json":
+            (copy / file.name).symlink_to(file)
+    manifest = collection.manifest | {"details": {"body": "smpl"}}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with caplog.at_level(logging.WARNING):
+        task = {"name": "dense_pose", "head_dim": 16}
+        recipe = trained(tmp_path, Collection.open(copy), task)
+    metrics = report_of(recipe)["metrics"]
+    assert "surface_right" in metrics and "gps_ap" not in metrics
+    assert "synthetic-dense: no figures of the whole set: " in caplog.text
+    assert "its surface labels are of the body smpl" in caplog.text
+
+
+def test_precision_of_coco_joints_has_a_column_of_its_own(tmp_path: Path) -> None:
+    """AP is of another protocol than the task's PCK, so it is not among its metrics."""
+    records = list(frames())
+    for record in records:
+        record.labels = {"joints2d": record.labels["joints2d"][:17]}
+    config = CollectionConfig(crop_px=CROP_PX, box_scale=1.2, label_px=32)
+    about = Provenance("made", "CC0-1.0", True, "", "coco17")
+    collection = write_collection(tmp_path / "coco", records, config, about)
+    recipe = trained(tmp_path, collection, HEAD | {"num_joints": 17})
+    assert {*report_of(recipe)["metrics"]} == {"joint_error", "pck_005", "pck_01"}
+    score = json.loads((recipe.folder() / "scores.json").read_text())["coco-keypoints"]
+    assert score["examples"] == collection.manifest["counts"]["splits"]["val"]
+    assert score["figures"].keys() >= {"ap", "ap_50", "ar"}
+    shown = read_run(recipe.folder())
+    assert shown.scores["coco-keypoints"] == score["figures"]
+    assert from_files(recipe, "coco-keypoints") == pytest.approx(score["figures"], abs=0.5)
+    other = trained(tmp_path / "smpl", made_collection(), HEAD)
+    assert not (other.folder() / "scores.json").exists()
