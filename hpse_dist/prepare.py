@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from hpse_dist.config import digest
 from hpse_dist.data.collection import Collection, find_finished, write_collection
 from hpse_dist.data.pairs import write_pairs
 from hpse_dist.data.sheets import write_sheets
-from hpse_dist.recipe import FRAME_SOURCES, DataRecipe, with_located_roots
+from hpse_dist.data.unpack import unpack
+from hpse_dist.recipe import FRAME_SOURCES, DataRecipe, located, with_located_roots
+
+
+def unpack_first(
+    recipe: DataRecipe,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> list[Path]:
+    """Unpack the recipe's archives, unless they were or the collection is there; those it did.
+
+    `progress` counts bytes. ValueError where an archive is refused.
+    """
+    config = recipe.unpack
+    if config.archives is None or find_finished(recipe.folder(), _mark(recipe), overwrite):
+        return []
+    into = config.into or getattr(recipe.source, "root", None)
+    if into is None:
+        raise ValueError("unpack.into: the source has no root of its own; say where to unpack")
+    return unpack(replace(config, archives=located(config.archives)), located(into), progress)
+
+
+def _mark(recipe: DataRecipe) -> str:
+    """What decides the recipe's frames."""
+    return digest(recipe, ignore=("name", "out", "pairs", "unpack"))
 
 
 def prepare(
@@ -23,7 +50,7 @@ def prepare(
     frames that are there, and touch no picture.
     """
     folder = recipe.folder()
-    mark = digest(recipe, ignore=("name", "out", "pairs"))
+    mark = _mark(recipe)
     collection = find_finished(folder, mark, overwrite)
     if collection is None:
         source = FRAME_SOURCES[recipe.source_name()]

@@ -22,6 +22,7 @@ from hpse_dist.data.decode import provided_by
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.pairs import PairsConfig
+from hpse_dist.data.unpack import UnpackConfig
 from hpse_dist.fields import missing
 from hpse_dist.guard import GuardConfig
 from hpse_dist.models.encoder import EncoderConfig
@@ -78,6 +79,8 @@ class DataRecipe:
     """Which frames go together; null stores frames without pairs."""
     out: Path = Path("collections")
     """Folder in which the collection's folder is made."""
+    unpack: UnpackConfig = field(default_factory=UnpackConfig)
+    """Downloaded archives that are unpacked before; decides nothing but where files are."""
 
     def source_name(self) -> str:
         """The table's name of the frames' source."""

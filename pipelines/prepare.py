@@ -11,7 +11,7 @@ from hpse_dist.config import ConfigError, load
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.duplicates import across, check_list_name, counts, write_list
 from hpse_dist.data.leakage import CHECKS, guard
-from hpse_dist.prepare import prepare
+from hpse_dist.prepare import prepare, unpack_first
 from hpse_dist.recipe import DataRecipe
 from pipelines import command_parser, progress_bar, run_command
 
@@ -79,6 +79,11 @@ def main(options: argparse.Namespace) -> None:
     recipe = load(DataRecipe, options.recipe, options.overrides)
     known = recipe.folder() / "manifest.json"
     before = known.read_bytes() if known.is_file() else None
+    if recipe.unpack.archives is not None:
+        with progress_bar(None, "unpack", "B") as bar:
+            unpacked = unpack_first(recipe, overwrite=options.overwrite, progress=bar.update)
+        if unpacked:
+            print(f"unpacked: {', '.join(archive.name for archive in unpacked)}")
     with progress_bar(None, recipe.name, "frame") as bar:
         collection = prepare(recipe, overwrite=options.overwrite, progress=bar.update)
     for line in summary(collection):
