@@ -11,6 +11,7 @@ from hpse_dist.config import ConfigError, load
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.duplicates import across, check_list_name, counts, write_list
 from hpse_dist.data.leakage import CHECKS, guard
+from hpse_dist.data.reprojection import sentences
 from hpse_dist.prepare import prepare, unpack_first
 from hpse_dist.recipe import DataRecipe
 from pipelines import command_parser, progress_bar, run_command
@@ -156,6 +157,7 @@ def summary(collection: Collection) -> list[str]:
     pairs = collection.manifest.get("pairs")
     if pairs:
         lines.append(f"{pairs['view']} cross-view pairs, {pairs['pose']} cross-pose pairs")
+    lines += sentences(collection.manifest)
     lines += [f"left out: {count} x {reason}" for reason, count in counts["rejects"].items()]
     return lines
 

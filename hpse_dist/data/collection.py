@@ -13,7 +13,6 @@ disk: a collection is there whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import time
@@ -44,7 +43,9 @@ from hpse_dist.data.publish import (
     stage_manifest,
     write_manifest,
 )
+from hpse_dist.data.reprojection import Reprojection
 from hpse_dist.data.shards import REJECT_SCHEMA, Fields, ShardWriter, TableWriter, shard_spec
+from hpse_dist.data.splits import Splits
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 __all__ = ["SCHEMA_VERSION", "Collection", "CollectionConfig", "find_finished", "write_collection"]
@@ -293,7 +294,8 @@ def write_collection(
         finished = find_finished(folder, recipe_digest, overwrite)
         if finished is not None:  # by another process, meanwhile
             return finished
-        shards, counts = _store(partial, records, config, progress, known_fields or {})
+        errors = Reprojection()
+        shards, counts = _store(partial, records, config, progress, known_fields or {}, errors)
         manifest = {
             "schema": SCHEMA_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -302,6 +304,7 @@ def write_collection(
             **to_dict(provenance),
             "config": to_dict(config),
             "counts": counts,
+            "reprojection": errors.account(),
             "fields": {
                 name: {"shape": list(shape), "dtype": dtype}
                 for name, (shape, dtype) in shards.layout.fields().items()
@@ -320,6 +323,7 @@ def _store(
     config: CollectionConfig,
     progress: Progress | None,
     known_fields: Fields,
+    errors: Reprojection,
 ) -> tuple[ShardWriter, dict[str, Any]]:
     """Write shards, frames.parquet and rejects.parquet; returns the writer and the counts."""
     rejects, pictures = _Rejects(partial / "rejects.parquet"), Pictures()
@@ -341,6 +345,7 @@ def _store(
                         split = splits.of(record)
                         stored = prepare_frame(record, config, pictures)
                     shards.add(stored, split)
+                    errors.add(stored.row, stored.about["crop"][2])
                     for kind in ("subject", "sequence", "camera"):
                         seen[kind, stored.about[kind]] += 1
                     seen["split", split] += 1
@@ -376,27 +381,6 @@ class _Rejects:
 
     def close(self) -> None:
         self._table.close()
-
-
-class Splits:
-    """Which split a frame belongs to: by subject, and by sequence where the subject is unknown."""
-
-    def __init__(self, config: CollectionConfig) -> None:
-        self._config = config
-        self._known: dict[str, str] = {}
-
-    def of(self, record: FrameRecord) -> str:
-        """The split; raises Unusable where the source puts a subject in a second one."""
-        whole = f"subject {record.subject}" if record.subject else f"sequence {record.sequence}"
-        split = self._known.setdefault(whole, record.split or self._draw(whole))
-        if record.split not in (None, split):
-            raise Unusable(f"{whole} is in split {split} already, here it is in {record.split}")
-        return split
-
-    def _draw(self, whole: str) -> str:
-        text = f"{self._config.split_seed}:{whole}".encode()
-        number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
-        return "val" if number < self._config.val_ratio else "train"
 
 
 def _software() -> dict[str, str]:

@@ -15,6 +15,7 @@ from hpse_dist.data.collection import Collection
 from hpse_dist.data.depth_sheet import depth_sheet
 from hpse_dist.data.mining.figure import save_figure
 from hpse_dist.data.mining.rules import POSE, VIEW
+from hpse_dist.data.reprojection import projected
 from hpse_dist.data.tiles import grid
 from hpse_dist.draws import permutation
 
@@ -72,10 +73,13 @@ def pair_sheet(collection: Collection, kind: int, count: int = 24) -> Image.Imag
 
 
 def frame_sheet(collection: Collection, count: int = 24) -> Image.Image:
-    """Frames drawn at random: the crop with box and joints; beside it person and part map."""
+    """Frames drawn at random: the crop with box and joints; beside it person and part map.
+
+    Dots are 2D joints, rings the 3D joints as their camera projects them: they belong together.
+    """
     drawn = permutation(0, "sheet", 2, collection.num_frames)[:count]
     ids = np.sort(collection.frames["sample_id"].to_numpy()[drawn]).tolist()
-    labels = ("joints2d", "people2d", "part_map")
+    labels = ("joints2d", "people2d", "part_map", "joints3d", "intrinsics")
     wanted = [name for name in labels if name in collection.fields]
     stored = collection.read(ids, ["image", "person", *wanted])
     tiles = []
@@ -129,6 +133,10 @@ def _annotated(one: dict[str, np.ndarray], about: dict[str, Any]) -> Image.Image
     people = [one["joints2d"]] if "joints2d" in one else one.get("people2d", ())
     for joints in people:
         _draw_joints(draw, joints)
+    if "joints3d" in one and "intrinsics" in one:
+        for x, y, shown in projected(one["joints3d"], one["intrinsics"]):
+            if shown:
+                draw.circle((x * TILE_PX, y * TILE_PX), 4, outline=(90, 255, 90))
     return image
 
 
