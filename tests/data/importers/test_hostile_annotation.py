@@ -7,11 +7,10 @@ is put there, records come out that can be stored or refused with a reason, or o
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,7 @@ import pytest
 from hpse_dist.data.crops import CollectionConfig, Pictures, Unusable, prepare_frame
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.records import Reject
-from tests.data.importers import (
-    test_aist,
-    test_coco_style,
-    test_freihand,
-    test_hagrid,
-    test_human36m,
-    test_interhand,
-    test_panoptic,
-    test_posetrack18,
-)
-from tests.data.importers.annotated import HEIGHT, WIDTH, picture, places, triples, write_json
+from tests.data.importers.layouts import LAYOUTS
 
 DEEP: Any = []
 for _ in range(300):
@@ -42,54 +31,10 @@ HOSTILE: list[Any] = [
 ]
 
 
-def coco(root: Path) -> None:
-    outline = [[20, 20, 200, 20, 200, 180, 20, 180]]
-    people = [test_coco_style.person(1, 1, segmentation=outline), test_coco_style.person(2, 1)]
-    test_coco_style.write(root, people)
-
-
-def ai_challenger(root: Path) -> None:
-    folder = root / "ai_challenger_keypoint_train_20170909"
-    picture(folder / "keypoint_train_images_20170902" / "ab.jpg")
-    keypoints = triples(places(14), [1, 2, 3] + [1] * 11)
-    people = {"human1": [30, 20, 180, 180]}
-    about = {
-        "image_id": "ab",
-        "human_annotations": people,
-        "keypoint_annotations": {"human1": keypoints},
-    }
-    write_json(folder / "keypoint_train_annotations_20170909.json", [about, about])
-
-
-def crowdpose(root: Path) -> None:
-    picture(root / "images" / "1.jpg")
-    one = {"id": 5, "image_id": 1, "bbox": [30, 20, 150, 160], "iscrowd": 0}
-    people = [{**one, "keypoints": triples(places(14), [2, 1, 0] + [2] * 11)}]
-    images = [{"id": 1, "file_name": "1.jpg", "width": WIDTH, "height": HEIGHT}]
-    write_json(root / "json" / "crowdpose_val.json", {"images": images, "annotations": people})
-
-
-def posetrack18(root: Path) -> None:
-    people = [test_posetrack18.person(frame, 3) for frame in (0, 1)]
-    test_posetrack18.write(root, people, [0, 1])
-
-
-def fixture(module: Any) -> Callable[[Path], object]:
-    return inspect.unwrap(module.root)
-
-
-WRITERS: dict[str, tuple[Callable[[Path], object], dict[str, Any]]] = {
-    "coco": (coco, {"splits": ("val",)}),
-    "ai_challenger": (ai_challenger, {"splits": ("train",)}),
-    "crowdpose": (crowdpose, {"splits": ("val",)}),
-    "posetrack18": (posetrack18, {"splits": ("train",)}),
-    "freihand": (fixture(test_freihand), {"backgrounds": ("gs",)}),
-    "hagrid": (fixture(test_hagrid), {}),
-    "interhand": (fixture(test_interhand), {}),
-    "human36m": (fixture(test_human36m), {"subjects": (9,), "cameras": (1, 2), "every": 2}),
-    "panoptic": (fixture(test_panoptic), {"every": 2, "cameras": test_panoptic.CAMERAS}),
-    "aist": (fixture(test_aist), {}),
-}
+JSON = (
+    *("coco", "coco_wholebody", "densepose_coco", "ai_challenger", "crowdpose", "posetrack18"),
+    *("freihand", "hagrid", "interhand", "human36m", "panoptic", "aist", "muco"),
+)
 
 
 def spots(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -114,10 +59,11 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     return content
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", JSON)
 def test_hostile_values_are_rejects_or_a_sentence(tmp_path: Path, name: str) -> None:
-    write, keys = WRITERS[name]
-    made = write(tmp_path)
+    layout = LAYOUTS[name]
+    keys = {k: tuple(v) if isinstance(v, list) else v for k, v in layout.keys.items()}
+    made = layout.write(tmp_path)
     root = made if isinstance(made, Path) else tmp_path
     config = IMPORTERS[name].Config(root=root, **keys)
     untouched = sum(not isinstance(r, Reject) for r in IMPORTERS[name].frames(config))

@@ -61,15 +61,22 @@ def test_ai_challenger(tmp_path: Path) -> None:
         list(ai_challenger.frames(ai_challenger.Config(tmp_path, splits=("val",))))
 
 
-@pytest.mark.parametrize("version", ["lsp", "lspet"])
-def test_lsp(tmp_path: Path, version: Any) -> None:
+def write_lsp(root: Path, version: str) -> np.ndarray:
+    """Two people's joints and one picture; returns the (14, 2) places of each."""
     xy = places(14)
     flag = np.array([0.0, 1.0] * 7)
     one = np.column_stack([xy + 1, flag])  # Matlab counts from 1
     both = np.stack([one, one])  # (2, 14, 3)
     order = (2, 1, 0) if version == "lsp" else (1, 2, 0)
-    savemat(tmp_path / "joints.mat", {"joints": both.transpose(order)})
-    picture(tmp_path / "images" / ("im0001.jpg" if version == "lsp" else "im00001.jpg"))
+    root.mkdir(exist_ok=True)
+    savemat(root / "joints.mat", {"joints": both.transpose(order)})
+    picture(root / "images" / ("im0001.jpg" if version == "lsp" else "im00001.jpg"))
+    return xy
+
+
+@pytest.mark.parametrize("version", ["lsp", "lspet"])
+def test_lsp(tmp_path: Path, version: Any) -> None:
+    xy = write_lsp(tmp_path, version)
     (frame,), rejects = parted(lsp.frames(lsp.Config(tmp_path, version)))
     joints = frame.labels["joints2d"]
     assert joints[:2, 2].tolist() == ([1, 0.5] if version == "lsp" else [0, 1])
@@ -90,7 +97,9 @@ def structs(rows: list[dict[str, Any]]) -> np.ndarray:
     return made
 
 
-def test_mpii(tmp_path: Path) -> None:
+def write_mpii(root: Path) -> np.ndarray:
+    """Two pictures of a video with one person each, one of them with a second who has no joints, a
+    name that leads out, and a picture for testing. Returns the (16, 2) places, from 1."""
     xy = places(16) + 1
     points = structs(
         [
@@ -111,9 +120,14 @@ def test_mpii(tmp_path: Path) -> None:
         ]
     ]
     release = {"annolist": structs(rows), "img_train": np.array([[1, 1, 1, 0]])}
-    savemat(tmp_path / mpii.FILE, {"RELEASE": release})
+    savemat(root / mpii.FILE, {"RELEASE": release})
     for name in ("late.jpg", "early.jpg", "test.jpg"):
-        picture(tmp_path / "images" / name)
+        picture(root / "images" / name)
+    return xy
+
+
+def test_mpii(tmp_path: Path) -> None:
+    xy = write_mpii(tmp_path)
     frames, rejects = parted(mpii.frames(mpii.Config(tmp_path)))
     assert [(f.time, f.sequence) for f in frames] == [(4, "video 3"), (9, "video 3")]
     joints = frames[0].labels["joints2d"]
@@ -125,17 +139,23 @@ def test_mpii(tmp_path: Path) -> None:
         list(mpii.frames(mpii.Config(tmp_path / "images")))
 
 
-def test_penn_action(tmp_path: Path) -> None:
+def write_penn_action(root: Path) -> np.ndarray:
+    """A video of four pictures with three boxes, and a broken file; returns (4, 13, 2) places."""
     xy = np.stack([places(13, i) for i in range(4)]) + 1
     sure = np.ones((4, 13))
     sure[1, 2] = 0
     labels = {"x": xy[..., 0], "y": xy[..., 1], "visibility": sure, "train": -1}
     boxes = np.array([[31, 21, 180, 180]] * 3, float)
-    (tmp_path / "labels").mkdir()
-    savemat(tmp_path / "labels" / "0007.mat", {**labels, "bbox": boxes})
-    (tmp_path / "labels" / "0008.mat").write_bytes(b"MATLAB 5.0 no more")
+    (root / "labels").mkdir(parents=True)
+    savemat(root / "labels" / "0007.mat", {**labels, "bbox": boxes})
+    (root / "labels" / "0008.mat").write_bytes(b"MATLAB 5.0 no more")
     for i in range(1, 5):
-        picture(tmp_path / "frames" / "0007" / f"{i:06d}.jpg")
+        picture(root / "frames" / "0007" / f"{i:06d}.jpg")
+    return xy
+
+
+def test_penn_action(tmp_path: Path) -> None:
+    xy = write_penn_action(tmp_path)
     frames, rejects = parted(penn_action.frames(penn_action.Config(tmp_path, frame_rate=10)))
     assert [f.time for f in frames] == pytest.approx([0, 0.1, 0.2]) and frames[0].split == "test"
     assert frames[0].box == (30, 20, 180, 180) and frames[0].track == "0007"
@@ -147,24 +167,35 @@ def test_penn_action(tmp_path: Path) -> None:
         list(penn_action.frames(penn_action.Config(tmp_path / "labels")))
 
 
-def test_jhmdb(tmp_path: Path) -> None:
+def write_jhmdb(root: Path) -> np.ndarray:
+    """Three clips, of which the second's joints are transposed and the third is in no split; the
+    splits are not written. Returns (3, 15, 2) places."""
     xy = np.stack([places(15, i) for i in range(3)]) + 1  # (T, 15, 2)
     for clip in ("a", "b", "c"):
-        folder = tmp_path / "joint_positions" / "run" / clip
+        folder = root / "joint_positions" / "run" / clip
         folder.mkdir(parents=True)
         stored = xy.transpose(2, 1, 0) if clip != "b" else xy
         savemat(folder / "joint_positions.mat", {"pos_img": stored})
         for i in (1, 2, 3):
-            picture(tmp_path / "Rename_Images" / "run" / clip / f"{i:05d}.png")
-    masks = tmp_path / "puppet_mask" / "run" / "a"
+            picture(root / "Rename_Images" / "run" / clip / f"{i:05d}.png")
+    masks = root / "puppet_mask" / "run" / "a"
     masks.mkdir(parents=True)
     mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     mask[50:60, 70:90, 1] = 4
     savemat(masks / "puppet_mask.mat", {"part_mask": mask})
+    return xy
+
+
+def write_jhmdb_splits(root: Path) -> None:
+    (root / "splits").mkdir()
+    (root / "splits" / "run_test_split1.txt").write_text("a.avi 1\nb.avi 2\n")
+
+
+def test_jhmdb(tmp_path: Path) -> None:
+    xy = write_jhmdb(tmp_path)
     with pytest.raises(ValueError, match=r"run_test_split1\.txt is missing; get joint_positions"):
         list(jhmdb.frames(jhmdb.Config(tmp_path)))
-    (tmp_path / "splits").mkdir()
-    (tmp_path / "splits" / "run_test_split1.txt").write_text("a.avi 1\nb.avi 2\n")
+    write_jhmdb_splits(tmp_path)
     frames, rejects = parted(jhmdb.frames(jhmdb.Config(tmp_path)))
     assert [f.time for f in frames] == pytest.approx([0, 1 / 30, 2 / 30])
     assert np.allclose(frames[2].labels["joints2d"][:, :2], xy[2] - 0.5)
