@@ -35,6 +35,9 @@ class FrameRecord:
     """(3,) where the person is in the world, metres."""
     mask: np.ndarray | None = None
     """(H, W) bool, True on the person."""
+    appearance: np.ndarray | None = None
+    """What `hpse_dist.data.appearance` measured on the person, for frames without joints: by
+    it, rather than by the mask, cross-pose pairs are told from pairs of one pose."""
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     """Fields of `hpse_dist.fields`, except joints2d (J, 3) in pixels; body parameters and joints3d
     in the camera frame; part_map (H, W) uint8; uv_map (2, H, W) 0..1."""

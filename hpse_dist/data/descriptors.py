@@ -1,21 +1,22 @@
 """Small numbers kept beside each frame so that pairs can be mined without opening an image.
 
 A pose descriptor says how a person stands, apart from where, and apart from size: centred joints
-(in the camera frame, or else in the picture) or, where no joints are known, the silhouette. Surface
-cells say which patches of the body's surface a picture shows: two pictures' cells give their
-co-visibility.
+(in the camera frame, or else in the picture) or, where no joints are known, the appearance that an
+importer measured, or else the silhouette. Surface cells say which patches of the body's surface a
+picture shows: two pictures' cells give their co-visibility.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from hpse_dist.data.appearance import appearance_distances
 from hpse_dist.records import FrameRecord
 
 MIN_JOINTS = 4  # fewer common joints say too little about a pose
 SILHOUETTE_PX = 16
 SURFACE_CELLS = 32  # the surface's 0..1 square is cut into 32 x 32 cells, one bit each
-POSE_KINDS = ("joints3d", "joints2d", "silhouette")
+POSE_KINDS = ("joints3d", "joints2d", "silhouette", "appearance")
 
 
 def pose_descriptor(
@@ -25,7 +26,7 @@ def pose_descriptor(
 
     Joints: (J * D,) float32, centred on their mean, divided by their mean distance from it, NaN
     where the confidence is 0. `silhouette` (h, w) float 0..1, the person in the crop, becomes a
-    (SILHOUETTE_PX ** 2,) grid of shares.
+    (SILHOUETTE_PX ** 2,) grid of shares. Appearance is taken as the record has it.
     """
     for kind, size in (("joints3d", 3), ("joints2d", 2)):
         if kind in record.labels:
@@ -36,6 +37,8 @@ def pose_descriptor(
                 scale = np.nanmean(np.linalg.norm(points, axis=1))
                 if scale > 0:
                     return kind, (points / scale).astype(np.float32).reshape(-1)
+    if record.appearance is not None:
+        return "appearance", record.appearance
     if silhouette is None:
         return None
     blocks = silhouette.shape[0] // SILHOUETTE_PX
@@ -47,9 +50,11 @@ def pose_distances(kind: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """How far apart two frames' poses are: (N, D) and (N, D) descriptors -> (N,) float64.
 
     Joints: mean displacement of the common joints over the mean distance of joints from their
-    centre, so 0.1 is a gesture and 0.5 another pose. Silhouettes: 1 - intersection / union. NaN
-    where fewer than MIN_JOINTS joints are common.
+    centre, so 0.1 is a gesture and 0.5 another pose. Silhouettes: 1 - intersection / union.
+    Appearance: see `appearance`. NaN where fewer than MIN_JOINTS joints are common.
     """
+    if kind == "appearance":
+        return appearance_distances(a, b)
     if kind == "silhouette":
         union = np.maximum(a, b).sum(axis=1, dtype=np.float64)
         common = np.minimum(a, b).sum(axis=1, dtype=np.float64)

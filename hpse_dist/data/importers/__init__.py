@@ -41,6 +41,7 @@ from hpse_dist.data.importers import (
     rig,
     surreal,
     threedpw,
+    videos,
 )
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
@@ -62,6 +63,7 @@ class FrameSource(Protocol):
 IMPORTERS: dict[str, FrameSource] = {
     "image_folder": image_folder,
     "rig": rig,
+    "videos": videos,
     # people in 3D
     "threedpw": threedpw,
     "mpi_inf_3dhp": mpi_inf_3dhp,
