@@ -88,7 +88,7 @@ def _overlap(shift: int) -> tuple[slice, slice]:
 def _middle_first() -> np.ndarray:
     """(CELLS, CELLS) weights: a person is taller than wide, and in the middle of the square."""
     place = (np.arange(CELLS) + 0.5) / CELLS - 0.5
-    across, down = place**2 / 0.126, place**2 / 0.234
+    across, down = place**2 / (2 * 0.16**2), place**2 / (2 * 0.34**2)
     return np.exp(-(across[None, :] + down[:, None]))
 
 
