@@ -17,6 +17,14 @@ from torch import Tensor, nn
 PERSON = 1  # in COCO's numbering of classes, which torchvision keeps
 _CLASS_TENSOR = "roi_heads.box_predictor.cls_score.bias"  # as long as there are classes
 _COCO_CLASSES = 91
+# what only some of them have, in whose names
+_MARKS = {
+    "roi_heads.keypoint": "keypointrcnn",
+    "roi_heads.mask": "maskrcnn",
+    "roi_heads.": "fasterrcnn",
+    "backbone.features.": "ssd",
+    "head.": "",
+}
 
 
 class Detector:
@@ -76,9 +84,10 @@ def _architecture(path: Path, state: Mapping[str, Tensor]) -> tuple[str, int]:
 
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     known = list_models(module=detection)
-    counts = {_COCO_CLASSES, *shapes.get(_CLASS_TENSOR, ())}
-    for name in known:
-        for classes in sorted(counts):
+    kinds = [kind for mark, kind in _MARKS.items() if any(key.startswith(mark) for key in shapes)]
+    counts = shapes.get(_CLASS_TENSOR, (_COCO_CLASSES,))
+    for name in known if kinds else ():
+        for classes in counts if name.startswith(kinds[0]) else ():
             options: dict[str, Any] = {"weights": None, "weights_backbone": None}
             with torch.device("meta"):  # shapes alone, without memory
                 model = get_model(name, num_classes=classes, **options)

@@ -22,9 +22,10 @@ from hpse_dist.data.importers.rig_boxes import box_around
 from hpse_dist.data.importers.video_people import Found, Outline, colours
 
 _CORNERS = 300  # points that are followed through a shot
-_APART_PX = 9  # at least so far from each other, so that a textured person has few of them
+_APART_PX = 16  # at least so far from each other, so that a textured person has few of them
+_FAINT = 0.001  # corners this much weaker than the strongest are followed too: walls are plain
 _STILL_PX = 1.0  # of the shrunk picture: a point that moved less did not move
-_STILL_SHARE = 0.5  # of the points do not move if the camera does not
+_STILL_SHARE = 0.3  # of the points do not move if the camera does not; many may be on people
 _LIMB_SHARE, _LIMB_APART = 0.5, 0.15  # of a larger part's area and length: no person of its own
 _LOST = 0.4  # share of points found again below which others are taken: the light has changed
 
@@ -58,7 +59,7 @@ class ShotMotion:
         self._shares.append(float((way < _STILL_PX).mean()))
 
     def _take(self, grey: np.ndarray) -> None:
-        points = cv2.goodFeaturesToTrack(grey, _CORNERS, 0.01, _APART_PX)
+        points = cv2.goodFeaturesToTrack(grey, _CORNERS, _FAINT, _APART_PX)
         self._first, self._points = (grey, points) if points is not None else (None, None)
 
     def still(self) -> bool:

@@ -20,10 +20,10 @@ import numpy as np
 _SIZE = (48, 27)  # width and height of what is looked at
 _RIM = 6  # pixels by which the picture may have moved between two looks
 _COLOURS = (8, 4, 4)  # histogram bins of hue, saturation, value
-_SPANS_S = (0.5, 1.0, 2.0)  # lengths of what may be one dissolve, or the middle of one
+_SPANS_S = (2.0, 1.0, 0.5)  # lengths of what may hold one dissolve, the longest first
 _SAME = 0.75  # correlation of structure that no cut leaves
 _MIXED = (0.15, 0.85)  # shares of the second picture that make a mixture
-_SETTLED = 0.15  # a dissolve is over when so much of the looked-at time shows the second picture
+_SETTLED_S, _SETTLED = 0.12, 0.975  # it is over when for so long so much is of the second picture
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,7 @@ def _mixtures(looks: list[_Look], most: float) -> Change | None:
     length = float(way @ way)
     share = (stack - stack[0]) @ way / max(length, 1e-9)
     times = np.array([look.time for look in looks])
-    settled = times > times[-1] - _SETTLED * (times[-1] - times[0])
-    if share[settled].mean() < 0.97:  # it still goes on
+    if share[times > times[-1] - _SETTLED_S].mean() < _SETTLED:  # it still goes on
         return None
     mixed = (share > _MIXED[0]) & (share < _MIXED[1])
     if mixed.sum() < 3 or np.corrcoef(share, np.arange(len(share)))[0, 1] < 0.95:

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from hpse_dist.data.importers import rig_videos
-from hpse_dist.data.importers.official import MOST_PIXELS, Bad
+from hpse_dist.data.importers.official import Bad
+from hpse_dist.data.pictures import MOST_PIXELS
 
 SUFFIXES = (
     *rig_videos.SUFFIXES,

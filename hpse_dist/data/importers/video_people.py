@@ -69,7 +69,7 @@ def colours(picture: np.ndarray, box: np.ndarray, mask: np.ndarray | None = None
     """
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = box
-    inset = 0 if mask is not None else 0.2 * (x1 - x0)
+    inset = 0 if mask is not None else 0.3 * (x1 - x0)
     left, right = np.clip([x0 + inset, x1 - inset], 0, width).round().astype(int)
     edges = np.clip([y0, (y0 + y1) / 2, y1], 0, height).round().astype(int)
     halves = []

@@ -286,6 +286,8 @@ def _follow(
             yield Reject(video.source(index), "nobody is found in the frame")
     for one in tracker.several:
         yield Reject(video.source(one.index), "an outline of several people at once")
+    for one in tracker.covered:
+        yield Reject(video.source(one.index), "another person is before or behind this one")
     for track in tracker.finish():
         reason = _unlikely(track, config.tracks)
         if reason is None:
