@@ -148,7 +148,7 @@ class Tracker:
 
     def _apart(self, found: Sequence[Found]) -> list[Found]:
         """Those whose boxes show one person rather than two."""
-        kept = []
+        kept: list[Found] = []
         for one in found:
             overlap = max((float(iou(one.box, o.box)) for o in found if o is not one), default=0.0)
             (self.covered if overlap > self._config.max_overlap else kept).append(one)
