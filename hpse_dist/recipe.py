@@ -29,12 +29,13 @@ from hpse_dist.models.encoder import EncoderConfig
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.optim import OptimConfig
 from hpse_dist.protocols import PROTOCOLS
-from hpse_dist.synth import groups, hands
+from hpse_dist.synth import clips, groups, hands
 from hpse_dist.tasks import TASKS, protocol_of
 
 FRAME_SOURCES: dict[str, Any] = {
     **IMPORTERS,
     "synthetic": synth,
+    "synthetic_motions": clips,
     "synthetic_groups": groups,
     "synthetic_hands": hands,
 }
@@ -54,12 +55,12 @@ def located(path: Path | str) -> Path:
 
 
 def with_located_roots(source: Any) -> Any:
-    """A source's config with `root`, its own and those of its parts, as an absolute path."""
+    """A source's config with its folders, its own and those of its parts, as absolute paths."""
     changes: dict[str, Any] = {}
     for one in fields(source):
         value = getattr(source, one.name)
-        if one.name == "root" and value is not None:
-            changes["root"] = located(value)
+        if one.name in ("root", "motions") and value is not None:
+            changes[one.name] = located(value)
         elif is_dataclass(value):
             changes[one.name] = with_located_roots(value)
     return replace(source, **changes)

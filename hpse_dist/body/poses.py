@@ -47,10 +47,10 @@ def _read(file: Path) -> np.ndarray | None:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if name in _NAMES}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         raise ValueError(f"poses: {file} cannot be read: {error}") from None
     if "poses" in arrays:
-        numbers = _upright(_matrix(file, "poses", arrays["poses"], _BODY_NUMBERS))
+        numbers = upright(_matrix(file, "poses", arrays["poses"], _BODY_NUMBERS))
     elif "body_pose" in arrays and "global_orient" in arrays:
         turn = _matrix(file, "global_orient", arrays["global_orient"], 3)
         pose = _matrix(file, "body_pose", arrays["body_pose"], _BODY_NUMBERS - 3)
@@ -79,7 +79,7 @@ def _matrix(file: Path, name: str, value: np.ndarray, least: int) -> np.ndarray:
     return value.astype(np.float32)
 
 
-def _upright(numbers: np.ndarray) -> np.ndarray:
+def upright(numbers: np.ndarray) -> np.ndarray:
     """AMASS's world has z up: its global rotation in a world with y up."""
     quarter = axis_angle_to_matrix(torch.tensor([-math.pi / 2, 0.0, 0.0]))
     turned = quarter @ axis_angle_to_matrix(torch.from_numpy(numbers[:, :3]))

@@ -91,7 +91,7 @@ def _read_npz(path: Path) -> Examples:
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         raise ValueError(f"{path}: not readable as .npz ({error}); is it whole?") from None
     return Examples(str(path), arrays)
 

@@ -171,7 +171,7 @@ class Studio:
         with torch.no_grad():
             rest = self.body.rest_joints(torch.from_numpy(look.betas)[None])[0].numpy()
         times = np.arange(config.moments_per_sequence) * config.moment_gap_s
-        motion = draw_motion(rng, manner, rest, times, avoid=DEEP if look.skirted else ())
+        motion = self.motion(rng, (subject, sequence), look, manner, rest, times)
         moved = self.moved(subject, sequence, look, len(times))
         posed = pose_person(self.body, self.surface, look, motion, moved)
         scene = draw_scene(
@@ -186,6 +186,18 @@ class Studio:
             for number, camera in enumerate(scene.cameras):
                 place = (subject, sequence, index, number)
                 yield from self.records(rng, place, posed, motion, moment, camera)
+
+    def motion(
+        self,
+        rng: np.random.Generator,
+        job: tuple[int, int],
+        look: Look,
+        manner: Manner,
+        rest: np.ndarray,
+        times: np.ndarray,
+    ) -> Motion:
+        """How this person moves in the sequence `job` (subject, sequence), at seconds (M,)."""
+        return draw_motion(rng, manner, rest, times, avoid=DEEP if look.skirted else ())
 
     def moved(self, subject: int, sequence: int, look: Look, count: int) -> np.ndarray | None:
         """(M, V, 3) how far the body's vertices are from their places at rest; None: not at all."""
