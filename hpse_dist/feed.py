@@ -36,9 +36,15 @@ def sampling_of(module: Objective) -> Sampling:
 
 
 def sources_of(recipe: TrainingRecipe, split: str) -> list[DataSource]:
-    """The recipe's collections, one split of each."""
+    """The recipe's collections, one split of each; a curriculum is for training alone."""
     return [
-        DataSource(Collection.open(located(use.path)), use.weight, split, use.kinds)
+        DataSource(
+            Collection.open(located(use.path)),
+            use.weight,
+            split,
+            use.kinds,
+            use.curriculum if split == "train" else None,
+        )
         for use in recipe.collections
     ]
 

@@ -18,9 +18,11 @@ from hpse_dist import synth
 from hpse_dist.config import Choice, ConfigError, digest, load
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection, CollectionConfig
+from hpse_dist.data.curriculum import CurriculumConfig
 from hpse_dist.data.decode import provided_by
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
+from hpse_dist.data.items import Source, check_curriculum
 from hpse_dist.data.pairs import PairsConfig
 from hpse_dist.data.unpack import UnpackConfig
 from hpse_dist.fields import missing
@@ -101,6 +103,8 @@ class CollectionUse:
     """How often each sample comes in one epoch; 0.5 takes a rotating half."""
     kinds: tuple[str, ...] = ("view", "pose")
     """Which pairs are used where pairs are."""
+    curriculum: CurriculumConfig | None = None
+    """Easy pairs first; null takes all of them all the time."""
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
@@ -330,7 +334,11 @@ def check_fields(recipe: TrainingRecipe) -> None:
     name, needs = component(recipe)
     check_kinds(recipe, name)
     collections = [Collection.open(located(use.path)) for use in recipe.collections]
-    provides = provided_by(collections, pairs="image_ref" in needs)
+    paired = "image_ref" in needs
+    for use, collection in zip(recipe.collections, collections, strict=True):
+        source = Source(collection, curriculum=use.curriculum)
+        check_curriculum(source, "pairs" if paired else "frames")
+    provides = provided_by(collections, pairs=paired)
     lacking = missing([field for field in needs if field != "valid"], provides)
     if lacking:
         folders = ", ".join(str(use.path) for use in recipe.collections)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,59 +34,16 @@ from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.beton import ffcv_batches, read_rows
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.loader import Loader, Source
+from hpse_dist.data.mining.cost import make_tables, mining_cost
+from hpse_dist.data.pairs import PairsConfig
 from hpse_dist.log import METRICS_FILE, read_metrics
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
 from hpse_dist.world import World
 from pipelines import command_parser, progress_bar, run_command
+from pipelines.figures import Figure, figure, figures, table
 
 _PREFETCHED = 12  # batches that may have been ready before a measurement began
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table."""
-
-    name: str
-    unit: str
-    rounds: tuple[float, ...]
-    """What each round measured."""
-    median: float
-    ratio: float | None
-    """To the line that is the measure of the others; None on that line."""
-    target: str = ""
-
-    @property
-    def spread(self) -> float:
-        """Half the range of the rounds over their median."""
-        return (max(self.rounds) - min(self.rounds)) / 2 / self.median
-
-
-def figures(
-    rounds: Mapping[str, list[float]], unit: str, against: str, targets: Mapping[str, str]
-) -> list[Figure]:
-    """The table of several candidates measured in the same rounds."""
-    lines = []
-    for name, values in rounds.items():
-        ratios = [a / b for a, b in zip(values, rounds[against], strict=True)]
-        ratio = None if name == against else statistics.median(ratios)
-        target = targets.get(name, "")
-        lines.append(Figure(name, unit, tuple(values), statistics.median(values), ratio, target))
-    return lines
-
-
-def table(lines: list[Figure]) -> str:
-    """Figures as aligned text."""
-    rows = [("", "median", "spread", "ratio", "target")]
-    for line in lines:
-        ratio = "" if line.ratio is None else f"{line.ratio:.3f}"
-        value = f"{line.median:,.1f} {line.unit}"
-        rows.append((line.name, value, f"±{line.spread:.1%}", ratio, line.target))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join(
-        row[0].ljust(widths[0]) + "".join(f"  {row[i].rjust(widths[i])}" for i in range(1, 5))
-        for row in rows
-    )
 
 
 # ------------------------------------------------------------------------------------ loader
@@ -304,16 +261,39 @@ def steps_per_s(metrics: Path, skip: int) -> float:
     return 1 / statistics.median(np.diff(kept).tolist())
 
 
+# ------------------------------------------------------------------------------------- pairs
+
+
+def bench_pairs(*, frames: int, people: int, rules: PairsConfig, rounds: int) -> list[Figure]:
+    """Seconds and memory of mining the pairs of made-up frames, each round in a fresh process."""
+    if people < 1 or frames < 2 * people:
+        raise ValueError(f"frames must be at least 2 for each of the people, found {frames}")
+    with tempfile.TemporaryDirectory(prefix="hpse_bench_") as folder:
+        make_tables(Path(folder), frames, people)
+        with progress_bar(rounds, "bench") as bar:
+            costs = []
+            for _ in range(rounds):
+                costs.append(mining_cost(Path(folder), rules))
+                bar.update()
+    one = costs[0]
+    what = f"{one.pairs:,} pairs of {one.candidates:,} candidates, {one.frames:,} frames"
+    return [
+        figure(what, "s", [cost.seconds for cost in costs], "under 60 for 1,000,000 pairs"),
+        figure("peak memory", "MiB", [cost.peak_bytes / 2**20 for cost in costs], "under 2,048"),
+        figure("pairs", "pairs/s", [cost.pairs / cost.seconds for cost in costs]),
+    ]
+
+
 # ----------------------------------------------------------------------------------- command
 
 
 def parser() -> argparse.ArgumentParser:
     made = command_parser(
         "bench",
-        "How fast the loader, the renderer and a training step are.",
+        "How fast the loader, the renderer, a training step and the mining of pairs are.",
         "python -m pipelines.bench loader collections/demo --json loader.json",
     )
-    parts = made.add_subparsers(dest="part", required=True, metavar="loader|synth|step")
+    parts = made.add_subparsers(dest="part", required=True, metavar="loader|synth|step|pairs")
     loader = parts.add_parser("loader", help="decoded frames/s beside bare FFCV and torch with PIL")
     loader.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
     loader.add_argument("--batch", type=int, default=64)
@@ -327,7 +307,13 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("overrides", nargs="*", metavar="key=value")
     step.add_argument("--steps", type=int, default=60, help="counted in each run")
     step.add_argument("--skip", type=int, default=10, help="steps before those, to warm up")
-    for part, rounds in ((loader, 7), (rendering, 3), (step, 3)):
+    mining = parts.add_parser("pairs", help="seconds and memory of mining made-up frames' pairs")
+    mining.add_argument("--frames", type=int, default=200_000)
+    mining.add_argument("--people", type=int, default=500, help="half in rigs of 4 to 100 cameras")
+    mining.add_argument("--per-frame", type=int, default=8, help="rule pairs.max_pose_per_frame")
+    mining.add_argument("--per-moment", type=int, default=64, help="rule pairs.max_view_per_moment")
+    mining.add_argument("--per-subject", type=int, help="rule pairs.max_per_subject")
+    for part, rounds in ((loader, 7), (rendering, 3), (step, 3), (mining, 3)):
         part.add_argument("--rounds", type=int, default=rounds, help="repeats, candidates in turn")
         part.add_argument("--json", type=Path, help="write the figures here too")
     return made
@@ -347,6 +333,15 @@ def main(options: argparse.Namespace) -> None:
     elif options.part == "synth":
         lines = bench_synth(
             crop_px=options.crop_px, sequences=options.sequences, rounds=options.rounds
+        )
+    elif options.part == "pairs":
+        rules = PairsConfig(
+            max_pose_per_frame=options.per_frame,
+            max_view_per_moment=options.per_moment,
+            max_per_subject=options.per_subject,
+        )
+        lines = bench_pairs(
+            frames=options.frames, people=options.people, rules=rules, rounds=options.rounds
         )
     else:
         lines = bench_step(

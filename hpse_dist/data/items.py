@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.curriculum import Curriculum, CurriculumConfig
 from hpse_dist.draws import uniform
 
 FLAGS = ("has_body", "has_hand", "has_parts")
@@ -32,6 +33,8 @@ class Source:
     """Frames of this split only; None takes all."""
     kinds: tuple[str, ...] = ("view", "pose")
     """Pairs of these kinds only."""
+    curriculum: CurriculumConfig | None = None
+    """Easy pairs first; null takes all of them all the time."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,21 @@ class Items:
     """(n,) 0 view, 1 pose; 0 for frames."""
     use: np.ndarray
     """(n,) how many earlier items have the same first frame: 0 for frames."""
+    difficulty: np.ndarray | None = None
+    """(n,) 0 easy .. 1 hard, where the source has a curriculum."""
 
     @property
     def uses(self) -> int:
         """Most items that one frame begins."""
         return int(self.use.max()) + 1 if len(self.use) else 1
+
+    def curriculum(self, global_batch: int) -> Curriculum | None:
+        """The source's, in samples."""
+        config = self.source.curriculum
+        if config is None or self.difficulty is None:
+            return None
+        samples = config.steps * global_batch
+        return Curriculum(self.difficulty, self.kind, config.start, config.end, samples)
 
     def by_shard(self) -> list[np.ndarray]:
         """Item numbers of each shard that has any."""
@@ -79,8 +92,10 @@ def read_items(
     label_fraction: float = 1.0,
 ) -> Items:
     """The items of the `number`-th source of a run. ValueError where there are none."""
+    check_curriculum(source, sampling)
     frames = source.collection.frames
     sample_id = _numbers(frames, "sample_id")
+    difficulty: np.ndarray | None = None
     split = np.asarray(frames["split"].to_pylist(), dtype=object)
     chosen = np.ones(len(split), bool) if source.split is None else split == source.split
     where = f"{source.collection.folder}, split {source.split or 'any'}"
@@ -89,7 +104,7 @@ def read_items(
         first, second = labelled, None
         kind: np.ndarray = np.zeros(len(first), np.int64)
     else:
-        first, second, kind = _pairs(source, sample_id, chosen)
+        first, second, kind, difficulty = _pairs(source, sample_id, chosen)
     if len(first) == 0:
         what = f"pairs of kind {' or '.join(source.kinds)}" if sampling == "pairs" else "frames"
         raise ValueError(f"{where}: it holds no {what}")
@@ -115,7 +130,24 @@ def read_items(
         second=second,
         kind=kind,
         use=_earlier(first),
+        difficulty=difficulty,
     )
+
+
+def check_curriculum(source: Source, sampling: Literal["pairs", "frames"]) -> None:
+    """ValueError where a source's pairs cannot be graded, or there are none to grade."""
+    if source.curriculum is None:
+        return
+    where = source.collection.folder
+    if sampling == "frames":
+        raise ValueError(
+            f"{where}: curriculum is of pairs, and single frames are what is trained on; remove it"
+        )
+    if "difficulty" not in source.collection.pairs.column_names:
+        raise ValueError(
+            f"{where}: its pairs were mined before difficulty was stored, which curriculum needs; "
+            "give its pipelines.prepare command again, which mines them anew in seconds"
+        )
 
 
 def has_items(source: Source, sampling: Literal["pairs", "frames"]) -> bool:
@@ -159,8 +191,8 @@ def label_order(sample_id: np.ndarray) -> np.ndarray:
 
 def _pairs(
     source: Source, sample_id: np.ndarray, chosen: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(first, second, kind) of a source's pairs, both frames among the chosen."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """(first, second, kind, difficulty) of a source's pairs, both frames among the chosen."""
     unknown = set(source.kinds) - set(KINDS)
     if unknown or not source.kinds:
         raise ValueError(f"kinds must be among {', '.join(KINDS)}, found {list(source.kinds)}")
@@ -172,7 +204,10 @@ def _pairs(
     )
     wanted = np.isin(kind, [KINDS[name] for name in source.kinds])
     keep = wanted & chosen[first] & chosen[second]
-    return first[keep], second[keep], kind[keep]
+    difficulty: np.ndarray | None = None
+    if source.curriculum is not None:
+        difficulty = np.nan_to_num(pairs["difficulty"].to_numpy()[keep], nan=1.0)
+    return first[keep], second[keep], kind[keep], difficulty
 
 
 def _earlier(first: np.ndarray) -> np.ndarray:

@@ -75,7 +75,8 @@ class Loader:
         )
         self._decoder = Decoder(items, self._finish.labels)
         weights = [source.weight for source in sources]
-        self._order = Order([i.by_shard() for i in items], weights, seed, window)
+        curricula = [i.curriculum(global_batch) for i in items]
+        self._order = Order([i.by_shard() for i in items], weights, seed, window, curricula)
         self._taken = 0  # micro-batches handed out since the start of the sequence
         self._active: Prefetcher[Rows] | None = None
         self.wait_seconds = 0.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpse_dist.data.curriculum import Curriculum, replace_hard
 from hpse_dist.draws import permutation
 
 
@@ -28,7 +29,8 @@ class Stretch:
     item: np.ndarray
     repeat: np.ndarray
     """How often the item came before in the whole sequence, counted so that it grows with the
-    epoch; not without gaps if the weight is no whole number."""
+    epoch; not without gaps if the weight is no whole number. Of an item in the place of a harder
+    one it is another number that never comes twice."""
 
     def __len__(self) -> int:
         return len(self.item)
@@ -42,7 +44,8 @@ class Order:
 
     shards[s][k] holds the item numbers of shard k of source s. weights[s] w: each item comes w
     times per epoch; the fraction of w is a part that rotates, so that 0.5 takes every item once
-    in two epochs. `window` is about how many shards are open at a time.
+    in two epochs. `window` is about how many shards are open at a time. curricula[s], where there
+    is one, puts easier items of source s in the place of hard ones.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Order:
         weights: Sequence[float],
         seed: int,
         window: int = 8,
+        curricula: Sequence[Curriculum | None] = (),
     ) -> None:
         for weight in weights:
             if not (math.isfinite(weight) and weight > 0):
@@ -58,6 +62,7 @@ class Order:
         if window < 1:
             raise ValueError(f"window must be at least 1 shard, found {window}")
         self.seed = seed
+        self._curricula = tuple(curricula)
         self._sources = [
             _SourceOrder(parts, weight, seed, number)
             for number, (parts, weight) in enumerate(zip(shards, weights, strict=True))
@@ -78,6 +83,7 @@ class Order:
     def _make(self, epoch: int) -> Stretch:
         parts = [source.epoch(epoch) for source in self._sources]
         windows = []
+        place = epoch * self.items_per_epoch
         for w in range(self._num_windows):
             slices = []
             for part in parts:
@@ -85,7 +91,12 @@ class Order:
                 slices.append(part[start : len(part) * (w + 1) // self._num_windows])
             together = _join(slices)
             shuffled = permutation(self.seed, f"order.window.{w}", epoch, len(together))
-            windows.append(_take(together, shuffled))
+            drawn = _take(together, shuffled)  # copies
+            places = np.arange(place, place + len(drawn))
+            keys = (self.seed, epoch, w)
+            replace_hard(drawn.item, drawn.repeat, drawn.source, places, self._curricula, keys)
+            windows.append(drawn)
+            place += len(drawn)
         return _join(windows)
 
     def between(self, start: int, stop: int) -> Stretch:

@@ -129,9 +129,24 @@ def test_steps_under_ray_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
         bench.bench_step(Path("x.yaml"), [], steps=5, skip=2, rounds=1)
 
 
+def test_mining_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "figures.json"
+    command = ["pairs", "--frames", "400", "--people", "4", "--rounds", "1", "--per-subject", "50"]
+    assert run_command(bench.main, bench.parser(), [*command, "--json", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "peak memory" in text and "under 2,048" in text
+    seconds, memory, speed = json.loads(out.read_text())["figures"]
+    pairs = int(seconds["name"].partition(" ")[0])
+    assert 200 <= pairs <= 2 * 4 * 50
+    assert speed["median"] == pytest.approx(pairs / seconds["median"])
+    assert memory["median"] > 50
+
+
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
+        (["pairs", "--frames", "3", "--people", "4"], 1, "at least 2 for each"),
+        (["pairs", "--per-subject", "0"], 1, "max_per_subject must be at least 1"),
         (["loader", "/nowhere"], 1, "no collection here"),
         (["loader", "/nowhere", "--rounds", "0"], 1, "--rounds must be at least 1"),
         (["step", "/nowhere.yaml"], 2, "no such recipe"),
