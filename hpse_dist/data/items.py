@@ -118,6 +118,7 @@ def read_items(
             )
         first, kind = first[known], kind[known]
         second = None if second is None else second[known]
+        difficulty = None if difficulty is None else difficulty[known]
     return Items(
         source=source,
         sample_id=sample_id,

@@ -141,6 +141,9 @@ def test_the_pairs_that_come_are_easy_ones() -> None:
     rows = [row for row in itertools.islice(loader()._rows(), 60)]
     hard = [items.difficulty[row.item].mean() for row in rows]
     assert np.mean(hard[:6]) < np.mean(hard[40:]) - 0.05
+    some = read_items(source, "pairs", label_fraction=0.5)
+    assert some.difficulty is not None and len(some.difficulty) == len(some.first)
+    assert len(some.first) < len(items.first)
     plain = read_items(dataclasses.replace(source, curriculum=None), "pairs")
     assert plain.difficulty is None and plain.curriculum(16) is None
 
