@@ -151,8 +151,8 @@ def summary(collection: Collection) -> list[str]:
     counts = collection.manifest["counts"]
     splits = ", ".join(f"{count} {name}" for name, count in counts["splits"].items())
     lines = [
-        f"{counts['frames']} frames ({splits}) of {counts['subjects']} subjects, "
-        f"{counts['sequences']} sequences, {counts['cameras']} cameras"
+        f"{counts['frames']} frames ({splits}) of {counts['subjects'] or 'unnamed'} subjects, "
+        f"{counts['sequences']} sequences, {counts['cameras'] or 'unnamed'} cameras"
     ]
     pairs = collection.manifest.get("pairs")
     if pairs:

@@ -359,7 +359,7 @@ def _store(
         raise ValueError(f"no usable frame: {rejects.summary() or 'the source holds none'}")
     counts: dict[str, Any] = {"frames": shards.num_frames, "shards": len(shards.shards)}
     for kind in ("subject", "sequence", "camera"):
-        counts[f"{kind}s"] = sum(1 for key in seen if key[0] == kind)
+        counts[f"{kind}s"] = sum(1 for key in seen if key[0] == kind and key[1])
     counts["splits"] = {key[1]: count for key, count in sorted(seen.items()) if key[0] == "split"}
     counts["rejects"] = dict(rejects.reasons.most_common())
     return shards, counts

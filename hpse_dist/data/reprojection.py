@@ -77,7 +77,10 @@ def sentences(manifest: dict[str, Any]) -> list[str]:
     size = account["size_m"]
     lines = []
     if "median_px" in account and account["p95_px"] < _PROJECTED_PX:
-        lines.append("2D joints are the 3D ones, projected: look at sheets/frames.png")
+        lines.append(
+            "2D joints lie exactly where the 3D ones project: whether both sit on people, "
+            "sheets/frames.png tells"
+        )
     elif "median_px" in account:
         lines.append(
             f"3D joints project {account['median_px']:.2f} px (median, 95 % below "

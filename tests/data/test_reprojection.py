@@ -56,7 +56,9 @@ def test_good_labels_are_accounted_for_and_pass(tmp_path: Path) -> None:
     assert any("3D joints project 0.50 px (median" in line for line in lines)
     assert not any("warning" in line for line in lines)
     exact = sentences(write(tmp_path / "exact").manifest)
-    assert exact[0].startswith("2D joints are the 3D ones, projected") and len(exact) == 2
+    assert (
+        exact[0].startswith("2D joints lie exactly where the 3D ones project") and len(exact) == 2
+    )
 
 
 @pytest.mark.parametrize(
