@@ -35,6 +35,8 @@ from tests.data.importers import (
     test_rig,
     test_surreal,
     test_threedpw,
+    test_videos,
+    walkers,
 )
 from tests.data.importers.annotated import picture, places, triples, write_json
 
@@ -145,6 +147,13 @@ def lose_a_video(root: Path) -> None:
     sorted((root / "videos").iterdir())[-1].unlink()
 
 
+def videos(root: Path) -> None:
+    pictures, boxes = walkers.walk(40, 60, 200)
+    made_videos.write_video(root / "walk.avi", pictures, test_videos.RATE)
+    (root / "words.mov").write_text("no video")
+    test_videos.boxes_file(root / "boxes.csv", test_videos.given(boxes, 2, "anna"))
+
+
 def surreal(root: Path) -> None:
     test_surreal.write(root, test_surreal.clip())
 
@@ -174,6 +183,9 @@ def nothing(root: Path) -> None:
 LAYOUTS: dict[str, Layout] = {
     "image_folder": Layout(of(test_image_folder), ".", {"licence": "own"}, nothing),
     "rig": Layout(rig, "calibration.toml", {"boxes": "boxes.csv"}, lose_a_box, "no box"),
+    "videos": Layout(
+        videos, "boxes.csv", {"boxes": "boxes.csv"}, nothing, "not a video that can be opened"
+    ),
     "threedpw": Layout(of(test_threedpw), "sequenceFiles/validation", {"splits": ["validation"]}),
     "mpi_inf_3dhp": Layout(
         of(test_mpi_inf_3dhp),

@@ -41,7 +41,9 @@ def test_the_table_is_complete() -> None:
     for name in IMPORTERS:
         written = load(DataRecipe, TOP / "configs" / "data" / f"{name}.yaml")
         assert written.source_name() == name
-        assert name in ("image_folder", "rig") or f"`{name}`" in docs, f"{name}: not in the docs"
+        assert name in ("image_folder", "rig", "videos") or f"`{name}`" in docs, (
+            f"{name}: not in the docs"
+        )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
