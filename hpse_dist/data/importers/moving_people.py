@@ -135,7 +135,7 @@ def moving_people(
     _, surely = background.silhouettes(small, config.threshold)
     size = (picture.shape[1], picture.shape[0])
     people = []
-    for mask in _components(surely, config.work_px):
+    for mask in parts_of(surely, config.work_px):
         box = box_around(mask, size, config.margin)
         if box is None or max(box[2] - box[0], box[3] - box[1]) < min_side_px:
             continue
@@ -147,7 +147,7 @@ def moving_people(
     return people
 
 
-def _components(mask: np.ndarray, work_px: int) -> list[np.ndarray]:
+def parts_of(mask: np.ndarray, work_px: int) -> list[np.ndarray]:
     """Outlines that belong to different people, the largest first.
 
     A part much smaller than its neighbour and near it is the neighbour's: a leg below shorts that

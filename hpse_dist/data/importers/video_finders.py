@@ -10,6 +10,7 @@ import numpy as np
 
 from hpse_dist.data.importers.detector import Detector
 from hpse_dist.data.importers.foreground import Background, ForegroundConfig
+from hpse_dist.data.importers.hand_held import SceneFlow, people_in_motion
 from hpse_dist.data.importers.moving_people import (
     ShotMotion,
     ShotSamples,
@@ -89,10 +90,11 @@ class Detected:
 
 
 class Moving:
-    """People where something moves before a camera that stands still."""
+    """People where something moves before a camera that stands still, or, roughly, is held."""
 
-    def __init__(self, config: ForegroundConfig, min_side_px: float) -> None:
-        self._config, self._min_side_px = config, min_side_px
+    def __init__(self, config: ForegroundConfig, min_side_px: float, hand_held: bool) -> None:
+        self._config, self._min_side_px, self._hand_held = config, min_side_px, hand_held
+        self._scene: SceneFlow | None = None
         self._background: Background | None = None
         self._before: np.ndarray | None = None
 
@@ -108,11 +110,15 @@ class Moving:
             small = self._shrink(picture)
             motion.add(small)
             samples.add(small)
-        self._background = self._before = None
+        self._background = self._before = self._scene = None
         if not motion.still():
+            if self._hand_held:
+                self._scene = SceneFlow()
+                return None
             return (
                 "the camera moves, and so does everything in the picture: give a file of boxes "
-                "(source.boxes) or the weights of a detector (source.detector)"
+                "(source.boxes) or the weights of a detector (source.detector), or allow rough "
+                "boxes (source.hand_held=true)"
             )
         self._background = learn_background(samples, self._config)
         if self._background is None:
@@ -120,8 +126,12 @@ class Moving:
         return None
 
     def find(self, index: int, time: float, picture: np.ndarray) -> list[Found]:
-        assert self._background is not None, "begin said that nobody can be found"
         small = self._shrink(picture)
+        about = (self._config, self._min_side_px)
+        if self._scene is not None:
+            own = self._scene.add(small)
+            return [] if own is None else people_in_motion(index, time, picture, own, *about)
+        assert self._background is not None, "begin said that nobody can be found"
         found = moving_people(
             index,
             time,
@@ -129,8 +139,7 @@ class Moving:
             small,
             self._before,
             self._background,
-            self._config,
-            self._min_side_px,
+            *about,
         )
         self._before = small
         return found

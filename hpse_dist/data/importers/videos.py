@@ -4,10 +4,12 @@
       boxes.csv          where people are, if known: see `video_boxes`
 
 Shots are found (`shots`); people are where a file of boxes says, or where a detector of torchvision
-says (`detector`), or what moves where the camera stands still (`moving_people`); they are followed
-within a shot (`video_tracks`) and left out where they are tiny, cut off, blurred or badly lit
-(`video_quality`). Nobody is known by name: the same person may be in two tracks, so frames carry a
-track and no subject, the video is the sequence, a shot is the camera, and videos stay in one split.
+says (`detector`), or what moves where the camera stands still (`moving_people`), or is held in a
+hand (`hand_held`); they are followed within a shot (`video_tracks`) and left out where they are
+tiny, cut off, blurred or badly lit (`video_quality`).
+
+Nobody is known by name: the same person may be in two tracks, so frames carry a track and no
+subject, the video is the sequence, a shot is the camera, and videos stay in one split.
 """
 
 from __future__ import annotations
@@ -62,6 +64,9 @@ class VideosConfig:
     where boxes are given. Without both, people are what moves before still cameras."""
     detector_score: float = 0.7
     """Least score of a detection."""
+    hand_held: bool = False
+    """Without boxes and detector: find people also where the camera moves, by how they move against
+    the scene. Boxes are rough; false leaves such shots out."""
     step_s: float = 0.2
     """Seconds between the frames that are taken."""
     min_shot_s: float = 0.4
@@ -134,15 +139,17 @@ def frames(config: VideosConfig) -> Iterator[FrameRecord | Reject]:
     videos, account = _Videos(config), _Account()
     total = sum(video.seconds for video in videos.usable)
     yield from videos.rejects
-    with tqdm(total=round(total), desc="videos", unit="s", disable=None, leave=False) as bar:
+    # a video is read through for its shots, then for its people
+    with tqdm(
+        total=round(2 * total), desc="seconds of video", unit="s", disable=None, leave=False
+    ) as bar:
         for video in videos.usable:
-            for record in _one_video(video, videos.finder, config, account):
+            for record in _one_video(video, videos.finder, config, account, bar):
                 if isinstance(record, Reject):
                     account.rejects[record.reason] += 1
                 else:
                     account.frames += 1
                 yield record
-            bar.update(round(video.seconds))
             bar.set_postfix_str(str(account), refresh=False)
     account.videos = len(videos.usable)
     log.warning("%s: %s", config.root, account)
@@ -200,14 +207,14 @@ class _Videos:
             return Given(boxes), rejects
         if self._detector is not None:
             return Detected(self._detector), []
-        return Moving(config.foreground, config.quality.min_side_px), []
+        return Moving(config.foreground, config.quality.min_side_px, config.hand_held), []
 
 
 def _one_video(
-    video: VideoFile, choose: Any, config: VideosConfig, account: _Account
+    video: VideoFile, choose: Any, config: VideosConfig, account: _Account, bar: Any
 ) -> Iterator[FrameRecord | Reject]:
     """Shots first; then shot by shot people are found, followed, and handed out."""
-    times, changes = _scan(video, config.shots)
+    times, changes = _scan(video, config.shots, bar)
     if len(times) == 0:
         yield Reject(video.name, "the video has no frame that can be decoded")
         return
@@ -229,6 +236,8 @@ def _one_video(
     ahead = video.pictures([index for shot in watched for index in shot.studied])
     search, last = video.pictures(wanted), video.pictures(wanted)
     for shot in watched:
+        if not shot.indices:  # no box is given in it
+            continue
         refusal = finder.begin(islice(ahead, len(shot.studied)))
         if refusal:
             place = f"{video.name}, frames {shot.indices[0]} to {shot.indices[-1]}"
@@ -240,14 +249,17 @@ def _one_video(
         yield from _follow(video, shot, times, finder, pictures, config, account)
         yield from _hand_out(video, shot, islice(last, len(shot.indices)), config)
         account.tracks += len(shot.tracks)
+        bar.update(round(float(times[shot.indices[-1]] - times[shot.indices[0]])))
 
 
-def _scan(video: VideoFile, config: ShotConfig) -> tuple[np.ndarray, list[Change]]:
+def _scan(video: VideoFile, config: ShotConfig, bar: Any) -> tuple[np.ndarray, list[Change]]:
     """When each frame was taken, and where shots change."""
     finder, stamps = ShotFinder(config), []
     changes: list[Change] = []
     for index, (stamp, picture) in enumerate(video.decode()):
         stamps.append(stamp)
+        if index % max(round(video.rate), 1) == 0:
+            bar.update(1)
         # the rate's clock: stamps may turn out to be broken
         changes += finder.add(index, index / video.rate, picture)
     return frame_times(stamps, video.rate), [*changes, *finder.finish()]

@@ -211,11 +211,26 @@ def test_a_camera_that_moves_is_refused_with_a_sentence(tmp_path: Path) -> None:
     assert not found and "nothing moves before the still camera" in reasons(rejects)
 
 
+def test_who_moves_against_the_scene_is_found_roughly(tmp_path: Path) -> None:
+    pictures = pan(2, 60, 0.5)
+    for n, image in enumerate(pictures):
+        draw(image, 100 + 1.5 * n, swing=0.3 + 0.2 * np.sin(0.3 * n))
+    write_video(tmp_path / "pan.avi", pictures, RATE)
+    found, rejects = read(VideosConfig(root=tmp_path, hand_held=True))
+    assert len(found) >= 6 and all(record.mask is None for record in found), reasons(rejects)
+    for record in found:
+        middle = (record.box[0] + record.box[2]) / 2
+        assert abs(middle - 100 - 1.5 * record.time * RATE) < 40, "the box is not on the walker"
+
+
 def test_tracks_end_with_their_shot(tmp_path: Path) -> None:
     first, boxes = walk(40, 60, 120, seed=1)
     second, _ = walk(40, 120, 180, seed=2)
     write_video(tmp_path / "walk.avi", dissolve(first, second, 8), RATE)
     rows = given(np.concatenate([boxes, boxes])[:72], 1)
+    boxes_file(tmp_path / "boxes.csv", rows[:30])
+    found, _ = read(VideosConfig(root=tmp_path, boxes=Path("boxes.csv")))
+    assert {record.camera for record in found} == {"walk.avi/shot1"}, "no box in the second shot"
     boxes_file(tmp_path / "boxes.csv", rows)
     found, rejects = read(VideosConfig(root=tmp_path, boxes=Path("boxes.csv")))
     assert {record.camera for record in found} == {"walk.avi/shot1", "walk.avi/shot2"}
