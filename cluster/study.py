@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +20,15 @@ def carry_out(
     folder: Path,
     *,
     at_once: int | None = None,
+    refusal: Callable[[], str | None] = lambda: None,
     progress: bool = True,
     debug: bool = False,
 ) -> list[Outcome]:
     """Run what is not done yet, in the plan's order; says how every run ended.
 
     A run that fails is reported and those that need it are given up; the others go on. Crashed
-    workers are started again as often as the run's own recipe allows.
+    workers are started again as often as the run's own recipe allows. `refusal` is asked before
+    each run: a sentence why nothing more is to be started, such as a budget's, or None.
     """
     if all(is_done(run.folder) for run in runs):
         return [Outcome(run.name, run.folder, skipped=True) for run in runs]
@@ -34,18 +36,21 @@ def carry_out(
     with connected(debug=debug):
         for run in runs:
             if run.kind == "pretrain":
-                outcomes[run.name] = _pretrain(run, progress=progress, debug=debug)
+                given_up = None if is_done(run.folder) else _lost(run, outcomes) or refusal()
+                if given_up:
+                    outcomes[run.name] = Outcome(run.name, run.folder, given_up)
+                else:
+                    outcomes[run.name] = _pretrain(run, progress=progress, debug=debug)
                 _say(outcomes[run.name], progress)
         ready = []
         for run in runs:
-            lost = next((name for name in run.after if outcomes[name].error), None)
-            if run.kind == "finetune" and lost is None:
-                ready.append(run)
+            if run.kind == "finetune" and (lost := _lost(run, outcomes)):
+                outcomes[run.name] = Outcome(run.name, run.folder, lost)
             elif run.kind == "finetune":
-                outcomes[run.name] = Outcome(run.name, run.folder, f"its source {lost} failed")
+                ready.append(run)
         for device, group in itertools.groupby(ready, key=lambda run: run.recipe.machine.device):
             for outcome in sweep(
-                [_job(run) for run in group],
+                [_job(run, refusal) for run in group],
                 folder / "ray",
                 device=device,
                 at_once=at_once,
@@ -81,8 +86,14 @@ def _pretrain(run: PlannedRun, *, progress: bool, debug: bool) -> Outcome:
     return done if is_done(run.folder) else replace(done, error="stopped before its last step")
 
 
-def _job(run: PlannedRun) -> Job:
-    return Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps)
+def _lost(run: PlannedRun, outcomes: Mapping[str, Outcome]) -> str | None:
+    """Why a run cannot be carried out: a run that must come before it is not done."""
+    lost = next((name for name in run.after if outcomes[name].error), None)
+    return f"its source {lost} failed" if lost else None
+
+
+def _job(run: PlannedRun, refusal: Callable[[], str | None]) -> Job:
+    return Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps, refusal)
 
 
 def _say(outcome: Outcome, progress: bool) -> None:

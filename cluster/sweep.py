@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Job:
     recipe: Any
     folder: Path
     steps: int | None = None
+    refusal: Callable[[], str | None] | None = None
+    """Asked when its turn comes: why it is not to be started after all."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def _outcome(job: Job, skipped: bool) -> Outcome:
     if is_done(job.folder):
         return Outcome(job.name, job.folder, None, _seconds(job.folder), skipped)
     final = read_final(job.folder)
-    error = final.sentence if final else f"its process kept dying; see {job.folder / 'logs'}"
+    refused = job.refusal() if job.refusal and not final else None
+    dead = f"its process kept dying; see {job.folder / 'logs'}"
+    error = final.sentence if final else refused or dead
     return Outcome(job.name, job.folder, error, _seconds(job.folder))
 
 
@@ -113,6 +117,8 @@ def _trial(config: dict[str, Any], jobs: Sequence[Job], root: str) -> dict[str, 
     """A trial: the whole run in this process. An error is the run's result, not Tune's affair."""
     job = jobs[config["index"]]
     os.environ["HPSE_ROOT"] = root
+    if job.refusal is not None and job.refusal():
+        return {"done": False}
     started = time.monotonic()
     try:
         run_target(job.target, job.recipe, World(), job.folder)

@@ -15,11 +15,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpse_dist.fields import Batch
+from hpse_dist.meter import together
 from hpse_dist.world import World
 
 STARTS_FILE = "starts.json"
@@ -123,6 +124,8 @@ class Start:
     """When its first new step was made."""
     ended: str | None = None
     """done, told to stop, or the error; None: without a word, so killed, or still at it."""
+    used: dict[str, float] = field(default_factory=dict)
+    """What the meters of its processes had read by then."""
 
 
 class Account:
@@ -155,6 +158,14 @@ class Account:
             self._start.first = self._start.seen
         if self._start.seen > self._written + 1.0:
             self.write()
+
+    def used(self, readings: Sequence[dict[str, float]]) -> None:
+        """What the meters of all ranks read now."""
+        self._start.used = together(readings)
+
+    def cost(self) -> dict[str, float]:
+        """Wall time in `seconds` and what the meters read, over all starts."""
+        return {"seconds": round(self.seconds(), 1)} | together([s.used for s in self.starts()])
 
     def ended(self, how: str) -> None:
         """The last word of this start."""

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.data.loader import evaluation_batches
 from hpse_dist.engine import build_engine
 from hpse_dist.feed import held_out, sampling_of
+from hpse_dist.models.frozen import thawed
 from hpse_dist.protocols import Protocol, named
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import FILES, score_files, write, write_coco
 from hpse_dist.recipe import FinetuneRecipe
 from hpse_dist.run import set_up_process, task_model
 from hpse_dist.run_folder import check_folder, is_done, keep_scores
+from hpse_dist.source import fill_finished
 from hpse_dist.whole_set import Arrays, Collector
 from hpse_dist.world import World
 
@@ -47,6 +48,7 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     protocol = named(wanted.protocol or recipe.protocol())
     device = set_up_process(recipe, world)
     module, _ = task_model(recipe)
+    fill_finished(module, thawed(module.encoder), folder)
     source = held_out(recipe, sampling_of(module))
     if source is None:
         raise ValueError("no collection of the recipe has held-out frames (split val) to predict")
@@ -62,9 +64,6 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
         zero_stage=recipe.machine.zero_stage,
     )
     try:
-        checkpoints = Checkpoints(folder / "checkpoints", 1, 1, recipe.hash())
-        if checkpoints.resume(engine, _NoLoader()) != recipe.steps:
-            raise ValueError(f"{folder / 'checkpoints'}: the last step's checkpoint is not there")
         batches = evaluation_batches(
             source,
             needs=tuple(dict.fromkeys((*module.needs, "sample_id"))),
@@ -84,16 +83,6 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
         engine.close()
     if world.is_main:
         _kept(protocol, mine, true, folder)
-
-
-class _NoLoader:
-    """Stands where a checkpoint wants the training data's loader: there is none here."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Its place in the data does not matter."""
 
 
 def _kept(protocol: Protocol, mine: Arrays, true: Arrays, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Composition root: a recipe and a place in the world become a run folder.
 
     recipe.yaml  written.yaml  environment.json  metrics.jsonl  tensorboard/  panels/
-    checkpoints/step_00001000/  encoder.safetensors  report.json  DONE
+    checkpoints/step_00001000/  encoder.safetensors  examples.parquet  report.json  DONE
 
 Given the same recipe again, a run goes on from its newest good checkpoint, or says that it is done.
 """
@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from hpse_dist import objectives, tasks
@@ -29,9 +30,11 @@ from hpse_dist.config import build, dump
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.engine import Engine, build_engine
+from hpse_dist.examples import in_order, write_examples
 from hpse_dist.feed import Feed, make_feed
 from hpse_dist.guard import Guard
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
+from hpse_dist.meter import Meter
 from hpse_dist.models.encoder import Encoder, build_encoder
 from hpse_dist.models.frozen import FrozenEncoder, thawed
 from hpse_dist.models.start import start_weights
@@ -42,6 +45,7 @@ from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, loc
 from hpse_dist.run_folder import keep_scores, opened, write_text
 from hpse_dist.source import (
     DECODER_FILE,
+    HEAD_FILE,
     TIMM,
     Source,
     encoder_of,
@@ -49,6 +53,7 @@ from hpse_dist.source import (
     named_by_timm,
     open_source,
     write_decoder,
+    write_head,
     write_source,
 )
 from hpse_dist.synth.poses import pose_file
@@ -174,6 +179,7 @@ def _run(
     machine = recipe.machine
     clock = Clock()
     account = Account(folder, world, clock)  # from here on: making the data is part of the cost
+    meter = Meter(world, device)
     feed = make_feed(recipe, module, world, device)  # a probe's tokens are part of its cost
     loader = feed.loader()
     engine = build_engine(
@@ -200,7 +206,7 @@ def _run(
         account.resumed(start)
         with RunLog(folder, world, every=machine.log_every, start=start) as record:
             record.text("recipe", dump(recipe))
-            watch = _Watch(recipe, engine, record, account, feed)
+            watch = _Watch(recipe, engine, record, account, meter, feed)
             reached = train(
                 engine,
                 loader,
@@ -238,22 +244,30 @@ class _Watch:
     """What happens beside training: evaluations on held-out subjects, panels, the account."""
 
     def __init__(
-        self, recipe: TrainingRecipe, engine: Engine, record: RunLog, account: Account, feed: Feed
+        self,
+        recipe: TrainingRecipe,
+        engine: Engine,
+        record: RunLog,
+        account: Account,
+        meter: Meter,
+        feed: Feed,
     ) -> None:
         self.recipe, self.engine, self.record, self.account = recipe, engine, record, account
-        self.feed = feed
+        self.meter, self.feed = meter, feed
 
     def __call__(self, step: int) -> None:
         """After every optimizer step, on every rank."""
         last = step == self.recipe.steps
         self.account.made(step)
+        if self.record.due(step) or last:
+            self.account.used(self.engine.gather(self.meter.read()))
         if self.record.due(step):
             share = self.account.figures()["effective"]
             self.record.scalars(step, {"run/effective": share if share is not None else math.nan})
         if self.feed.held_out is None:
             return
         if last or step % self.recipe.evaluate_every == 0:
-            self._evaluate(step, self._collectors() if last else [])
+            self._evaluate(step, last)
         if last or step % self.recipe.machine.panels_every == 0:
             together = self.recipe.evaluation_batch * self.engine.world.size
             batch = next(iter(self.feed.pictures(together)))
@@ -268,16 +282,27 @@ class _Watch:
         collection = self.feed.held_out.collection
         return collectors(self.engine.module, self.recipe.protocol(), collection)
 
-    def _evaluate(self, step: int, also: list[Collector]) -> None:
-        """Log the figures of what is held out: means over examples, and those of the whole set."""
+    def _evaluate(self, step: int, last: bool) -> None:
+        """Log the figures of what is held out: means over examples, and in the end those of the
+        whole set; then what each example gave is kept too."""
         held_out = self.feed.evaluation(self.recipe.evaluate_limit)
-        means = evaluate(self.engine, held_out, also)
+        also = self._collectors() if last else []
+        kept: list[dict[str, np.ndarray]] | None = [] if last else None
+        means = evaluate(self.engine, held_out, also, kept)
+        if kept is not None:
+            self._keep(kept)
         found = scores(self.engine, also)
         if isinstance(self.recipe, FinetuneRecipe) and self.recipe.protocol() in found:
             means = found.pop(self.recipe.protocol()).figures | means
         if found:  # of other protocols, so they have no place among the run's own
             keep_scores(self.record.folder, found)
         self.record.scalars(step, {f"val/{name}": value for name, value in means.items()})
+
+    def _keep(self, mine: list[dict[str, np.ndarray]]) -> None:
+        """Write the examples of all ranks; collective."""
+        ranks = self.engine.gather(mine)
+        if self.engine.world.is_main and self.feed.held_out is not None:
+            write_examples(self.record.folder, self.feed.held_out.collection, in_order(ranks))
 
     def figures(self) -> dict[str, Any]:
         """Final metrics and their history, out of the committed log (main process)."""
@@ -335,7 +360,8 @@ def _card(
 def _export(
     module: Objective, weights: dict[str, torch.Tensor], card: dict[str, Any], folder: Path
 ) -> None:
-    """encoder.safetensors with the card beside it, and completion's decoder.safetensors."""
+    """encoder.safetensors with the card beside it, a task's head.safetensors and completion's
+    decoder.safetensors."""
     encoder = thawed(module.encoder)
     prefix = "encoder." if named_by_timm(encoder) is encoder else "encoder.model."
     state = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
@@ -343,6 +369,9 @@ def _export(
         state = named_by_timm(encoder).state_dict()
     write_source(folder / "encoder.safetensors", encoder.config, state, card)
     write_text(folder / "card.json", json.dumps(card, indent=1))
+    if isinstance(module, Task):
+        head = {k: v for k, v in weights.items() if not k.startswith("encoder.")}
+        write_head(folder / HEAD_FILE, head)
     prefix = "decoder."
     decoder = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
     if decoder:
@@ -366,6 +395,7 @@ def _report(
         "steps": recipe.steps,
         "global_batch": recipe.global_batch,
         "seconds": round(account.seconds(), 1),
+        "cost": account.cost(),
         "account": account.figures(),
         "world_size": world.size,
         "recipe_hash": recipe.hash(),

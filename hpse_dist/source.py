@@ -2,7 +2,8 @@
 
 `encoder.safetensors` holds the encoder's tensors under their own (timm's) names and, in its header,
 the encoder's config and a card; `decoder.safetensors` beside it, if there is one, the decoder of
-completion. Reading them runs no code. Other people's files are sources too, see `foreign`.
+completion; `head.safetensors`, of a fine-tuned encoder, what its task has beside it. Reading them
+runs no code. Other people's files are sources too, see `foreign`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hpse_dist.models.timm_encoder import TimmEncoder, pretrained_config, publis
 
 FILE = "encoder.safetensors"
 DECODER_FILE = "decoder.safetensors"
+HEAD_FILE = "head.safetensors"
 TIMM = "timm:"
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,21 @@ def write_source(
 def write_decoder(path: Path, state: dict[str, Tensor]) -> None:
     """Write completion's decoder beside its encoder."""
     _save(path, state, {"format": "pt"})
+
+
+def write_head(path: Path, state: dict[str, Tensor]) -> None:
+    """Write what a task has beside its encoder."""
+    _save(path, state, {"format": "pt"})
+
+
+def fill_finished(module: nn.Module, encoder: Encoder, folder: Path) -> None:
+    """Give a task the weights of its finished run: of encoder.safetensors and head.safetensors."""
+    path = folder / HEAD_FILE
+    if not path.is_file():
+        raise ValueError(f"{path}: not there, so this task cannot predict; run the recipe again")
+    fill(named_by_timm(encoder), read_source(folder).state, f"{folder / FILE}")
+    of_encoder = {k: v for k, v in module.state_dict().items() if k.startswith("encoder.")}
+    fill(module, {**of_encoder, **load_file(path)}, str(path))
 
 
 def _save(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> None:

@@ -1,11 +1,14 @@
-"""A study's recipe: which sources, tasks, label fractions and seeds are compared."""
+"""A study's recipe: which sources, tasks, label fractions, settings and seeds are compared."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hpse_dist.recipe import located
+
+PLANNED = ("name", "seed", "source", "source_name", "label_fraction")  # the plan's own keys
 
 
 @dataclass(frozen=True)
@@ -16,29 +19,48 @@ class StudySource:
     """A pre-training recipe; run once, however many arms share it."""
     overrides: tuple[str, ...] = ()
     """key=value applied to that recipe: arms that differ in a field or two need no file each."""
+    starts_from: str | None = None
+    """Another arm, whose encoder that pre-training starts from; it is made first."""
     run: str | None = None
     """A run folder, a file, or `random`."""
 
     def __post_init__(self) -> None:
         if (self.pretrain is None) == (self.run is None):
             raise ValueError("name either pretrain (a recipe) or run (a folder, a file or random)")
-        if self.overrides and self.pretrain is None:
-            raise ValueError("overrides change a pre-training recipe; name one under pretrain")
+        if (self.overrides or self.starts_from) and self.pretrain is None:
+            raise ValueError(
+                "overrides and starts_from change a pre-training recipe; name one under pretrain"
+            )
 
 
 @dataclass(frozen=True)
 class StudyMachine:
-    """Where a study runs."""
+    """Where a study runs, and what it may use up."""
 
     out: Path = Path("runs")
     """Folder in which the study's folder is made."""
     concurrent: int | None = None
     """Fine-tuning runs at a time; null takes as many as the cluster holds."""
+    free_finished: bool = True
+    """Remove the checkpoints of finished fine-tuning runs, with all their optimizer state; encoder,
+    head and figures stay, which is all that predicting and reporting need."""
+    hours: float | None = None
+    """Start no further run after so many hours of one command; what runs is finished."""
+    failures: int | None = None
+    """Start no further run once so many have failed; null lets every run have its try."""
+    disk_gb: float | None = None
+    """Start no further run once the study's folder holds so many gigabytes."""
+
+    def __post_init__(self) -> None:
+        for name in ("concurrent", "hours", "failures", "disk_gb"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, or null for no limit; found {value}")
 
 
 @dataclass(frozen=True)
 class StudyRecipe:
-    """Sources x tasks x seeds, one fine-tuning run each."""
+    """Sources x tasks x label fractions x settings x seeds, one fine-tuning run each."""
 
     name: str
     """Name of the study and of its folder."""
@@ -51,6 +73,9 @@ class StudyRecipe:
     label_fractions: tuple[float, ...] = ()
     """Shares of the labels, one run of every arm, task and seed each, all of equal steps; none: as
     the fine-tuning recipes say."""
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Hyper-parameters of fine-tuning: dotted key -> values; every combination is run, so that no
+    source loses for want of tuning and the spread can be seen."""
     baseline: str = "random"
     """The arm that the others are compared with."""
     overrides: tuple[str, ...] = ()
@@ -70,6 +95,14 @@ class StudyRecipe:
                 f"baseline must be one of the sources {', '.join(self.sources)}, "
                 f"found {self.baseline!r}"
             )
+        for key, values in self.grid.items():
+            if key in PLANNED or key.startswith("machine."):
+                raise ValueError(
+                    f"grid: {key} is the plan's own or decides no result; the grid is for "
+                    "hyper-parameters such as optim.lr"
+                )
+            if not values:
+                raise ValueError(f"grid: {key} has no values; give at least one")
 
     def folder(self) -> Path:
         return located(self.machine.out) / self.name

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,13 +179,15 @@ def evaluate(
     engine: Engine,
     batches: Iterable[Batch],
     also: Sequence[Callable[[Any, Batch], None]] = (),
+    kept: list[dict[str, np.ndarray]] | None = None,
 ) -> dict[str, float]:
     """Means of the module's metrics over all valid examples of all ranks, with its summary.
 
     Each metric is (B,), one value per example; NaN: this example has none. Rows with `valid`
     False are padding. Sums are float64 and added in rank order, so a mean depends on the number
     of ranks by rounding alone. Collective; every rank brings as many batches. `also` are called
-    with the module and each batch.
+    with the module and each batch; `kept` is given each batch's sample ids, `valid` and metrics of
+    this rank.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
@@ -192,7 +195,10 @@ def evaluate(
         for batch in batches:
             for other in also:
                 other(module, batch)
-            for name, values in module.metrics(batch).items():
+            figures = module.metrics(batch)
+            if kept is not None:
+                kept.append(_kept(batch, figures))
+            for name, values in figures.items():
                 keep = ~values.isnan()
                 if "valid" in batch:
                     keep &= batch["valid"]
@@ -202,6 +208,15 @@ def evaluate(
         mine = {name: (sums[name].item(), int(counts[name].item())) for name in sums}
         means = _means(engine.gather(mine))
         return means | module.summary(means)
+
+
+def _kept(batch: Batch, figures: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """A batch's examples, each array (B,)."""
+    ids = batch["sample_id"]
+    valid = batch.get("valid", torch.ones_like(ids, dtype=torch.bool))
+    columns = {name: value.detach().float() for name, value in figures.items()}
+    columns |= {"sample_id": ids, "valid": valid}
+    return {name: value.cpu().numpy() for name, value in columns.items()}
 
 
 def _means(ranks: list[dict[str, tuple[float, int]]]) -> dict[str, float]:

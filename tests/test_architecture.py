@@ -15,8 +15,8 @@ PACKAGES = ("hpse_dist", "cluster", "pipelines")
 LAYERS: list[list[str]] = [
     ["pipelines"],
     ["cluster"],
-    ["hpse_dist.run hpse_dist.predict", "hpse_dist.ledger", "hpse_dist.prepare", "hpse_dist.study"],
-    ["hpse_dist.run_folder", "hpse_dist.feed", "hpse_dist.study_recipe"],
+    ["hpse_dist.run hpse_dist.predict", "hpse_dist.ledger", "hpse_dist.prepare", "hpse_dist.study hpse_dist.study_state"],
+    ["hpse_dist.run_folder", "hpse_dist.feed", "hpse_dist.examples", "hpse_dist.study_recipe"],
     ["hpse_dist.recipe"],
     ["hpse_dist.train", "hpse_dist.probe", "hpse_dist.whole_set"],
     ["hpse_dist.guard", "hpse_dist.accounting"],
@@ -30,7 +30,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.report",
         "hpse_dist.source hpse_dist.foreign",
     ],
-    ["hpse_dist.optim", "hpse_dist.protocols"],
+    ["hpse_dist.optim", "hpse_dist.protocols", "hpse_dist.meter"],
     [
         "hpse_dist.models",
         "hpse_dist.body",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
+QUIET_S = 600  # no line for so long: the run was stopped, or its machine was
 PANEL = re.compile(r"step_(\d+)_(.+)\.png")
 
 
@@ -28,6 +30,20 @@ class Run:
     done: bool = False
     steps: int = 0
     global_batch: int = 0
+    state: str = ""
+    """done, running, stopped, failed or waiting."""
+    trouble: str = ""
+    """Why it failed, or what it waits for."""
+    planned_steps: int = 0
+    after: tuple[str, ...] = ()
+    """Names of the runs that it waits for."""
+    base_task: str = ""
+    """The task without the share of labels."""
+    label_fraction: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Its hyper-parameters, in a study with a grid."""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """What its processes' meters read."""
     seconds: float | None = None
     samples_per_s: float | None = None
     world_size: int | None = None
@@ -91,7 +107,8 @@ def is_run(folder: Path) -> bool:
 def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
     """A run's folder; what it has not written yet comes from its row in the plan."""
     planned = planned or {}
-    done = (folder / "DONE").is_file()
+    state, trouble = state_of(folder)
+    done = state == "done"
     report = _json(folder / "report.json") if (folder / "report.json").is_file() else {}
     rows = _rows(folder / "metrics.jsonl")
     history = [_numbers(row) for row in report.get("history", [])] or _held_out(rows)
@@ -106,6 +123,14 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
         task=_task(planned, report),
         seed=int(report.get("seed", planned.get("seed", 0))),
         done=done,
+        state=state,
+        trouble=trouble,
+        planned_steps=int(planned.get("steps") or 0),
+        after=tuple(planned.get("after", ())),
+        base_task=str(planned.get("task") or report.get("task", "")),
+        label_fraction=_fraction(planned, report),
+        settings=planned.get("settings", {}),
+        cost=_numbers(report.get("cost", {})),
         steps=int(report.get("steps") or max((int(row["step"]) for row in rows), default=0)),
         global_batch=int(report.get("global_batch") or 0),
         seconds=report.get("seconds"),
@@ -128,8 +153,40 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
 def _task(planned: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """The task; one learnt from a part of the labels is another, in every table and curve."""
     task = str(planned.get("task") or report.get("task", ""))
-    fraction = float(report.get("label_fraction") or planned.get("label_fraction") or 1.0)
+    fraction = _fraction(planned, report)
     return task if fraction == 1 else f"{task}, {100 * fraction:g} % of labels"
+
+
+def _fraction(planned: Mapping[str, Any], report: Mapping[str, Any]) -> float:
+    return float(report.get("label_fraction") or planned.get("label_fraction") or 1.0)
+
+
+def state_of(folder: Path) -> tuple[str, str]:
+    """The state of the run in a folder, and the sentence of the error that it ended with.
+
+    A run that was begun is running while its log or its cost was written to a short time ago.
+    """
+    if (folder / "DONE").is_file():
+        return "done", ""
+    finals = sorted(folder.glob("logs/final_*.json"))
+    if finals:
+        return "failed", str(_json(finals[0]).get("sentence", ""))
+    marks = [folder / name for name in ("recipe.yaml", "metrics.jsonl", "cost.json")]
+    times = [path.stat().st_mtime for path in marks if path.is_file()]
+    if not times:
+        return "waiting", ""
+    return ("running" if time.time() - max(times) < QUIET_S else "stopped"), ""
+
+
+def failed_since(folder: Path, time_s: float) -> bool:
+    """Whether the run in a folder has failed after that moment."""
+    return any(path.stat().st_mtime >= time_s for path in folder.glob("logs/final_*.json"))
+
+
+def planned_states(plan_path: Path) -> dict[str, str]:
+    """The state of every run of a plan, by name."""
+    rows = _json(plan_path)["runs"]
+    return {r["name"]: state_of(_place(plan_path.parent, r["folder"]))[0] for r in rows}
 
 
 def _place(study: Path, folder: str) -> Path:
