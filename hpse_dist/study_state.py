@@ -1,7 +1,8 @@
 """How far a study has come, what the rest of it will take, and when to stop starting runs.
 
-Estimates are of finished runs of the same size in the study's `out`, where there are any; else of a
-model of arithmetic and memory, which is good for the order of magnitude, and says that it is one.
+Estimates are of finished runs of the same size beside the planned ones, where there are any; else
+of a model of arithmetic and memory, which is good for the order of magnitude, and says that it is
+one.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def check_source(run: PlannedRun) -> None:
         )
 
 
-def describe(runs: Sequence[PlannedRun], out: Path) -> list[str]:
+def describe(runs: Sequence[PlannedRun]) -> list[str]:
     """The plan as lines of text: number, kind, name, steps, state, estimate, what comes before."""
-    estimates, states = estimate(runs, out), [state(run) for run in runs]
+    estimates, states = estimate(runs), [state(run) for run in runs]
     names, width = [run.name for run in runs], max(len(run.name) for run in runs)
     lines = []
     for number, (run, (word, said)) in enumerate(zip(runs, states, strict=True), start=1):
@@ -101,30 +102,30 @@ def _counted(words: Iterable[str]) -> list[str]:
     return [f"{found.count(word)} {word}" for word in dict.fromkeys(found)]
 
 
-def estimate(runs: Sequence[PlannedRun], out: Path) -> dict[str, Estimate]:
-    """Time and memory of every run, from the finished runs under `out` or from the model."""
-    known = _finished(out)
+def estimate(runs: Sequence[PlannedRun]) -> dict[str, Estimate]:
+    """Time and memory of every run, from the finished runs beside the planned ones and in studies
+    beside theirs, or from the model."""
+    outs = {run.folder.parent if run.kind == "pretrain" else run.folder.parents[1] for run in runs}
+    known = _finished(sorted(outs))
     found = {}
     for run in runs:
         like = known.get(_size(run.kind, to_dict(run.recipe)), [])
         if like:
             per_step = statistics.median(report["seconds"] / report["steps"] for report in like)
             memory = max(report.get("cost", {}).get("memory_mb", 0.0) for report in like)
-            basis = f"{_number(len(like))} of the same size under {out}"
+            count = f"{len(like)} finished run{'s' if len(like) > 1 else ''}"
+            basis = f"{count} of the same size, on the machine they ran on"
             found[run.name] = Estimate(per_step * run.recipe.steps, memory, basis)
         else:
             found[run.name] = _modelled(run.recipe)
     return found
 
 
-def _number(count: int) -> str:
-    return f"{count} finished run{'s' if count > 1 else ''}"
-
-
-def _finished(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Reports of the finished runs in a folder and in the studies in it, by their size."""
+def _finished(outs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Reports of the finished runs in some folders and in the studies in them, by their size."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for done in sorted([*out.glob("*/DONE"), *out.glob("*/*/DONE")]):
+    marks = {mark for out in outs for depth in ("*/DONE", "*/*/DONE") for mark in out.glob(depth)}
+    for done in sorted(marks):
         report = _json(done.with_name("report.json"))
         if report.get("seconds") and report.get("steps"):
             size = _size(report.get("kind", ""), read_yaml(done.with_name("recipe.yaml")))

@@ -17,6 +17,7 @@ from hpse_dist.ledger import Ledger
 from hpse_dist.protocols import PROTOCOLS, named
 from hpse_dist.protocols.files import score_files
 from hpse_dist.report import write_report
+from hpse_dist.report.export import markdown, printed, write_tables
 from hpse_dist.report.lineage import commercial
 from hpse_dist.report.runs import read_study
 from hpse_dist.report.tables import figure, metric
@@ -26,9 +27,11 @@ from pipelines import command_parser, run_command
 def parser() -> argparse.ArgumentParser:
     made = command_parser(
         "report",
-        "Make one self-contained HTML page, with tables as CSV beside it, from what runs left in "
-        "their folders. Or score a file of predictions, ours or anybody's, by a named protocol.",
+        "Make one self-contained HTML page, with tables as CSV, LaTeX and Markdown beside it, from "
+        "what runs left in their folders. Or score a file of predictions, ours or anybody's, by a "
+        "named protocol.",
         "python -m pipelines.report runs/demo\n"
+        "  python -m pipelines.report runs/demo --tables\n"
         "  python -m pipelines.report runs/demo --commercial\n"
         "  python -m pipelines.report score pred.json freihand/ --protocol freihand\n"
         "  python -m pipelines.report ledger runs/demo_completion --step 120",
@@ -41,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         help="after score: the predictions, the ground truth; after ledger: a run's folder",
+    )
+    made.add_argument(
+        "--tables",
+        action="store_true",
+        help="only the tables, as CSV, LaTeX and Markdown; the ranked ones are printed too",
     )
     made.add_argument("--out", type=Path, help="the page; otherwise report.html in the folder")
     made.add_argument("--step", type=int, help="for ledger: the step whose samples are asked for")
@@ -106,6 +114,13 @@ def main(options: argparse.Namespace) -> None:
         )
     if options.commercial:
         print(commercial(read_study(options.folder)))
+        return
+    if options.tables:
+        page = options.out or options.folder / "report.html"
+        study = read_study(options.folder)
+        paths = write_tables(study, page.with_name(f"{page.stem}-tables"))
+        print(markdown(printed(study)))
+        print(f"tables: {', '.join(str(path) for path in paths)}")
         return
     page = write_report(options.folder, options.out)
     size = page.stat().st_size / 1e6

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.one_by_one import carry_out_here
 from cluster.study import carry_out
+from cluster.sweep import Outcome
 from hpse_dist.config import load
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, load_checked, located
 from hpse_dist.report import write_report
@@ -56,11 +57,22 @@ def check(runs: Sequence[PlannedRun]) -> None:
             read_source(located(place))
 
 
+def _told(failed: Sequence[Outcome]) -> str:
+    """Each reason once, with the runs that it is of."""
+    names: dict[str, list[str]] = {}
+    for outcome in failed:
+        names.setdefault(str(outcome.error), []).append(outcome.name)
+    return "; ".join(
+        f"{', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}: {reason}"
+        for reason, found in names.items()
+    )
+
+
 def main(options: argparse.Namespace) -> None:
     study = load(StudyRecipe, options.recipe, options.overrides)
     runs = plan(study)
     if options.plan:
-        print("\n".join(describe(runs, located(study.machine.out))))
+        print("\n".join(describe(runs)))
         print(f"report: {study.folder() / 'report.html'}")
         return
     done = sum(is_done(run.folder) for run in runs)
@@ -87,9 +99,9 @@ def main(options: argparse.Namespace) -> None:
     page = write_report(folder)
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
-        told = "; ".join(f"{outcome.name}: {outcome.error}" for outcome in failed)
         raise ValueError(
-            f"{len(failed)} of {len(runs)} runs failed ({told}); the report of the others is {page}"
+            f"{len(failed)} of {len(runs)} runs are not done ({_told(failed)}); the same command "
+            f"tries them again, the report of the others is {page}"
         )
     print(f"all {len(runs)} runs done, {done} of them before; report: {page}")
 

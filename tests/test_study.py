@@ -9,8 +9,9 @@ import pytest
 
 from hpse_dist.config import ConfigError, build
 from hpse_dist.recipe import FinetuneRecipe
-from hpse_dist.study import describe, plan, write_plan
+from hpse_dist.study import plan, write_plan
 from hpse_dist.study_recipe import StudyRecipe
+from hpse_dist.study_state import describe
 
 PRETRAIN = """
 name: {name}
@@ -135,6 +136,7 @@ def test_the_plan_is_written_for_the_report(values: dict, tmp_path: Path) -> Non
         "source": "random",
         "task": "mesh",
         "seed": 0,
+        "steps": 10,
     }
 
 
@@ -143,9 +145,11 @@ def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None
     runs[0].folder.mkdir(parents=True)
     (runs[0].folder / "DONE").touch()
     lines = describe(runs)
-    assert "done" in lines[0] and "30 steps" in lines[0] and str(runs[0].folder) in lines[0]
-    assert "to do" in lines[1]
-    assert len(lines) == 12
+    assert "done" in lines[0] and "30 steps" in lines[0]
+    assert "waiting" in lines[1] and "waiting" in lines[3] and "after 1" in lines[3]
+    assert "12 runs: 1 done, 11 waiting; 130 steps to go, about" in lines[12]
+    assert lines[13].startswith("estimates: a model of a transformer's arithmetic")
+    assert len(lines) == 14
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,12 @@ def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None
         ({"baseline": "nobody"}, "baseline must be one of the sources"),
         ({"seeds": [1, 1]}, "give one another name"),
         ({"label_fractions": [0.5, 2.0]}, "label_fractions must be in"),
+        ({"grid": {"seed": [1]}}, "grid: seed is the plan's own"),
+        ({"grid": {"machine.workers": [1, 2]}}, "decides no result"),
+        ({"grid": {"optim.lr": []}}, "optim.lr has no values"),
+        ({"grid": {"optim.rate": [1]}}, "unknown key 'rate'"),
+        ({"grid": {"optim.lr": ["3e-4", 0.0003]}}, "give one another name"),
+        ({"machine": {"hours": 0}}, "hours must be above 0"),
     ],
 )
 def test_what_cannot_be_planned_is_said(values: dict, change: dict, words: str) -> None:
@@ -169,4 +179,64 @@ def test_two_recipes_for_one_folder_are_refused(values: dict, tmp_path: Path) ->
     text = PRETRAIN.format(name="completion", out=tmp_path / "runs")
     (tmp_path / "mae.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"mae\.yaml and .*completion\.yaml both make"):
+        plan(build(StudyRecipe, values))
+
+
+def test_the_grid_is_an_axis_with_stable_names(values: dict) -> None:
+    grid = {"optim.lr": ["3e-4", 0.001], "optim.weight_decay": [0.05]}
+    runs = [r for r in plan(build(StudyRecipe, values | {"grid": grid})) if r.kind == "finetune"]
+    assert len(runs) == 20
+    first, other = runs[0], runs[5]
+    assert first.name == "random-mesh-lr0.0003-weight_decay0.05-seed0"
+    assert other.name == "random-mesh-lr0.001-weight_decay0.05-seed0"
+    assert (first.recipe.optim.lr, other.recipe.optim.lr) == (3e-4, 1e-3)
+    assert first.settings == {"optim.lr": "3e-4", "optim.weight_decay": 0.05}
+    wider = grid | {"optim.lr": ["3e-4", 0.001, 0.01], "optim.weight_decay": [0.05, 0.1]}
+    later = {r.name for r in plan(build(StudyRecipe, values | {"grid": wider}))}
+    assert {run.name for run in runs} <= later  # a value added later leaves the finished runs
+
+
+def test_keys_of_one_last_part_are_told_apart(values: dict) -> None:
+    grid = {"encoder.name": ["vit_s"], "task.name": ["body_mesh"], "optim.clip": [1.0]}
+    names = [run.name for run in plan(build(StudyRecipe, values | {"grid": grid}))]
+    assert "random-mesh-encoder.namevit_s-task.namebody_mesh-clip1-seed0" in names
+
+
+def test_an_arm_may_start_from_an_arm(values: dict, tmp_path: Path) -> None:
+    """Asked for before its start, an arm still comes after it, and shared starts are run once."""
+    recipe = str(tmp_path / "completion.yaml")
+    values["sources"] = {
+        "third": {"pretrain": str(tmp_path / "mae.yaml"), "starts_from": "second"},
+        "second": {"pretrain": recipe, "starts_from": "completion", "overrides": ["steps=5"]},
+        **values["sources"],
+        "tuned": {"pretrain": recipe, "starts_from": "found"},
+    }
+    runs = {run.name: run for run in plan(build(StudyRecipe, values))}
+    names = list(runs)
+    assert names[:3] == ["completion", "completion-second", "mae-third"]
+    assert runs["mae-third"].after == ("completion-second",)
+    assert runs["completion-second"].after == ("completion",)
+    assert runs["completion-second"].recipe.source == str(runs["completion"].folder)
+    assert runs["third-mesh-seed0"].after == ("mae-third",)
+    assert runs["completion-tuned"].after == ()
+    assert runs["completion-tuned"].recipe.source == str(tmp_path / "old run")
+    assert names.count("completion") == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("loop", "no arm can be the first of loop from back from loop"),
+        ("nobody", "sources.back: starts_from must be another of the sources"),
+    ],
+)
+def test_starts_that_cannot_be_are_said(
+    values: dict, tmp_path: Path, other: str, words: str
+) -> None:
+    recipe = str(tmp_path / "completion.yaml")
+    values["sources"] |= {
+        "loop": {"pretrain": recipe, "starts_from": "back"},
+        "back": {"pretrain": recipe, "starts_from": other},
+    }
+    with pytest.raises(ConfigError, match=words):
         plan(build(StudyRecipe, values))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hpse_dist.report.export import write_tables
 from hpse_dist.report.page import render
 from hpse_dist.report.runs import read_study
-from hpse_dist.report.tables import write_tables
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:

@@ -63,7 +63,7 @@ def curve(
 
 def curves_svg(title: str, curves: Sequence[Curve], *, name: str, logarithmic: bool = False) -> str:
     """Mean over seeds, and as a band what lies between the lowest and the highest seed."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for line in curves:
         steps, values = _thinned(line)
         known = np.isfinite(values).any(axis=0)
@@ -85,10 +85,10 @@ def curves_svg(title: str, curves: Sequence[Curve], *, name: str, logarithmic: b
     what = metric(name)
     if logarithmic:
         axes.set_yscale("log")
-    axes.set_ylabel(_plain(f"{what.label}{f' ({what.unit})' if what.unit else ''}"))
+    axes.set_ylabel(plain(f"{what.label}{f' ({what.unit})' if what.unit else ''}"))
     axes.set_xlabel("step")
     axes.set_xlim(left=0)
-    return _svg(figure, title)
+    return to_svg(figure, title)
 
 
 def _thinned(line: Curve, most: int = 120) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +131,7 @@ def interval_svg(
 
 def gain_svg(rows: Mapping[str, Mapping[str, float]], ink: Mapping[str, str]) -> str:
     """Reference gain in percent, a group of bars for each run and a bar for each pair kind."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     kinds = [kind for kind in ("all", "view", "pose") if any(kind in row for row in rows.values())]
     thick = 0.8 / max(len(rows), 1)
     for number, (run, row) in enumerate(rows.items()):
@@ -153,7 +153,7 @@ def gain_svg(rows: Mapping[str, Mapping[str, float]], ink: Mapping[str, str]) ->
     axes.margins(y=0.15)
     axes.set_xticks(range(len(kinds)), [{"all": "all pairs"}.get(k, f"{k} pairs") for k in kinds])
     axes.set_ylabel("error with a wrong reference (+%)")
-    return _svg(figure, "Reference gain")
+    return to_svg(figure, "Reference gain")
 
 
 def seed_values(runs: Sequence[Run], name: str) -> list[float]:
@@ -177,7 +177,7 @@ def mean_of(runs: Sequence[Run], name: str) -> Interval:
     return interval(seed_values(runs, name))
 
 
-def _canvas() -> tuple[Figure, Axes]:
+def canvas() -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE_IN, layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.spines[["top", "right"]].set_visible(False)
@@ -191,12 +191,12 @@ def _canvas() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
 
 
-def _svg(figure: Figure, title: str) -> str:
+def to_svg(figure: Figure, title: str) -> str:
     """The figure as an inline <svg> that takes its width and font from the page."""
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):

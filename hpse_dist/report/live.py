@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from types import TracebackType
 from hpse_dist.report import write_report
 from hpse_dist.report.runs import PLAN_FILE, planned_states
 
+SHARE = 20  # of the time, at most one part is spent on writing pages
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,7 @@ class LivePage:
     def _follow(self) -> None:
         before: dict[str, str] | None = None
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 now = planned_states(self.folder / PLAN_FILE)
                 if now != before:
@@ -56,4 +59,5 @@ class LivePage:
                 before = now
             except (ValueError, OSError) as error:  # a run folder caught in the act; the next look
                 log.warning("%s: the page was not rewritten (%s)", self.folder, error)
-            self._stop.wait(self.every_s)
+            took = time.monotonic() - began
+            self._stop.wait(max(self.every_s, SHARE * took))  # a large study's page takes a while

@@ -1,42 +1,19 @@
 """Tables of a study: means with 95 % intervals over seeds, differences from the baseline, costs.
 
-Pure functions of `runs.Study`; rounding is the page's business, the CSV files hold full numbers.
+Pure functions of `runs.Study`.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from scipy.special import stdtrit
-
+from hpse_dist.report.examples import Comparison, compare
 from hpse_dist.report.meanings import METRICS, Metric, protocol_named
 from hpse_dist.report.runs import Run, Study
-
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over `n` values and its t-interval; without one (n < 2) low and high are NaN."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def known(self) -> bool:
-        return self.n >= 2
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.known and (self.low > 0 or self.high < 0)
+from hpse_dist.report.statistics import LEVEL, Interval, holm, interval
 
 
 @dataclass(frozen=True)
@@ -46,8 +23,17 @@ class SourceRow:
     source: str
     seeds: tuple[int, ...]
     metrics: Mapping[str, Interval]
-    difference: Interval | None
-    """Ranking metric minus the baseline's, paired by seed; None for the baseline itself."""
+    against: Comparison | None
+    """Ranking metric minus the baseline's; None for the baseline itself."""
+    p: float = math.nan
+    """Of that difference, corrected by Holm for all the comparisons of the table."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The point of the grid that these are figures of: the best one."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether seeds, and people where they are known, set it apart from the baseline."""
+        return self.against is not None and self.against.seeds > 1 and self.p < 1 - LEVEL
 
 
 @dataclass(frozen=True)
@@ -66,19 +52,6 @@ class TaskTable:
 def metric(name: str) -> Metric:
     """What is known of a figure; an unknown one goes by its own name and is not ranked."""
     return METRICS.get(name, Metric(spoken(name)))
-
-
-def interval(values: Iterable[float], level: float = LEVEL) -> Interval:
-    """Mean and Student's t-interval of independent values."""
-    sample = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
-    n = len(sample)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(sample.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    half = float(stdtrit(n - 1, 0.5 + level / 2) * sample.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
 
 
 def task_tables(study: Study) -> list[TaskTable]:
@@ -114,34 +87,57 @@ def _task_table(runs: Sequence[Run], study: Study) -> TaskTable:
         )
     names = _ordered_metrics(runs)
     first = names[0]
-    by_source: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        by_source.setdefault(run.source, {})[run.seed] = run
-    baseline = by_source.get(study.baseline, {})
-    rows = [
-        SourceRow(
-            source=source,
-            seeds=tuple(sorted(seeds)),
-            metrics={
-                name: interval(run.metrics.get(name, math.nan) for run in seeds.values())
-                for name in names
-            },
-            difference=(
-                None
-                if source == study.baseline or not baseline
-                else interval(
-                    seeds[seed].metrics.get(first, math.nan)
-                    - baseline[seed].metrics.get(first, math.nan)
-                    for seed in sorted(seeds.keys() & baseline.keys())
-                )
-            ),
-        )
-        for source, seeds in by_source.items()
-    ]
+    best = {
+        source: best_settings([run for run in runs if run.source == source], first)
+        for source in dict.fromkeys(run.source for run in runs)
+    }
+    base = best.get(study.baseline, {})
+    rows = [_row(source, found, names, base) for source, found in best.items()]
+    adjusted = holm([row.against.difference.p if row.against else math.nan for row in rows])
+    rows = [replace(row, p=p) for row, p in zip(rows, adjusted, strict=True)]
     sign = -1.0 if metric(first).better == "higher" else 1.0
     rows.sort(key=lambda row: (math.isnan(row.metrics[first].mean), sign * row.metrics[first].mean))
-    base = study.baseline if baseline else ""
-    return TaskTable(task, first, names, tuple(rows), base, protocol)
+    return TaskTable(task, first, names, tuple(rows), study.baseline if base else "", protocol)
+
+
+def _row(
+    source: str, runs: Mapping[int, Run], names: Sequence[str], base: Mapping[int, Run]
+) -> SourceRow:
+    """One source's line, of its runs by seed and the baseline's."""
+    itself = runs is base or not base
+    return SourceRow(
+        source=source,
+        seeds=tuple(sorted(runs)),
+        metrics={n: interval(run.metrics.get(n, math.nan) for run in runs.values()) for n in names},
+        against=None if itself else compare(runs, base, names[0]),
+        settings=next(iter(runs.values())).settings,
+    )
+
+
+def by_settings(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
+    """One source's runs of a task by their place in the grid, spoken, and by seed."""
+    found: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        found.setdefault(settings_text(run.settings), {})[run.seed] = run
+    return found
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """`lr 0.001, weight_decay 0.05`."""
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings.items())
+
+
+def best_settings(runs: Sequence[Run], name: str) -> dict[int, Run]:
+    """The runs by seed of the point of the grid with the best mean, among those of most seeds."""
+    found = list(by_settings(runs).values())
+    most = max(len(seeds) for seeds in found)
+    sign = -1.0 if metric(name).better == "higher" else 1.0
+
+    def rank(seeds: Mapping[int, Run]) -> float:
+        mean = interval(run.metrics.get(name, math.nan) for run in seeds.values()).mean
+        return sign * mean if math.isfinite(mean) else math.inf
+
+    return min((seeds for seeds in found if len(seeds) == most), key=rank)
 
 
 def _ordered_metrics(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -165,28 +161,46 @@ def answer(table: TaskTable) -> str:
     text += f"{best.source} with {figure(value.mean, what)}{_range(value, what)}"
     if best.source == table.baseline and len(table.rows) > 1:
         return f"{text}. No source comes before the baseline{_behind(table.rows[1], what)}."
-    if best.difference is None or best.difference.n == 0:
+    if best.against is None or best.against.seeds == 0:
         return f"{text}."
-    size = figure(abs(best.difference.mean), what)
-    if (best.difference.mean < 0) != (what.better == "lower"):
+    mean = best.against.difference.mean
+    size = figure(abs(mean), what)
+    if (mean < 0) != (what.better == "lower"):
         return f"{text}. With the seeds that both have, it is not ahead of {table.baseline}."
-    if not best.difference.known:
+    if best.against.seeds == 1:
         return f"{text}, {size} better than {table.baseline}; one seed proves nothing."
-    if best.difference.excludes_zero:
-        around = _range(best.difference, what, absolute=True)
-        return f"{text}, {size} better than {table.baseline}{around}."
+    if best.sure:
+        around = _range(best.against.difference, what, absolute=True, over=over(best.against))
+        return f"{text}, {size} better than {table.baseline}{around}{_objections(table)}."
     return (
-        f"{text}. The {size} between it and {table.baseline} may be chance: the interval of the "
-        f"difference over {best.difference.n} seeds holds zero."
+        f"{text}. The {size} between it and {table.baseline} may be chance: "
+        f"p = {best.p:.2g} over {over(best.against)}."
     )
+
+
+def _objections(table: TaskTable) -> str:
+    """Other figures of the same runs by which the baseline is ahead of the best."""
+    best, base = table.rows[0], next(row for row in table.rows if row.source == table.baseline)
+    against = []
+    for name in table.metric_names[1:]:
+        gap = best.metrics[name].mean - base.metrics[name].mean
+        if metric(name).better and (gap > 0) == (metric(name).better == "lower") and gap:
+            against.append(metric(name).label)
+    return f"; by {' and '.join(against)} {base.source} is ahead" if against else ""
+
+
+def over(comparison: Comparison) -> str:
+    """What a comparison's interval is over: `3 seeds and 12 people`."""
+    seeds = f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''}"
+    return f"{seeds} and {comparison.people} people" if comparison.people else seeds
 
 
 def _behind(row: SourceRow, what: Metric) -> str:
     """How far the next source is behind the baseline, where seeds allow to say so."""
-    if row.difference is None or not row.difference.known:
+    if row.against is None or row.against.seeds < 2:
         return ""
-    size = figure(abs(row.difference.mean), what)
-    chance = "" if row.difference.excludes_zero else ", which may be chance"
+    size = figure(abs(row.against.difference.mean), what)
+    chance = "" if row.sure else ", which may be chance"
     return f"; {row.source} is {size} behind{chance}"
 
 
@@ -195,13 +209,14 @@ def spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _range(value: Interval, what: Metric, absolute: bool = False) -> str:
+def _range(value: Interval, what: Metric, absolute: bool = False, over: str = "") -> str:
     if not value.known:
         return ""
     low, high = value.low, value.high
     if absolute:
         low, high = sorted((abs(low), abs(high)))
-    return f" (95 % interval {low:.{what.digits}f} to {high:.{what.digits}f}, {value.n} seeds)"
+    over = over or f"{value.n} seeds"
+    return f" (95 % interval {low:.{what.digits}f} to {high:.{what.digits}f}, {over})"
 
 
 def figure(value: float | None, what: Metric) -> str:
@@ -245,80 +260,14 @@ def costs(study: Study) -> list[dict[str, Any]]:
             "workers": run.world_size,
             "seconds": run.seconds,
             "samples_per_s": run.samples_per_s,
+            "core_seconds": run.cost.get("core_seconds"),
+            "gpu_seconds": run.cost.get("gpu_seconds"),
+            "memory_mb": run.cost.get("memory_mb"),
+            "gpu_memory_mb": run.cost.get("gpu_memory_mb"),
+            "cpu_joules": run.cost.get("cpu_joules"),
+            "gpu_joules": run.cost.get("gpu_joules"),
             "share": part / whole if whole else 0.0,
             "done": run.done,
         }
         for run, part in zip(study.runs, spent, strict=True)
     ]
-
-
-def write_tables(study: Study, folder: Path) -> list[Path]:
-    """summary.csv, runs.csv, curves.csv and costs.csv: all that the page shows, in full numbers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = [
-        {
-            "task": table.task,
-            "protocol": table.protocol,
-            "source": row.source,
-            "metric": name,
-            "unit": metric(name).unit,
-            "better": metric(name).better,
-            "mean": value.mean,
-            "low95": value.low,
-            "high95": value.high,
-            "seeds": value.n,
-            **_difference(row, name == table.ranked_by),
-        }
-        for table in task_tables(study)
-        for row in table.rows
-        for name, value in row.metrics.items()
-    ]
-    identity = [
-        (run, {"run": run.name, "kind": run.kind, "source": run.source, "task": run.task})
-        for run in study.runs
-    ]
-    finals = [
-        {**who, "seed": run.seed, "metric": name, "value": value}
-        for run, who in identity
-        for name, value in run.metrics.items()
-    ]
-    curves = [
-        {**who, "seed": run.seed, "step": int(row["step"]), "metric": name, "value": value}
-        for run, who in identity
-        for row in run.history
-        for name, value in row.items()
-        if name != "step"
-    ]
-    files: dict[str, list[dict[str, Any]]] = {
-        "summary": summary,
-        "runs": finals,
-        "curves": curves,
-        "costs": costs(study),
-    }
-    return [_write_csv(folder / f"{name}.csv", rows) for name, rows in files.items() if rows]
-
-
-def _difference(row: SourceRow, ranked: bool) -> dict[str, float | None]:
-    value = row.difference if ranked else None
-    return {
-        "difference": value.mean if value else None,
-        "difference_low95": value.low if value else None,
-        "difference_high95": value.high if value else None,
-    }
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return path
-
-
-def _cell(value: Any) -> Any:
-    """Empty for what is not known; text that a spreadsheet would run as a formula is quoted."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
-        return f"'{value}"
-    return value

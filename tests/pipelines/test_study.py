@@ -70,14 +70,14 @@ def test_plan_prints_and_starts_nothing(
     monkeypatch.setattr(command, "carry_out", None)
     assert run_command(command.main, command.parser(), [str(study), "--plan"]) == 0
     out = capsys.readouterr().out
-    assert [line.split()[2] for line in out.splitlines()[:-1]] == [
+    assert [line.split()[2] for line in out.splitlines()[:5]] == [
         "completion",
         "random-body_mesh-seed0",
         "completion-body_mesh-seed0",
         "random-body_mesh-seed1",
         "completion-body_mesh-seed1",
     ]
-    assert "5 runs, 0 done, 150 steps to go" in out
+    assert "5 runs: 5 waiting; 150 steps to go" in out
     assert not (study.parent / "runs").exists()
 
 
@@ -104,7 +104,7 @@ def test_a_failed_run_is_told_and_the_others_are_reported(
     assert run_command(command.main, command.parser(), [str(study)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"1 of 5 runs failed ({name}: loss is not finite at step 3)" in said
+    assert f"1 of 5 runs are not done ({name}: loss is not finite at step 3)" in said
     assert "1 of 5 runs are not done" in (study.parent / "runs/small/report.html").read_text()
 
 

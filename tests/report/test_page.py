@@ -13,9 +13,9 @@ from PIL import Image
 
 from hpse_dist.report import write_report
 from hpse_dist.report.figures import Curve, colours, curves_svg, interval_svg, span
-from hpse_dist.report.page import duration
+from hpse_dist.report.fine_print import duration
 from hpse_dist.report.pictures import Wanted, embed
-from hpse_dist.report.tables import interval
+from hpse_dist.report.statistics import interval
 from tests.report.made_study import make_finetuning, make_pretraining, make_study
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -84,7 +84,7 @@ def test_the_answer_comes_first_and_the_rest_is_there(page: Path) -> None:
             "Lowest PA-MPJPE on body mesh (synthetic-24): completion with 61.5 mm",
             "against random",
             "PA-MPJPE, held-out subjects",
-            "Predictions on held-out pictures",
+            "The same people by every source",
             "Reference gain",
             "of worker time in all",
             "source: random",
@@ -99,7 +99,7 @@ def test_the_answer_comes_first_and_the_rest_is_there(page: Path) -> None:
 def test_a_study_under_way_says_what_is_missing(tmp_path: Path) -> None:
     text = write_report(make_study(tmp_path, done=False)).read_text(encoding="utf-8")
     assert "1 of 7 runs are not done" in text
-    assert "completion-body_mesh-seed2." in text
+    assert "<b>completion-body_mesh-seed2</b> running: step 400" in text
 
 
 def test_whatever_comes_from_files_is_escaped(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from hpse_dist.report.export import write_tables
 from hpse_dist.report.runs import Run, Study, read_study
+from hpse_dist.report.statistics import interval
 from hpse_dist.report.tables import (
     _task_table,
     answer,
     costs,
     gains,
-    interval,
     task_tables,
-    write_tables,
 )
 from tests.report.made_study import FINAL, make_study
 
@@ -62,11 +62,11 @@ def test_sources_are_ranked_best_first_and_compared_by_seed(tmp_path: Path) -> N
     assert table.ranked_by == "pa_mpjpe"
     assert table.metric_names == ("pa_mpjpe", "mpjpe", "pve")
     best, base = table.rows
-    assert base.difference is None
-    assert best.difference is not None
+    assert base.against is None
+    assert best.against is not None
     by_seed = [a - b for a, b in zip(FINAL["completion"], FINAL["random"], strict=True)]
-    assert best.difference.mean == pytest.approx(sum(by_seed) / 3)
-    assert best.difference == interval(by_seed)
+    assert best.against.difference.mean == pytest.approx(sum(by_seed) / 3)
+    assert best.against.difference == interval(by_seed)
 
 
 def test_a_figure_where_higher_is_better_is_ranked_so() -> None:
@@ -78,9 +78,9 @@ def test_a_figure_where_higher_is_better_is_ranked_so() -> None:
 
 def test_only_seeds_that_both_have_are_compared() -> None:
     (table,) = task_tables(study_of(random=[70.0, 71.0, 72.0], better=[60.0, 61.0]))
-    assert table.rows[0].difference is not None
-    assert table.rows[0].difference.n == 2
-    assert table.rows[0].difference.mean == pytest.approx(-10.0)
+    against = table.rows[0].against
+    assert against is not None and (against.seeds, against.people) == (2, 0)
+    assert against.difference.mean == pytest.approx(-10.0)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,14 @@ def test_tables_hold_full_numbers_and_no_formulas(tmp_path: Path) -> None:
     )
     paths = write_tables(replace(study, runs=runs), tmp_path / "tables")
     assert sorted(path.name for path in paths) == [
+        "convergence.csv",
         "costs.csv",
         "curves.csv",
+        "gaps.csv",
         "runs.csv",
         "summary.csv",
+        "tables.md",
+        "tables.tex",
     ]
     with (tmp_path / "tables" / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -151,7 +155,7 @@ def test_two_protocols_are_never_in_one_column(tmp_path: Path) -> None:
         ("h36m-p2", ["random"]),
         ("3dpw-14", ["a"]),
     ]
-    assert tables[1].rows[0].difference is None  # there is nothing to compare it with
+    assert tables[1].rows[0].against is None  # there is nothing to compare it with
     assert "body mesh (3dpw-14): a" in answer(tables[1])
     paths = write_tables(replace(study, runs=tuple(mixed)), tmp_path)
     with next(path for path in paths if path.stem == "summary").open() as file:

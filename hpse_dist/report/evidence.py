@@ -1,0 +1,236 @@
+"""The page's second part: curves, label curves, spread over settings, errors by condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from hpse_dist.report import drawings, figures
+from hpse_dist.report.breakdown import breakdowns
+from hpse_dist.report.learning import (
+    NEAR,
+    LabelCurve,
+    convergence,
+    label_studies,
+    spreads,
+)
+from hpse_dist.report.overview import cell_name
+from hpse_dist.report.runs import Run, Study
+from hpse_dist.report.statistics import Interval
+from hpse_dist.report.tables import TaskTable, best_settings, figure, metric, spoken
+
+CURVES_SHOWN = 4  # figures per task: its ranking metric and the next ones, then the loss
+CURVE_METRICS = ("pa_mpjpe", "mpjpe", "pve", "pck_005", "joint_error", "person_iou", "accuracy")
+PRETRAINING_METRICS = ("reference_gain", "hidden_loss")
+Ink = Mapping[str, str]
+
+
+def curves(study: Study, tables: Sequence[TaskTable], ink: Ink) -> list[dict[str, Any]]:
+    """Groups of figures: one for each task with most of its labels, one for pre-training."""
+    groups = []
+    finetunings = [run for run in study.of_kind("finetune") if run.history or run.training]
+    most = {run.base_task: run.label_fraction for run in sorted(finetunings, key=_share)}
+    finetunings = [run for run in finetunings if run.label_fraction == most[run.base_task]]
+    named = {run.task: run.protocol for run in reversed(finetunings) if run.done}
+    keys = [  # a run under way has not said its protocol yet
+        (run.task, run.protocol if run.done else named.get(run.task, "")) for run in finetunings
+    ]
+    for key in dict.fromkeys(keys):
+        runs = [run for run, its in zip(finetunings, keys, strict=True) if its == key]
+        table = next((t for t in tables if (t.task, t.protocol) == key), None)
+        heading = f"Fine-tuning on {spoken(key[0])}{f' ({key[1]})' if key[1] else ''}"
+        order = (*(table.metric_names[:1] if table else ()), *CURVE_METRICS)
+        group = _group(heading, _of_best_settings(runs, table), ink, study.baseline, order)
+        groups.append({**group, "speed": _speed(study, table) if table else None})
+    pretrainings = [run for run in study.of_kind("pretrain") if run.history or run.training]
+    if pretrainings:
+        order = (*PRETRAINING_METRICS, *CURVE_METRICS)
+        group = _group("Pre-training", pretrainings, ink, study.baseline, order)
+        groups.append({**group, "speed": None})
+    return [group for group in groups if group["figures"]]
+
+
+def _share(run: Run) -> float:
+    return run.label_fraction
+
+
+def _of_best_settings(runs: Sequence[Run], table: TaskTable | None) -> list[Run]:
+    """Of each source the settings that its table shows."""
+    if table is None:
+        return list(runs)
+    found: list[Run] = []
+    for source in dict.fromkeys(run.source for run in runs):
+        mine = [run for run in runs if run.source == source]
+        done = [run for run in mine if run.done]
+        found += best_settings(done, table.ranked_by).values() if done else mine
+    return found
+
+
+def _group(
+    heading: str, runs: Sequence[Run], ink: Ink, baseline: str, order: Sequence[str]
+) -> dict[str, Any]:
+    sources = list(dict.fromkeys(run.source for run in runs))
+    found = {name for run in runs for row in run.history for name in row}
+    measured = [name for name in dict.fromkeys(order) if name in found][: CURVES_SHOWN - 1]
+    drawn = []
+    for name, training in [*((name, False) for name in measured), ("loss", True)]:
+        lines = [
+            figures.curve(
+                [run for run in runs if run.source == source],
+                name,
+                source,
+                ink[source],
+                training=training,
+                dashed=source == baseline,
+            )
+            for source in sources
+        ]
+        known = [line for line in lines if line is not None]
+        if known:
+            caption = "training loss" if training else f"{metric(name).label}, held-out subjects"
+            svg = figures.curves_svg(f"{heading}: {caption}", known, name=name)
+            drawn.append({"caption": caption, "svg": Markup(svg)})
+    return {"heading": heading, "legend": [(s, ink[s]) for s in sources], "figures": drawn}
+
+
+def _speed(study: Study, table: TaskTable) -> dict[str, Any] | None:
+    """How fast each source arrives, as rows of text."""
+    rows = convergence(study, table)
+    what = metric(table.ranked_by)
+    if not rows or not what.better:
+        return None
+    return {
+        "columns": [
+            f"within {NEAR:g} % of its final {what.label}",
+            f"{table.baseline}’s final {what.label} met" if table.baseline else "",
+            f"mean {what.label} over log steps",
+        ],
+        "rows": [
+            (
+                row.source,
+                f"{_steps(row.arrived)}{' or before' if row.at_once else ''}",
+                _met(row.baseline_met, row.met, row.seeds),
+                figure(row.area.mean, what),
+            )
+            for row in rows
+        ],
+    }
+
+
+def _steps(value: Interval) -> str:
+    return f"step {value.mean:,.0f}" if math.isfinite(value.mean) else "–"
+
+
+def _met(value: Interval, met: int, seeds: int) -> str:
+    if not seeds:
+        return "–"
+    if not met:
+        return "not reached"
+    text = _steps(value)
+    return text if met == seeds else f"{text}, by {met} of {seeds} seeds"
+
+
+def labels(study: Study, tables: Sequence[TaskTable], ink: Ink) -> list[dict[str, Any]]:
+    """Label curves, and how many labels match the baseline with all of them."""
+    return [
+        {
+            "heading": spoken(found.task).capitalize(),
+            "legend": [(curve.source, ink[curve.source]) for curve in found.curves],
+            "svg": Markup(drawings.labels_svg(found, ink, study.baseline)),
+            "rows": [
+                (curve.source, *_needed(curve))
+                for curve in found.curves
+                if curve.needed is not None
+            ],
+            "baseline": study.baseline,
+        }
+        for found in label_studies(study, tables)
+    ]
+
+
+def _needed(curve: LabelCurve) -> tuple[str, str]:
+    """The share of labels, and the interval that seeds allow to give."""
+    needed = curve.needed
+    assert needed is not None
+    if not math.isfinite(needed.share):
+        said = "not reached"
+    else:
+        said = f"{'at most ' if needed.at_most else ''}{_percent(needed.share)}"
+    if all(value.n < 2 for value in curve.values):
+        return said, "one seed, no interval"
+    low = _percent(needed.earliest) if math.isfinite(needed.earliest) else ""
+    high = _percent(needed.latest) if math.isfinite(needed.latest) else ""
+    if low and needed.earliest <= min(curve.shares):
+        low = f"{low} or fewer"
+    if not low:
+        return said, "surely not reached"
+    return said, f"{low} to {high}" if high else f"from {low}; may never be reached"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def settings(study: Study, tables: Sequence[TaskTable], ink: Ink) -> list[dict[str, Any]]:
+    """The spread over the grid, task by task."""
+    groups = []
+    for table in tables:
+        rows = spreads(study, table)
+        if rows:
+            what = metric(table.ranked_by)
+            groups.append(
+                {
+                    "heading": cell_name(table, tables),
+                    "svg": Markup(drawings.spread_svg(rows, table.ranked_by, ink)),
+                    "metric": what.label,
+                    "rows": [
+                        (
+                            row.source,
+                            figure(row.values[0], what),
+                            figure(_median(row.values), what),
+                            figure(row.values[-1], what),
+                            row.settings[0],
+                            len(row.values),
+                        )
+                        for row in rows
+                    ],
+                }
+            )
+    return groups
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def errors(study: Study, tables: Sequence[TaskTable], ink: Ink) -> list[dict[str, Any]]:
+    """Errors by condition; of a task learnt from several shares of labels, with most of them."""
+    groups = []
+    largest: dict[tuple[str, str], tuple[float, TaskTable]] = {}
+    for table in tables:
+        run = next(r for r in study.runs if r.task == table.task)
+        key = (run.base_task, table.protocol)
+        if key not in largest or run.label_fraction > largest[key][0]:
+            largest[key] = run.label_fraction, table
+    for _, table in largest.values():
+        found = breakdowns(study, table)
+        if found:
+            groups.append(
+                {
+                    "heading": cell_name(table, tables),
+                    "legend": [(source, ink[source]) for source in found[0].sources],
+                    "figures": [
+                        {
+                            "caption": each.condition,
+                            "svg": Markup(drawings.bins_svg(each, table.ranked_by, ink)),
+                        }
+                        for each in found
+                    ],
+                }
+            )
+    return groups

@@ -1,0 +1,189 @@
+"""All tasks of a study in one table: every source's gap to the baseline, cell by cell and averaged.
+
+The gap is S0's (Choi et al. 2023): how much larger a source's error is than the baseline's, in
+percent of it; negative is better. Of a figure in percent where higher is better, the error is what
+it lacks of 100.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hpse_dist.report.runs import Study
+from hpse_dist.report.statistics import LEVEL, Interval, holm, interval, relative_gap
+from hpse_dist.report.tables import (
+    TaskTable,
+    best_settings,
+    judged,
+    metric,
+    spoken,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One source on one task."""
+
+    value: Interval
+    """Its ranking metric over seeds."""
+    gap: Interval
+    """Percent over the seeds that the baseline has too."""
+    sure: bool
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """One source on all tasks."""
+
+    source: str
+    cells: tuple[Cell | None, ...]
+    """In the order of the overview's tasks; None where there is no finished run."""
+    average: Interval
+    """Mean gap over the cells, an interval over the seeds that have all of them."""
+    p: float = math.nan
+    """Of the average, corrected by Holm for all sources."""
+
+    @property
+    def sure(self) -> bool:
+        return self.average.n > 1 and self.p < 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Sources, best average first; the baseline among them at zero."""
+
+    tables: tuple[TaskTable, ...]
+    baseline: str
+    rows: tuple[OverviewRow, ...]
+
+    shares: int = 1
+    """Label shares of a task, at most."""
+
+    @property
+    def cells(self) -> int:
+        return len(self.tables)
+
+    @property
+    def counted(self) -> str:
+        """What the average is over, in words."""
+        if self.shares == 1:
+            return f"{self.cells} tasks"
+        return f"{self.cells} combinations of task and label share"
+
+
+def overview(study: Study, tables: Sequence[TaskTable]) -> Overview | None:
+    """None where there is no baseline to compare with, or one source only."""
+    ranked = tuple(t for t in tables if metric(t.ranked_by).better and t.baseline)
+    sources = list(dict.fromkeys(row.source for table in ranked for row in table.rows))
+    if len(sources) < 2:
+        return None
+    gaps = [gaps_by_seed(study, table) for table in ranked]
+    rows = [_row(source, ranked, gaps, source == study.baseline) for source in sources]
+    adjusted = holm([row.average.p if row.source != study.baseline else math.nan for row in rows])
+    rows = [
+        OverviewRow(row.source, row.cells, row.average, p)
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+    rows.sort(key=lambda row: (math.isnan(row.average.mean), row.average.mean))
+    shares = len({run.label_fraction for run in judged(study)})
+    return Overview(ranked, study.baseline, tuple(rows), shares)
+
+
+def gaps_by_seed(study: Study, table: TaskTable) -> dict[str, dict[int, float]]:
+    """source -> seed -> gap in percent, at each source's best settings."""
+    runs = [r for r in judged(study) if (r.task, r.protocol) == (table.task, table.protocol)]
+    name = table.ranked_by
+    finals = {
+        row.source: {
+            seed: error_of(run.metrics[name], name)
+            for seed, run in best_settings(
+                [run for run in runs if run.source == row.source], name
+            ).items()
+            if name in run.metrics
+        }
+        for row in table.rows
+    }
+    base = finals[table.baseline]
+    return {
+        source: {s: relative_gap(e, base[s], "lower") for s, e in errors.items() if s in base}
+        for source, errors in finals.items()
+    }
+
+
+def error_of(value: float, name: str) -> float:
+    """A figure as an error: what a share in percent lacks of 100 is one."""
+    what = metric(name)
+    if what.better != "higher":
+        return value
+    return 100.0 - value if what.unit == "%" else -value
+
+
+def _row(
+    source: str,
+    tables: Sequence[TaskTable],
+    gaps: Sequence[Mapping[str, Mapping[int, float]]],
+    baseline: bool,
+) -> OverviewRow:
+    cells: list[Cell | None] = []
+    for table, by_seed in zip(tables, gaps, strict=True):
+        row = next((row for row in table.rows if row.source == source), None)
+        if row is None:
+            cells.append(None)
+            continue
+        gap = interval(by_seed.get(source, {}).values())
+        cells.append(Cell(row.metrics[table.ranked_by], gap, row.sure))
+    mine = [by_seed.get(source, {}) for by_seed in gaps]
+    seeds = set.intersection(*(set(each) for each in mine))
+    means = [sum(each[seed] for each in mine) / len(mine) for seed in sorted(seeds)]
+    return OverviewRow(source, tuple(cells), Interval(0, 0, 0, 0) if baseline else interval(means))
+
+
+def headline(found: Overview, missing: int) -> list[str]:
+    """Which source wins, by how much, and whether that is sure: one sentence, and its footing."""
+    complete = [row for row in found.rows if math.isfinite(row.average.mean)]
+    best = complete[0] if complete else None
+    where = f"over {found.counted}" if found.cells > 1 else ""
+    if best is None:
+        return ["No source has finished every task yet."]
+    if best.source == found.baseline:
+        text = f"No source comes before {best.source} {where}".rstrip()
+        rival = complete[1] if len(complete) > 1 else None
+        if rival is not None:
+            text += f": {rival.source}, the next, has an error {rival.average.mean:.1f} % larger"
+            text += _certainty(rival)
+    else:
+        text = f"{best.source} wins {where}".rstrip()
+        text += f": on average its error is {-best.average.mean:.1f} % below {found.baseline}’s"
+        text += _certainty(best)
+    told = [f"{text}."]
+    wins = best.source != found.baseline and _wins(found, best.source)
+    if wins:
+        told.append(f"It comes first in {wins} of these {found.cells}.")
+    if missing:
+        told.append("Runs are still missing, so this may change.")
+    return told
+
+
+def _certainty(row: OverviewRow) -> str:
+    value = row.average
+    if value.n < 2:
+        return ", which one seed cannot prove"
+    if row.sure:
+        low, high = sorted((abs(value.low), abs(value.high)))
+        return f" (95 % interval {low:.1f} to {high:.1f} %, {value.n} seeds): sure beyond chance"
+    low, high = sorted((-value.low, -value.high))
+    around = f"95 % interval {low:+.1f} to {high:+.1f} %, {value.n} seeds"
+    return f" ({around}): not sure, it may be chance"
+
+
+def _wins(found: Overview, source: str) -> int:
+    return sum(table.rows[0].source == source for table in found.tables)
+
+
+def cell_name(table: TaskTable, tables: Sequence[TaskTable]) -> str:
+    """The task, and its protocol where the task has tables of several."""
+    several = sum(other.task == table.task for other in tables) > 1
+    name = spoken(table.task).capitalize()
+    return f"{name}, {table.protocol or 'protocol not recorded'}" if several else name

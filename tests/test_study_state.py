@@ -1,0 +1,145 @@
+"""How far a study has come, what it will take, when it stops, and what it frees."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpse_dist.config import build, dump
+from hpse_dist.report.runs import state_of
+from hpse_dist.study import PlannedRun, plan
+from hpse_dist.study_recipe import StudyMachine, StudyRecipe
+from hpse_dist.study_state import Budget, describe, estimate, free_finished, state
+
+RECIPE = """
+name: {name}
+collections: [{{path: collections/demo}}]
+encoder: {{name: custom, image_px: 64, patch_px: 8, dim: 128, depth: 4, heads: 4}}
+steps: 100
+global_batch: 32
+machine: {{micro_batch: 32, engine: plain, out: {out}}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyRecipe:
+    for name in ("first", "mesh"):
+        (tmp_path / f"{name}.yaml").write_text(RECIPE.format(name=name, out=tmp_path / "runs"))
+    values = {
+        "name": "study",
+        "sources": {"random": {"run": "random"}, "first": {"pretrain": f"{tmp_path}/first.yaml"}},
+        "tasks": {"mesh": f"{tmp_path}/mesh.yaml"},
+        "seeds": [0],
+        "machine": {"out": str(tmp_path / "runs")},
+    }
+    return build(StudyRecipe, values)
+
+
+def finish(run: PlannedRun, seconds: float = 50.0, **report: object) -> None:
+    run.folder.mkdir(parents=True)
+    (run.folder / "recipe.yaml").write_text(dump(run.recipe))
+    whole = {"kind": run.kind, "steps": run.recipe.steps, "seconds": seconds, **report}
+    (run.folder / "report.json").write_text(json.dumps(whole))
+    (run.folder / "card.json").write_text(json.dumps({"recipe_hash": run.recipe.hash()}))
+    (run.folder / "DONE").touch()
+
+
+def fail(run: PlannedRun) -> None:
+    (run.folder / "logs").mkdir(parents=True)
+    said = {"kind": "ValueError", "sentence": "the loss is NaN"}
+    (run.folder / "logs" / "final_0.json").write_text(json.dumps(said))
+
+
+def test_states_of_a_run_folder(tmp_path: Path) -> None:
+    assert state_of(tmp_path / "none") == ("waiting", "")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.touch()
+    assert state_of(tmp_path) == ("running", "")
+    os.utime(recipe, (time.time() - 3600,) * 2)
+    assert state_of(tmp_path) == ("stopped", "")
+    (tmp_path / "DONE").touch()
+    assert state_of(tmp_path) == ("done", "")
+
+
+def test_a_folder_of_another_recipe_is_refused(study: StudyRecipe) -> None:
+    first = plan(study)[0]
+    finish(first)
+    assert state(first)[0] == "done"
+    changed = replace(first, recipe=replace(first.recipe, steps=7))
+    word, said = state(changed)
+    assert word == "refused" and "different in steps; give this one another name" in said
+
+
+def test_a_source_made_anew_refuses_what_was_tuned_from_the_old_one(study: StudyRecipe) -> None:
+    first, _, tuned = plan(study)
+    finish(first)
+    finish(tuned, source_card={"recipe_hash": first.recipe.hash()})
+    assert state(tuned)[0] == "done"
+    (first.folder / "card.json").write_text(json.dumps({"recipe_hash": "another"}))
+    word, said = state(tuned)
+    assert word == "refused" and "before that was made anew by another recipe" in said
+
+
+def test_estimates_come_from_runs_of_the_same_size(study: StudyRecipe) -> None:
+    first, random, tuned = plan(study)
+    assert estimate([tuned])[tuned.name].basis.startswith("a model of a transformer's arithmetic")
+    finish(random, seconds=40.0, cost={"memory_mb": 1234.0})
+    longer = replace(tuned, recipe=replace(tuned.recipe, steps=200))
+    found = estimate([longer, first])
+    assert (found[longer.name].seconds, found[longer.name].memory_mb) == (80.0, 1234.0)
+    assert found[longer.name].basis.startswith("1 finished run of the same size")
+    assert "no finished run of that size" in found[first.name].basis
+    lines = describe([first, random, longer])
+    assert "done" in lines[1] and "80 s" in lines[2] and "1.2 GB  after 1" in lines[2]
+
+
+def test_a_modelled_estimate_grows_with_the_encoder(study: StudyRecipe) -> None:
+    run = plan(study)[1]
+    encoder = replace(run.recipe.encoder, dim=256)
+    larger = replace(run, recipe=replace(run.recipe, encoder=encoder))
+    small, large = (estimate([each])[run.name] for each in (run, larger))
+    assert 3 < large.seconds / small.seconds < 4.5 and large.memory_mb > small.memory_mb
+    foreign = replace(run, recipe=replace(run.recipe, source="timm:resnet50"))
+    assert "none for timm:resnet50" in estimate([foreign])[run.name].basis
+    assert " - " in describe([foreign])[0] + " "
+
+
+def test_budgets_say_why_nothing_more_is_started(study: StudyRecipe) -> None:
+    runs = plan(study)
+
+    def refusal(**machine: float) -> str | None:
+        return Budget(replace(study, machine=replace(study.machine, **machine)), runs).refusal()
+
+    assert refusal() is None and refusal(hours=1.0, failures=1, disk_gb=1.0) is None
+    assert "machine.hours=1e-12, is used up" in str(refusal(hours=1e-12))
+    study.folder().mkdir(parents=True)
+    (study.folder() / "big").write_bytes(b"x" * 5000)
+    assert "machine.disk_gb=1e-06" in str(refusal(disk_gb=1e-6))
+    budget = Budget(replace(study, machine=replace(study.machine, failures=1)), runs)
+    fail(runs[1])
+    assert "1 runs failed, the failure budget is machine.failures=1" in str(budget.refusal())
+
+
+def test_an_earlier_failure_does_not_use_up_the_budget(study: StudyRecipe) -> None:
+    runs = plan(study)
+    fail(runs[1])
+    os.utime(runs[1].folder / "logs" / "final_0.json", (time.time() - 60,) * 2)
+    machine = StudyMachine(out=study.machine.out, failures=1)
+    assert Budget(replace(study, machine=machine), runs).refusal() is None
+
+
+def test_only_finished_fine_tuning_runs_are_freed(study: StudyRecipe) -> None:
+    first, random, tuned = plan(study)
+    for run in (first, random):
+        finish(run)
+    for run in (first, random, tuned):
+        (run.folder / "checkpoints" / "step_00000001").mkdir(parents=True)
+        (run.folder / "checkpoints" / "step_00000001" / "engine").write_bytes(b"x" * 1000)
+    assert free_finished([first, random, tuned]) == pytest.approx(1e-6)
+    assert not (random.folder / "checkpoints").exists()
+    assert (first.folder / "checkpoints").exists() and (tuned.folder / "checkpoints").exists()
