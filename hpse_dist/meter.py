@@ -17,6 +17,7 @@ import ctypes
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ class Meter:
         return found
 
 
-def together(readings: list[dict[str, float]]) -> dict[str, float]:
+def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Readings of several processes or starts as one: sums, and of memory the largest."""
     names = dict.fromkeys(name for reading in readings for name in reading)
     joined = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hpse_dist.data.loader import evaluation_batches
 from hpse_dist.engine import build_engine

@@ -15,7 +15,12 @@ PACKAGES = ("hpse_dist", "cluster", "pipelines")
 LAYERS: list[list[str]] = [
     ["pipelines"],
     ["cluster"],
-    ["hpse_dist.run hpse_dist.predict", "hpse_dist.ledger", "hpse_dist.prepare", "hpse_dist.study hpse_dist.study_state"],
+    [
+        "hpse_dist.run hpse_dist.predict",
+        "hpse_dist.ledger",
+        "hpse_dist.prepare",
+        "hpse_dist.study hpse_dist.study_state",
+    ],
     ["hpse_dist.run_folder", "hpse_dist.feed", "hpse_dist.examples", "hpse_dist.study_recipe"],
     ["hpse_dist.recipe"],
     ["hpse_dist.train", "hpse_dist.probe", "hpse_dist.whole_set"],

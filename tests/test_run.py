@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -91,6 +93,21 @@ def test_run_folder_is_complete(finished: Path) -> None:
     assert (finished / "DONE").is_file()
     packages = json.loads((finished / "environment.json").read_text())["packages"]
     assert packages["torch"] == torch.__version__.partition("+")[0]
+    assert report["cost"]["core_seconds"] > 0 and report["cost"]["memory_mb"] > 15
+
+
+def test_examples_are_what_the_metrics_are_means_of(finished: Path) -> None:
+    """One row for each held-out example, with whom it shows."""
+    table = pq.read_table(finished / "examples.parquet")
+    report = json.loads((finished / "report.json").read_text())
+    names = [name for name in table.column_names if name.startswith("metric/")]
+    assert {"subject", "view_deg", "in_sight", "pose_distance"} <= set(table.column_names)
+    assert "metric/hidden_loss" in names and len(table) > 4
+    for name in names:
+        values = np.asarray(table[name])
+        if np.isfinite(values).any():  # some ask for labels that these people lack
+            whole = report["metrics"][name.removeprefix("metric/")]
+            assert np.nanmean(values) == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_finished_run_is_left_alone(finished: Path, collection: Collection) -> None:

@@ -60,6 +60,10 @@ def test_states_of_a_run_folder(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.touch()
     assert state_of(tmp_path) == ("running", "")
+    starts = tmp_path / "starts.json"
+    starts.write_text(json.dumps([{"ended": None}, {"ended": "told to stop"}]))
+    assert state_of(tmp_path) == ("stopped", "")
+    starts.unlink()
     os.utime(recipe, (time.time() - 3600,) * 2)
     assert state_of(tmp_path) == ("stopped", "")
     (tmp_path / "DONE").touch()

@@ -13,6 +13,7 @@ from typing import Any
 
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
+STARTS_FILE = "starts.json"
 QUIET_S = 600  # no line for so long: the run was stopped, or its machine was
 PANEL = re.compile(r"step_(\d+)_(.+)\.png")
 
@@ -164,18 +165,29 @@ def _fraction(planned: Mapping[str, Any], report: Mapping[str, Any]) -> float:
 def state_of(folder: Path) -> tuple[str, str]:
     """The state of the run in a folder, and the sentence of the error that it ended with.
 
-    A run that was begun is running while its log or its cost was written to a short time ago.
+    A run that was begun is running while its log or its account was written to a short time ago and
+    no last word stands in it.
     """
     if (folder / "DONE").is_file():
         return "done", ""
     finals = sorted(folder.glob("logs/final_*.json"))
     if finals:
         return "failed", str(_json(finals[0]).get("sentence", ""))
-    marks = [folder / name for name in ("recipe.yaml", "metrics.jsonl", "cost.json")]
+    marks = [folder / name for name in ("recipe.yaml", "metrics.jsonl", STARTS_FILE)]
     times = [path.stat().st_mtime for path in marks if path.is_file()]
     if not times:
         return "waiting", ""
-    return ("running" if time.time() - max(times) < QUIET_S else "stopped"), ""
+    ended = _last_start(folder).get("ended")
+    alive = ended is None and time.time() - max(times) < QUIET_S
+    return ("running" if alive else "stopped"), ""
+
+
+def _last_start(folder: Path) -> dict[str, Any]:
+    """What the run's account says of its last start."""
+    try:
+        return json.loads((folder / STARTS_FILE).read_text(encoding="utf-8"))[-1]
+    except (OSError, ValueError, IndexError):
+        return {}
 
 
 def failed_since(folder: Path, time_s: float) -> bool:
