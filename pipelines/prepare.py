@@ -157,6 +157,8 @@ def summary(collection: Collection) -> list[str]:
     pairs = collection.manifest.get("pairs")
     if pairs:
         lines.append(f"{pairs['view']} cross-view pairs, {pairs['pose']} cross-pose pairs")
+        dropped = pairs["dropped"].items()
+        lines += [f"left out of the pairs: {count} x {reason}" for reason, count in dropped]
     lines += sentences(collection.manifest)
     lines += [f"left out: {count} x {reason}" for reason, count in counts["rejects"].items()]
     return lines
