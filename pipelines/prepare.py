@@ -12,6 +12,7 @@ from hpse_dist.data.collection import Collection
 from hpse_dist.data.duplicates import across, check_list_name, counts, write_list
 from hpse_dist.data.leakage import CHECKS, guard
 from hpse_dist.data.reprojection import sentences
+from hpse_dist.data.verify import verify as look_through
 from hpse_dist.prepare import prepare, unpack_first
 from hpse_dist.recipe import DataRecipe
 from pipelines import command_parser, progress_bar, run_command
@@ -33,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--verify",
         action="store_true",
-        help="check a finished collection: every file's sha256, every frame decoded",
+        help="check a finished collection: every file's sha256, every frame decoded, tables, pairs "
+        "and sheets",
     )
     made.add_argument(
         "--leakage",
@@ -106,7 +108,10 @@ def verify(folder: Path) -> None:
     collection = Collection.open(folder, check=False)
     files = collection.manifest["files"]
     with progress_bar(len(files), "verify", "file") as bar:
-        problems = collection.verify(bar.update)
+        found = look_through(collection, bar.update)
+    problems = found.problems
+    for line in found.checked:
+        print(f"checked: {line}")
     for problem in problems:
         print(f"bad: {problem}")
     if problems:

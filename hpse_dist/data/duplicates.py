@@ -1,5 +1,5 @@
 """Pictures that are in a collection twice, or in two collections: equal, or equal but for
-recompression, another size or a slight crop.
+recompression, another size, a slight crop, or being mirrored.
 
 Candidates come from hashes (`hashes`, `hamming`); each is then looked at: the window is fitted to
 its counterpart, and the two must correlate. Of a moving picture the next frame is such a duplicate
@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("a", pa.int64()),
         ("b", pa.int64()),
         ("exact", pa.bool_()),
+        ("mirrored", pa.bool_()),
         ("bits", pa.int8()),
         ("correlation", pa.float32()),
         ("same_sequence", pa.bool_()),
@@ -69,26 +70,27 @@ def within(collection: Collection, progress: Progress | None = None) -> pa.Table
     """
     frames = Frames.of(collection, np.arange(collection.num_frames), progress)
     whole = frames.hashes.windows[:, 0]
-    i, j, bits = near(whole, whole, RADIUS, LIMIT + 1)
-    swapped = np.minimum(i, j), np.maximum(i, j)
-    zero: np.ndarray = np.zeros_like(bits)
-    found = np.stack([*swapped, bits, zero, zero])[:, i != j]
-    return _looked_at(frames, frames, found)
+    found = []
+    for mirrored, codes in enumerate((whole, frames.hashes.mirrored[:, 0])):
+        i, j, bits = near(codes, whole, RADIUS, LIMIT + 1)
+        swapped = np.minimum(i, j), np.maximum(i, j)
+        zero: np.ndarray = np.zeros_like(bits)
+        found.append(np.stack([*swapped, bits, zero, zero, zero + mirrored])[:, i != j])
+    return _looked_at(frames, frames, np.concatenate(found, axis=1))
 
 
 def between(a: Frames, b: Frames) -> pa.Table:
-    """Pictures of `a` that are in `b` too, whole or slightly cropped, as a table of `SCHEMA`."""
-    in_b = _windowed(a.hashes.windows[:, 0], b.hashes.windows)
-    in_a = _windowed(b.hashes.windows[:, 0], a.hashes.windows[:, 1:])
-    zero_b, zero_a = np.zeros(in_b.shape[1], np.int64), np.zeros(in_a.shape[1], np.int64)
-    found = np.concatenate(
-        [
-            np.stack([in_b[0], in_b[1], in_b[2], zero_b, in_b[3]]),
-            np.stack([in_a[1], in_a[0], in_a[2], in_a[3] + 1, zero_a]),
-        ],
-        axis=1,
-    )
-    return _looked_at(a, b, found)
+    """Pictures of `a` that are in `b` too, whole, slightly cropped or mirrored: of `SCHEMA`."""
+    found = []
+    for mirrored, windows in enumerate((a.hashes.windows, a.hashes.mirrored)):
+        in_b = _windowed(windows[:, 0], b.hashes.windows)
+        in_a = _windowed(b.hashes.windows[:, 0], windows[:, 1:])
+        zero_b, zero_a = np.zeros(in_b.shape[1], np.int64), np.zeros(in_a.shape[1], np.int64)
+        found += [
+            np.stack([in_b[0], in_b[1], in_b[2], zero_b, in_b[3], zero_b + mirrored]),
+            np.stack([in_a[1], in_a[0], in_a[2], in_a[3] + 1, zero_a, zero_a + mirrored]),
+        ]
+    return _looked_at(a, b, np.concatenate(found, axis=1))
 
 
 def _windowed(whole: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -98,21 +100,29 @@ def _windowed(whole: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 def _looked_at(a: Frames, b: Frames, found: np.ndarray) -> pa.Table:
-    """Candidates (5, M) of rows in a, in b, bits, windows in a and in b, as a table of duplicates.
+    """Candidates (6, M) of rows in a, in b, bits, windows in a and in b, and whether a is mirrored,
+    as a table of duplicates.
 
     One row for each two frames; frames without contrast are left out.
     """
     found = found[:, ~(a.hashes.plain[found[0]] | b.hashes.plain[found[1]])]
-    found = found[:, np.lexsort((found[2], found[1], found[0]))]
-    first: np.ndarray = np.ones(found.shape[1], bool)
-    first[1:] = (found[:2, 1:] != found[:2, :-1]).any(axis=0)
-    found = found[:, first]
+    found = found[:, np.lexsort((found[2], found[5], found[1], found[0]))]
+    found = found[:, _first(found[[0, 1, 5]])]
     exact = (a.hashes.exact[found[0]] == b.hashes.exact[found[1]]).all(axis=1)
     correlation: np.ndarray = np.where(exact, 1.0, 0.0)
     unsure = np.flatnonzero(~exact)
     correlation[unsure] = list(_correlations(a, b, found[:, unsure]))
     keep = correlation >= MIN_CORRELATION
+    # a picture that is nearly its own mirror image is told as it is
+    keep[keep] = _first(found[:2, keep])
     return _table(a, b, found[:, keep], exact[keep], correlation[keep])
+
+
+def _first(keys: np.ndarray) -> np.ndarray:
+    """(M,) bool, whether a column of sorted (K, M) differs from the one before."""
+    first: np.ndarray = np.ones(keys.shape[1], bool)
+    first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
+    return first
 
 
 def _correlations(a: Frames, b: Frames, found: np.ndarray, chunk: int = 256) -> Iterator[float]:
@@ -123,7 +133,10 @@ def _correlations(a: Frames, b: Frames, found: np.ndarray, chunk: int = 256) -> 
             frames.collection.read(frames.column("sample_id", at).to_numpy(), ["image"])["image"]
             for frames, at in ((a, part[0]), (b, part[1]))
         ]
-        for one, other, window_a, window_b in zip(*images, part[3], part[4], strict=True):
+        rows = zip(*images, part[3], part[4], part[5], strict=True)
+        for one, other, window_a, window_b, mirrored in rows:
+            if mirrored:
+                one = one[:, ::-1]
             if window_a:
                 yield fitted_looks(one, other, WINDOWS[window_a])
             else:
@@ -140,6 +153,7 @@ def _table(
         "a": a.column("sample_id", i),
         "b": b.column("sample_id", j),
         "exact": exact,
+        "mirrored": found[5] > 0,
         "bits": bits.astype(np.int8),
         "correlation": correlation.astype(np.float32),
         "same_sequence": same & inside,
@@ -163,6 +177,7 @@ def counts(table: pa.Table) -> dict[str, int]:
     return {
         "exact": int(exact.sum()),
         "near": int((~exact).sum()),
+        "mirrored": int(table["mirrored"].to_numpy().sum()),
         "in one sequence": int(same.sum()),
         "across sequences": int((~same).sum()),
     }

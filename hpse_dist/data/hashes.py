@@ -3,6 +3,7 @@
 Each frame has an exact hash of its decoded pixels, and one 64-bit hash of its low frequencies for
 each of 19 windows: the whole crop, and windows of two smaller sizes at nine places. A picture and a
 cut-out of it then share a nearly equal hash between the whole of one and some window of the other.
+The same of the mirrored picture finds copies that someone has mirrored.
 The hash is the usual one of 8 x 8 DCT coefficients (Zauner 2010, "Implementation and benchmarking
 of perceptual image hash functions"); window, reduction and transform are one matrix product.
 """
@@ -25,7 +26,7 @@ from hpse_dist.data import beton
 from hpse_dist.data.collection import Collection
 
 FILE = "hashes.parquet"
-VERSION = 1  # of the rule below; other versions' files are made anew
+VERSION = 2  # of the rule below; other versions' files are made anew
 REDUCED_PX = 64  # pictures are looked at in grey at this size
 LOOK_PX = 24  # and compared with one another at this one
 PLAIN = 3.0  # standard deviation of grey levels (of 255) below which there is nothing to tell by
@@ -61,6 +62,8 @@ class Hashes:
     """(N, 2) uint64, the first 128 bits of the sha256 of the decoded pixels."""
     windows: np.ndarray
     """(N, 19) uint64, of each window; the first is the whole picture."""
+    mirrored: np.ndarray
+    """(N, 19) uint64, of each window of the mirrored picture."""
     plain: np.ndarray
     """(N,) bool, True where the picture is of one grey and the hashes of windows mean nothing."""
 
@@ -69,7 +72,7 @@ class Hashes:
 
     def take(self, rows: np.ndarray) -> Hashes:
         """The hashes of some frames."""
-        return Hashes(self.exact[rows], self.windows[rows], self.plain[rows])
+        return Hashes(self.exact[rows], self.windows[rows], self.mirrored[rows], self.plain[rows])
 
 
 def frame_hashes(collection: Collection, progress: Callable[[int], object] | None = None) -> Hashes:
@@ -85,12 +88,13 @@ def frame_hashes(collection: Collection, progress: Callable[[int], object] | Non
         return kept
     parts = []
     for images in pictures(collection):
-        parts.append((_exact(images), *picture_hashes(images)))
+        windows, plain = picture_hashes(images)
+        mirrored, _ = picture_hashes(images[:, :, ::-1])
+        parts.append((_exact(images), windows, mirrored, plain))
         if progress:
             progress(len(images))
     order = np.argsort(_stored_order(collection), kind="stable")
-    exact, windows, plain = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
-    hashes = Hashes(exact, windows, plain)
+    hashes = Hashes(*(np.concatenate(part)[order] for part in zip(*parts, strict=True)))
     with contextlib.suppress(PermissionError):
         collection.update_file(FILE, lambda path: _write(hashes, collection, path))
     return hashes
@@ -197,9 +201,10 @@ def _write(hashes: Hashes, collection: Collection, path: Path) -> None:
         {
             "sample_id": collection.frames["sample_id"],
             "exact": pa.FixedSizeListArray.from_arrays(pa.array(hashes.exact.reshape(-1)), 2),
-            "windows": pa.FixedSizeListArray.from_arrays(
-                pa.array(hashes.windows.reshape(-1)), len(WINDOWS)
-            ),
+            **{
+                name: pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), len(WINDOWS))
+                for name, part in (("windows", hashes.windows), ("mirrored", hashes.mirrored))
+            },
             "plain": hashes.plain,
         }
     )
@@ -214,8 +219,8 @@ def _read(collection: Collection) -> Hashes | None:
     known = (table.schema.metadata or {}).get(b"version") == str(VERSION).encode()
     if not known or not table["sample_id"].equals(collection.frames["sample_id"]):
         return None
-    exact, windows = (
+    exact, windows, mirrored = (
         table[name].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
-        for name in ("exact", "windows")
+        for name in ("exact", "windows", "mirrored")
     )
-    return Hashes(exact, windows, table["plain"].to_numpy())
+    return Hashes(exact, windows, mirrored, table["plain"].to_numpy())

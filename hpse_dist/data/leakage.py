@@ -1,9 +1,10 @@
 """The leakage guard: whether what a source is pre-trained on shows what it will be judged on.
 
 The training frames of one collection are compared with the held-out frames of another: by picture
-(equal, recompressed, resized, slightly cropped), by the subjects' names and by the sequences'.
-Names mean something among frames of one importer only; those that frames of different importers
-share are told, and are no leak. The result is stamped into the first collection's manifest.
+(equal, recompressed, resized, slightly cropped, mirrored), by the subjects' names and by the
+sequences'. Names mean something among frames of one importer only; those that frames of different
+importers share are told, and are no leak. The result is stamped into the first collection's
+manifest.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Leakage:
     """Names that different importers share: no leak, but worth a look."""
     plain: int
     """Held-out frames without contrast, of whose pictures nothing can be told."""
+    mirrored: int = 0
+    """Held-out frames whose mirrored picture is among the training frames."""
     examples: tuple[str, ...] = ()
     """A few of what was found."""
 
@@ -135,7 +138,8 @@ def compare(
         raise ValueError(f"what to compare must be among {', '.join(CHECKS)}, found {checks}")
     training, held_out = _training(collection), _held_out(judged)
     touched: np.ndarray = np.zeros(judged.num_frames, bool)
-    numbers = dict.fromkeys(("pictures", "exact", "plain", "subjects", "sequences", "alike"), 0)
+    kinds = ("pictures", "exact", "mirrored", "plain", "subjects", "sequences", "alike")
+    numbers = dict.fromkeys(kinds, 0)
     examples: list[str] = []
     if "pictures" in checks:
         a, b = Frames.of(collection, training, progress), Frames.of(judged, held_out, progress)
@@ -145,7 +149,8 @@ def compare(
         rows: np.ndarray = np.asarray(np.searchsorted(ids, found))
         touched[rows] = True
         numbers["pictures"] = len(np.unique(rows))
-        numbers["exact"] = len(np.unique(rows[table["exact"].to_numpy()]))
+        for kind in ("exact", "mirrored"):
+            numbers[kind] = len(np.unique(rows[table[kind].to_numpy()]))
         numbers["plain"] = int(b.hashes.plain.sum())
         examples += _picture_examples(table)
     for what in ("subject", "sequence"):
@@ -188,6 +193,7 @@ def _splits(collection: Collection) -> np.ndarray:
 def _picture_examples(table: pa.Table) -> list[str]:
     return [
         f"{row['source_b']} is {row['source_a']}"
+        + (", mirrored" if row["mirrored"] else "")
         + ("" if row["exact"] else f" (correlation {row['correlation']:.3f})")
         for row in table.slice(0, _EXAMPLES).to_pylist()
     ]

@@ -110,6 +110,35 @@ def test_planted_pictures_are_found(tmp_path, judged, planted_in):
     assert any("c 0" in example for example in found.examples)
 
 
+def test_mirrored_pictures_are_found(tmp_path, judged):
+    """Mirrored, recompressed, resized, cut; whichever of two holds them, and inside one."""
+    copies = [
+        record(f"x{moment}", 0, "train", altered(record("c", moment, "").image[:, ::-1], *how))
+        for moment, how in enumerate(ALTERED)
+    ]
+    new = written(tmp_path / "new", [*people("ef", "train"), *copies])
+    found = guard(new, judged)
+    assert found.pictures == found.mirrored == found.frames == 6 and found.exact == 0
+    assert any("c 0 is x0 0, mirrored" in example for example in found.examples)
+    held_out = written(tmp_path / "test", [replace(copy, split="test") for copy in copies])
+    found = compare(written(tmp_path / "own", people("cef", "train")), held_out)
+    assert found.mirrored == 6
+    both = written(tmp_path / "both", [*people("c", "train"), *copies[:3]])  # whole pictures
+    table = within(both)
+    assert table.num_rows == 3 and table["mirrored"].to_pylist() == [True] * 3
+    assert counts(table)["mirrored"] == 3 and {*table["source_b"].to_pylist()} == {
+        *("x0 0", "x1 0", "x2 0")
+    }
+
+
+def test_a_picture_like_its_mirror_image_is_told_as_it_is(tmp_path):
+    half = record("a", 0, "").image[:, :80]
+    image = np.concatenate([half, half[:, ::-1]], axis=1)
+    again = record("b", 0, "train", altered(image, 120, 60))
+    table = within(written(tmp_path / "one", [record("a", 0, "train", image), again]))
+    assert table["mirrored"].to_pylist() == [False]
+
+
 def test_equal_pictures_and_names_are_found(tmp_path, judged):
     same = [replace(record("c", moment, "train"), subject="z", sequence="z") for moment in (1, 2)]
     found = compare(written(tmp_path / "same", [*people("e", "train"), *same]), judged)
@@ -158,7 +187,7 @@ def test_hashes_are_kept_and_reread(tmp_path, judged, monkeypatch):
     assert judged.verify() == []
     monkeypatch.setattr(beton, "read_rows", None)
     again = frame_hashes(Collection.open(judged.folder))
-    for name in ("exact", "windows", "plain"):
+    for name in ("exact", "windows", "mirrored", "plain"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
 
 
@@ -202,12 +231,16 @@ def test_duplicates_within_and_between(tmp_path, judged):
     ]
     other = written(tmp_path / "other", [*people("e", "train"), *twice])
     table = within(other)
-    assert counts(table) == {"exact": 0, "near": 1, "in one sequence": 1, "across sequences": 0}
+    assert counts(table) == {"exact": 0, "near": 1, "mirrored": 0} | {
+        "in one sequence": 1,
+        "across sequences": 0,
+    }
     found = across(judged, [other])
     assert [where for where, _ in found] == ["judged within", "other within", "judged and other"]
     assert counts(found[2][1]) | {"in one sequence": 0} == {
         "exact": 1,
         "near": 1,
+        "mirrored": 0,
         "in one sequence": 0,
         "across sequences": 2,
     }
