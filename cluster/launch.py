@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.guardian import guarded
 from cluster.progress import ProgressBar, RunWatch
 from cluster.resources import Need, Node, describe, even_share, gpus_for, nodes_of, shortage
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target, sentence
@@ -99,18 +100,19 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
     if not debug:
         _hush()
     _read_authentication_again()
-    try:
-        ray.init(
-            **options,
-            log_to_driver=debug,
-            logging_level=logging.INFO if debug else logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConnectionError(_unreachable(error)) from error
-    try:
-        yield Cluster(nodes_of(ray.nodes()), own)
-    finally:
-        ray.shutdown()
+    with guarded() if own else contextlib.nullcontext():
+        try:
+            ray.init(
+                **options,
+                log_to_driver=debug,
+                logging_level=logging.INFO if debug else logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConnectionError(_unreachable(error)) from error
+        try:
+            yield Cluster(nodes_of(ray.nodes()), own)
+        finally:
+            ray.shutdown()
 
 
 def _read_authentication_again() -> None:
