@@ -40,7 +40,7 @@ from hpse_dist.log import METRICS_FILE, read_metrics
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
 from hpse_dist.world import World
-from pipelines import command_parser, progress_bar, run_command
+from pipelines import chaos, command_parser, progress_bar, run_command
 from pipelines.figures import Figure, figure, figures, table
 
 _PREFETCHED = 12  # batches that may have been ready before a measurement began
@@ -294,7 +294,7 @@ def parser() -> argparse.ArgumentParser:
         "How fast the loader, the renderer, a training step and the mining of pairs are.",
         "python -m pipelines.bench loader collections/demo --json loader.json",
     )
-    parts = made.add_subparsers(dest="part", required=True, metavar="loader|synth|step|pairs")
+    parts = made.add_subparsers(dest="part", required=True, metavar="loader|synth|step|pairs|chaos")
     loader = parts.add_parser("loader", help="decoded frames/s beside bare FFCV and torch with PIL")
     loader.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
     loader.add_argument("--batch", type=int, default=64)
@@ -314,6 +314,7 @@ def parser() -> argparse.ArgumentParser:
     mining.add_argument("--per-frame", type=int, default=8, help="rule pairs.max_pose_per_frame")
     mining.add_argument("--per-moment", type=int, default=64, help="rule pairs.max_view_per_moment")
     mining.add_argument("--per-subject", type=int, help="rule pairs.max_per_subject")
+    chaos.add_arguments(parts)
     for part, rounds in ((loader, 7), (rendering, 3), (step, 3), (mining, 3)):
         part.add_argument("--rounds", type=int, default=rounds, help="repeats, candidates in turn")
         part.add_argument("--json", type=Path, help="write the figures here too")
@@ -321,6 +322,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
+    if options.part == "chaos":
+        chaos.main(options)
+        return
     if options.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, found {options.rounds}")
     if options.part == "loader":

@@ -7,6 +7,7 @@ optimizer state, place in the data.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import shutil
@@ -27,13 +28,14 @@ from safetensors.torch import load_file
 from hpse_dist.checkpoint import MANIFEST, Checkpoints
 from hpse_dist.config import load
 from hpse_dist.log import METRICS_FILE, read_metrics
-from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.recipe import PretrainRecipe, located
 from hpse_dist.run_folder import is_done
 from pipelines import progress_bar
 
 VICTIMS = ("worker", "driver", "head")
 PATIENCE_S = 180.0  # without a new step the run is not coming back
 _POLL_S = 0.1
+_MARK = ".chaos"  # what is emptied was made here
 
 
 @dataclass
@@ -74,7 +76,12 @@ def chaos(
 
     gap_s: mean time from a new step to the next kill. ValueError where the two differ.
     """
+    folder = located(folder)
+    if folder.exists() and not (folder / _MARK).is_file():
+        raise ValueError(f"{folder}: exists and is not of an earlier chaos; give another --out")
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _MARK).touch()
     runs = [_Run(recipe, overrides, folder, name) for name in ("undisturbed", "killed")]
     _quiet(runs[0])
     found = _disturbed(runs[1], kills, gap_s, random.Random(seed))
@@ -112,6 +119,31 @@ class _Run:
         return float(report["account"]["useful_s"])
 
 
+def add_arguments(parts: Any) -> None:
+    """The part `chaos` of `pipelines.bench`."""
+    made = parts.add_parser("chaos", help="a run killed again and again is the undisturbed run")
+    made.add_argument("recipe", type=Path, nargs="?", default=Path("configs/pretrain/demo.yaml"))
+    made.add_argument("overrides", nargs="*", metavar="key=value")
+    made.add_argument("--kills", type=int, default=20)
+    made.add_argument("--gap", type=float, default=20.0, help="mean seconds of peace between two")
+    made.add_argument("--seed", type=int, default=0, help="of who is killed when")
+    made.add_argument("--out", type=Path, default=Path("runs/chaos"), help="emptied first")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Kill, compare, and print what it cost."""
+    found = chaos(
+        options.recipe,
+        options.overrides,
+        options.out,
+        kills=options.kills,
+        gap_s=options.gap,
+        seed=options.seed,
+    )
+    print(found.table())
+    print(f"done: {len(found.kills)} kills, equal to the undisturbed run to the bit: {options.out}")
+
+
 def _quiet(run: _Run) -> None:
     if run.start().wait() or not is_done(run.folder):
         raise RuntimeError(f"the undisturbed run failed, see {run.log}")
@@ -138,6 +170,8 @@ def _disturbed(run: _Run, kills: int, gap_s: float, draw: random.Random) -> Chao
                 bar.update()
             else:
                 process = _recovered(run, process, since, found)
+    if process is not None:
+        process.wait()  # done is written before the command has ended
     found.seconds, found.useful = time.monotonic() - begun, run.useful()
     return found
 
