@@ -110,7 +110,8 @@ def test_a_share_without_pairs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def others(*given: Any) -> Any:
         found = pairs(*given)
-        return tuple(column[found[0] != alone[0]] for column in found)
+        keep = found[0] != alone[0]
+        return tuple(None if column is None else column[keep] for column in found)
 
     monkeypatch.setattr(items, "_pairs", others)
     with pytest.raises(ValueError, match=r"leaves 1 labelled frames, and none of the \d+ pairs"):
