@@ -161,13 +161,13 @@ def _needed(curve: LabelCurve) -> tuple[str, str]:
         said = f"{'at most ' if needed.at_most else ''}{_percent(needed.share)}"
     if all(value.n < 2 for value in curve.values):
         return said, "one seed, no interval"
-    low = _percent(needed.earliest) if math.isfinite(needed.earliest) else ""
-    high = _percent(needed.latest) if math.isfinite(needed.latest) else ""
-    if low and needed.earliest <= min(curve.shares):
-        low = f"{low} or fewer"
-    if not low:
+    least = 1.0001 * min(curve.shares)
+    low = f"{_percent(needed.earliest)}{' or fewer' if needed.earliest <= least else ''}"
+    if not math.isfinite(needed.earliest):
         return said, "surely not reached"
-    return said, f"{low} to {high}" if high else f"from {low}; may never be reached"
+    if not math.isfinite(needed.latest):
+        return said, f"{low}, or never"
+    return said, low if needed.latest <= least else f"{low} to {_percent(needed.latest)}"
 
 
 def _percent(share: float) -> str:

@@ -21,6 +21,8 @@ from hpse_dist.report.tables import (
     spoken,
 )
 
+MINUS = "\N{MINUS SIGN}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -154,13 +156,14 @@ def headline(found: Overview, missing: int) -> list[str]:
             text += f": {rival.source}, the next, has an error {rival.average.mean:.1f} % larger"
             text += _certainty(rival)
     else:
-        text = f"{best.source} wins {where}".rstrip()
+        how = "wins" if best.sure else "comes first, but not surely,"
+        text = f"{best.source} {how} {where}".rstrip(" ,")
         text += f": on average its error is {-best.average.mean:.1f} % below {found.baseline}’s"
         text += _certainty(best)
     told = [f"{text}."]
-    wins = best.source != found.baseline and _wins(found, best.source)
-    if wins:
-        told.append(f"It comes first in {wins} of these {found.cells}.")
+    leader = next((row.source for row in complete if row.source != found.baseline), best.source)
+    if wins := _wins(found, leader):
+        told.append(f"{leader} has the lowest error in {wins} of these {found.cells}.")
     if missing:
         told.append("Runs are still missing, so this may change.")
     return told
@@ -174,8 +177,8 @@ def _certainty(row: OverviewRow) -> str:
         low, high = sorted((abs(value.low), abs(value.high)))
         return f" (95 % interval {low:.1f} to {high:.1f} %, {value.n} seeds): sure beyond chance"
     low, high = sorted((-value.low, -value.high))
-    around = f"95 % interval {low:+.1f} to {high:+.1f} %, {value.n} seeds"
-    return f" ({around}): not sure, it may be chance"
+    around = f"95 % interval {low:+.1f} to {high:+.1f} %, {value.n} seeds".replace("-", MINUS)
+    return f" ({around}), which may be chance"
 
 
 def _wins(found: Overview, source: str) -> int:

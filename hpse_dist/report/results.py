@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from hpse_dist.report import figures
 from hpse_dist.report.learning import finals
-from hpse_dist.report.overview import Overview, cell_name, headline
+from hpse_dist.report.overview import MINUS, Overview, cell_name, headline
 from hpse_dist.report.runs import Run, Study
 from hpse_dist.report.statistics import Interval
 from hpse_dist.report.tables import (
@@ -24,7 +24,6 @@ from hpse_dist.report.tables import (
     settings_text,
 )
 
-MINUS = "\N{MINUS SIGN}"
 STATES = ("running", "failed", "stopped", "waiting")
 SHOWN = 24  # runs that are not done, told one by one
 

@@ -174,7 +174,7 @@ def answer(table: TaskTable) -> str:
         return f"{text}, {size} better than {table.baseline}{around}{_objections(table)}."
     return (
         f"{text}. The {size} between it and {table.baseline} may be chance: "
-        f"p = {best.p:.2g} over {over(best.against)}."
+        f"p = {best.p:.2f} over {over(best.against)}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 
 from hpse_dist.report import write_report
 from hpse_dist.report.breakdown import breakdowns
+from hpse_dist.report.evidence import _needed
 from hpse_dist.report.export import csv_rows, latex, markdown, printed
-from hpse_dist.report.learning import convergence, label_studies, spreads
+from hpse_dist.report.learning import LabelCurve, convergence, label_studies, spreads
 from hpse_dist.report.overview import headline, overview
 from hpse_dist.report.runs import Study, read_study
+from hpse_dist.report.statistics import Interval, LabelsNeeded
 from hpse_dist.report.tables import answer, task_tables
 from tests.report.made_study import make_wide_study, wide_error
 from tests.report.test_page import parsed
@@ -40,7 +43,7 @@ def test_the_average_gap_is_the_mean_of_all_cells(study: Study) -> None:
     assert found.rows[0].average.n == 2 and found.rows[0].sure
     first, second = headline(found, 0)
     assert first.startswith("good wins over 6 combinations of task and label share: on average")
-    assert "sure beyond chance" in first and second == "It comes first in 6 of these 6."
+    assert "sure beyond chance" in first and second == "good has the lowest error in 6 of these 6."
 
 
 def test_sources_are_compared_on_the_same_people(study: Study) -> None:
@@ -142,3 +145,36 @@ def test_the_wide_page_stays_small_and_whole(folder: Path) -> None:
     assert {"results", "labels", "curves", "errors", "people", "cost"} <= set(reader.ids)
     assert text.index("good wins over 6") < text.index("All tasks") < text.index("How many labels")
     assert "no RAPL, no NVML" in text and "0.90 core-hours" in text
+
+
+def test_what_is_not_sure_does_not_win(tmp_path: Path) -> None:
+    """Two seeds that disagree: first on average, and said to be no more than that."""
+    make_wide_study(tmp_path, examples=False)
+    for folder in tmp_path.glob("good-*-seed1"):
+        path = folder / "report.json"
+        report = json.loads(path.read_text())
+        report["metrics"] = {
+            k: v + 11 for k, v in report["metrics"].items() if k == "pa_mpjpe"
+        } or {k: v - 11 for k, v in report["metrics"].items()}
+        path.write_text(json.dumps(report))
+    study = read_study(tmp_path)
+    found = overview(study, task_tables(study))
+    assert found is not None and not found.rows[0].sure
+    told = headline(found, 3)
+    assert told[0].startswith("good comes first, but not surely, over 6 combinations")
+    assert "which may be chance" in told[0] and "wins" not in told[0]
+    assert told[-1] == "Runs are still missing, so this may change."
+
+
+def test_shares_of_labels_are_spoken_as_they_are_known() -> None:
+    def spoken(share: float, earliest: float, latest: float, at_most: bool = False) -> tuple:
+        values = (Interval(3, 2, 4, 2), Interval(2, 1, 3, 2))
+        needed = LabelsNeeded(share, earliest, latest, at_most)
+        return _needed(LabelCurve("a", (0.1, 1.0), values, needed))
+
+    nan = math.nan
+    assert spoken(0.25, 0.2, 0.3) == ("25 %", "20 % to 30 %")
+    assert spoken(0.1, 0.1, 0.1, True) == ("at most 10 %", "10 % or fewer")
+    assert spoken(0.1, 0.1, nan, True) == ("at most 10 %", "10 % or fewer, or never")
+    assert spoken(nan, 0.5, nan) == ("not reached", "50 %, or never")
+    assert spoken(nan, nan, nan) == ("not reached", "surely not reached")
