@@ -6,6 +6,9 @@ gradients flow through, so two ranks with half a batch each compute what one doe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -61,3 +64,18 @@ def over_all_ranks(module: nn.Module) -> nn.Module:
         if type(part) is nn.BatchNorm2d:
             part.__class__ = BatchNormOverRanks  # the same parameters, buffers and names
     return module
+
+
+@contextmanager
+def unfollowed(module: nn.Module) -> Iterator[None]:
+    """Within, batch norms leave their running statistics alone: for pictures of another kind than
+    those that the module will be judged by."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

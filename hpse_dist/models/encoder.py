@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hpse_dist.models.attention import Lengths
 from hpse_dist.models.blocks import Block, Rotation, init_weights, layer_norm, rotation_table
+from hpse_dist.models.conv_encoder import ConvEncoder
 from hpse_dist.models.drop_path import DropKeys, keep_factors
 from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
 from hpse_dist.models.timm_encoder import VIT, TimmEncoder
@@ -29,6 +30,7 @@ PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
     "vit_b": (768, 12, 12),
     "vit_l": (1024, 24, 16),
     "vit_h": (1280, 32, 16),
+    "conv": (128, 2, 1),  # channels at the end, convolutions a stage
 }
 
 
@@ -36,9 +38,12 @@ PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
 class EncoderConfig:
     """Size and positions of the encoder."""
 
-    name: Literal["tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h", "custom", "timm"] = "vit_b"
+    name: Literal["tiny", "vit_t", "vit_s", "vit_b", "vit_l", "vit_h", "custom", "conv", "timm"] = (
+        "vit_b"
+    )
     """Preset of dim, depth and heads; 'custom' needs all three given below; 'timm' takes a model of
-    timm's, which looks at whole pictures: for objectives and tasks that hide no patches."""
+    timm's and 'conv' is a small plain convolutional one, quick on CPUs: both look at whole
+    pictures, for objectives and tasks that hide no patches."""
     image_px: int = 224
     """Side of the square training picture; other multiples of the patch work too."""
     patch_px: int = 16
@@ -89,6 +94,10 @@ class EncoderConfig:
             raise ValueError("output_stride is for timm's convolutional models; set it to null")
         if self.name == "timm" and self.timm != VIT:
             return  # its sizes are timm's
+        if self.name == "conv" and (self.patch_px < 2 or self.patch_px.bit_count() > 1):
+            raise ValueError(
+                f"patch_px of encoder conv must be a power of two, found {self.patch_px}"
+            )
         dim, depth, heads = self.sizes()
         if min(dim, depth, heads) < 1:
             raise ValueError(f"dim, depth, heads must be positive, found {dim}, {depth}, {heads}")
@@ -241,6 +250,9 @@ def pack(x: Tensor, y: Tensor, batch: int) -> Tensor:
 def build_encoder(config: EncoderConfig) -> Encoder:
     """A new encoder with random weights from torch's generator.
 
-    timm's models are read like `Encoder`: they have its attributes, `grid` and `forward`.
+    timm's models and the convolutional one are read like `Encoder`: they have its attributes,
+    `grid` and `forward`.
     """
+    if config.name == "conv":
+        return cast(Encoder, ConvEncoder(config))
     return cast(Encoder, TimmEncoder(config)) if config.name == "timm" else Encoder(config)

@@ -120,11 +120,12 @@ def published_weights(name: str, config: Any, download: bool) -> dict[str, Tenso
 
 def timm_call(config: Any) -> str | None:
     """The timm call that makes the model which an encoder's state dict fits, with equal outputs of
-    `forward_features`; None for rotary positions, which timm's ViTs turn in another order."""
+    `forward_features`; None for what timm has not: encoder conv, and rotary positions, which its
+    ViTs turn in another order."""
     if config.name == "timm" and config.timm != VIT:
         stride = f", output_stride={config.output_stride}" if config.output_stride else ""
         return f"timm.create_model({config.timm!r}, num_classes=0{stride})"
-    if config.name != "timm" and config.positions == "rotary":
+    if config.name == "conv" or (config.name != "timm" and config.positions == "rotary"):
         return None
     dim, depth, heads = config.sizes()
     options = {

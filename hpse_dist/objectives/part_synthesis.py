@@ -7,7 +7,7 @@ other, which must come out. Priors are the skeleton (bone ratios, limits of join
 3D poses that belong to no picture: of those, pictures are made whose pose is known.
 
 What is known of the paper leaves losses and weights open. Here pictures are compared on a pyramid,
-not by a network trained on labels; self-made pictures are the puppet's own, coloured, and from the
+not by a network trained on labels; self-made pictures are of paper dolls, coloured, and from the
 end of the warm-up on the painter's as well.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +26,32 @@ from hpse_dist.draws import uniform
 from hpse_dist.fields import Batch
 from hpse_dist.geometry.rotations import matrix_to_six_d, six_d_to_matrix
 from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe
+from hpse_dist.models.batch_norm import unfollowed
 from hpse_dist.models.encoder import Encoder
-from hpse_dist.models.heads import GridHead
+from hpse_dist.models.heads import JointHead
 from hpse_dist.models.synthesis import Appearance, Painter
 from hpse_dist.objectives.base import PANEL_ROWS, Objective, sheet, to_rgb
+from hpse_dist.objectives.dolls import Dolls
 from hpse_dist.objectives.part_panels import Columns, pose_columns, swap_columns
-from hpse_dist.objectives.puppet_pictures import puppet_pictures, thickness
-from hpse_dist.objectives.unpaired import SYNTHETIC, Posed, Unpaired, joined
+from hpse_dist.objectives.puppet_pictures import puppet_pictures
+from hpse_dist.objectives.unpaired import SYNTHETIC, Posed, Unpaired
 
-Guess = tuple[Tensor, Tensor]  # limbs (B, 23, 3) before they are made unit, six numbers (B, 6)
 _FACING = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)  # upright, facing the camera: half a turn about x
+_CLOSEST = 0.45  # one over the camera's least distance, per metre
 _LEVELS = 3  # of the pyramid on which pictures are compared
 _SURE = 0.8  # a cell that is this much one part's teaches the part decoder
 NUM_JOINTS = 24
+
+
+class Guess(NamedTuple):
+    """The numbers of which a person is made."""
+
+    limbs: Tensor
+    """(B, 23, 3) before they are made unit."""
+    turn: Tensor
+    """(B, 6), the trunk's rotation."""
+    places: Tensor
+    """(B, 24, 2) in 0..1 of the crop, where joints were looked for."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +69,16 @@ class PartSynthesisConfig:
     """Channels of an appearance code and of the decoders."""
     head_dim: int = 512
     """Channels of the pose head."""
-    extent: tuple[float, float] = (0.75, 0.97)
+    extent: tuple[float, float] = (0.65, 0.92)
     """Longer side of a person over the crop's, in self-made pictures: drawn uniformly."""
-    shift: float = 0.07
+    shift: float = 0.08
     """Largest shift of a person from the crop's middle in self-made pictures."""
+    distance: tuple[float, float] = (2.3, 6.3)
+    """Of the camera from a person in self-made pictures, metres: the nearer ones more often."""
     warmup: float = 0.3
-    """Share of the run in which only self-made pictures of the puppet teach the pose."""
-    made: int = 1
-    """Self-made pictures to each pair."""
+    """Share of the run in which only drawn self-made pictures teach the pose."""
+    made: int = 4
+    """Self-made pictures to each pair: they are cheap, and the pose is learned from them."""
     painted_ratio: float = 0.5
     """Share of pairs whose first self-made picture is the painter's, after the warm-up."""
     limb_weight: float = 1.0
@@ -73,6 +89,8 @@ class PartSynthesisConfig:
     """L1 of joints in the trunk's frame, metres, on self-made pictures."""
     place_weight: float = 3.0
     """L1 of projected joints on self-made pictures, shares of the crop."""
+    found_weight: float = 3.0
+    """L1 of the places where joints are looked for, shares of the crop, on self-made pictures."""
     picture_weight: float = 1.0
     """L1 of the synthesised picture, in units of the loader's normalisation."""
     part_weight: float = 0.1
@@ -97,6 +115,8 @@ class PartSynthesisConfig:
         for name in ("warmup", "painted_ratio", "label_fraction", "shift"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, found {getattr(self, name)}")
+        if not 1.5 <= self.distance[0] <= self.distance[1]:
+            raise ValueError(f"distance must be two rising numbers from 1.5, found {self.distance}")
         if not 0.1 <= self.extent[0] <= self.extent[1] <= 2:
             raise ValueError(f"extent must be two rising numbers in 0.1..2, found {self.extent}")
         weights = {k: v for k, v in vars(self).items() if k.endswith("_weight")}
@@ -120,12 +140,15 @@ class PartSynthesis(Objective):
     def __init__(self, config: PartSynthesisConfig, encoder: Encoder, seed: int) -> None:
         super().__init__(config, encoder, seed)
         steps = _halvings(encoder.config.image_px, config.map_px)
-        self.unpaired = Unpaired(config.poses, config.body, config.extent, config.shift)
+        self.unpaired = Unpaired(
+            config.poses, config.body, config.extent, config.shift, config.distance
+        )
+        self.dolls = Dolls(self.unpaired)
         width = config.head_dim
-        self.head = GridHead(encoder.dim, width)
+        self.head = JointHead(encoder.dim, width, NUM_JOINTS)
         self.to_limbs = nn.Linear(width, 3 * len(self.unpaired.lengths))
         self.to_turn = nn.Linear(width, 6)
-        self.to_camera = nn.Linear(width, 3)
+        self.to_camera = nn.Linear(width, 4)
         for layer in (self.to_limbs, self.to_turn, self.to_camera):
             nn.init.xavier_uniform_(layer.weight, gain=0.01)  # starts at the body at rest
             nn.init.zeros_(layer.bias)
@@ -161,15 +184,17 @@ class PartSynthesis(Objective):
 
     def pose(self, image: Tensor) -> tuple[Guess, Posed]:
         """image (B, 3, H, W) -> the numbers predicted, and the person that they make."""
-        token = self.head(self.encoder(image), self.encoder.grid(image)).float()
+        token, places = self.head(self.encoder(image), self.encoder.grid(image))
         with torch.autocast(image.device.type, enabled=False):
+            token = token.float()
             limbs = self.to_limbs(token).unflatten(1, (-1, 3)) + self.unpaired.rest
             turn = self.to_turn(token) + token.new_tensor(_FACING)
             camera = self.to_camera(token)
             local = F.normalize(limbs, dim=-1, eps=1e-4)
-            scale, pelvis = 0.45 * camera[:, 0].exp(), 0.5 + camera[:, 1:]
-            seen = self.unpaired.seen(local, six_d_to_matrix(turn), scale, pelvis)
-        return (limbs, turn), seen
+            scale, pelvis = 0.45 * camera[:, 0].exp(), 0.5 + camera[:, 1:3]
+            closeness = _CLOSEST * camera[:, 3].sigmoid()
+            seen = self.unpaired.seen(local, six_d_to_matrix(turn), scale, pelvis, closeness)
+        return Guess(limbs, turn, places), seen
 
     def paint(self, source: Tensor, source_pose: Posed, pose: Posed) -> Tensor:
         """The person of `source` in another pose: (B, 3, H, W) normalised."""
@@ -186,9 +211,9 @@ class PartSynthesis(Objective):
         pictures: what is between is the way from made to real ones. picture_error: the synthesis.
         """
         target, source = batch["image"], batch["image_ref"]
-        (limbs, _), seen = self.pose(target)
+        found, seen = self.pose(target)
         other = self.pose(source)[1]
-        made, chosen = self._coloured(batch | {"epoch": torch.zeros_like(batch["epoch"])}, 0)
+        made, chosen = self._drawn(batch | {"epoch": torch.zeros_like(batch["epoch"])}, 1)
         guess, every = self.pose(made)[1], torch.ones(chosen.joints.shape[:2]).bool()
         figures = {
             "picture_error": pyramid_error(self.paint(source, other, seen), target),
@@ -200,7 +225,7 @@ class PartSynthesis(Objective):
             figures |= {
                 "pa_mpjpe": pa_mpjpe(seen.joints, true, known),
                 "pa_mpjpe_expected": pa_mpjpe(
-                    place_limbs(limbs, self.unpaired.lengths), true, known
+                    place_limbs(found.limbs, self.unpaired.lengths), true, known
                 ),
                 "mpjpe": mpjpe(seen.joints, true, known),
                 "pa_mpjpe_mean": pa_mpjpe(mean, true, known),
@@ -223,7 +248,7 @@ class PartSynthesis(Objective):
         swaps: Columns = {"source": list(to_rgb(source)), "target": list(to_rgb(target))}
         swaps["synthesised"] = list(to_rgb(self.paint(source, other, seen)))
         swaps |= swap_columns(self.paint, source, other)
-        drawn, chosen = self._coloured(batch, 0)
+        drawn, chosen = self._drawn(batch, 1)
         made: Columns = {"self-made": list(to_rgb(drawn))}
         made["painted"] = list(to_rgb(self.paint(source, other, chosen)))
         made |= pose_columns(self.unpaired, drawn, self.pose(drawn)[1], None)
@@ -233,44 +258,46 @@ class PartSynthesis(Objective):
             for name, shown in titled.items()
         }
 
-    def _coloured(self, batch: Batch, number: int) -> tuple[Tensor, Posed]:
-        """The puppet's own pictures of unpaired poses, and those poses."""
-        around, ids, epoch = batch["image_ref"], batch["sample_id"], batch["epoch"]
-        chosen = self.unpaired.draw(self.seed, number, epoch, ids)
-        seed = self.seed + number
-        thick = thickness(self.unpaired.limb_parts, seed, epoch, ids)
-        parts = self.unpaired.parts(chosen, around.shape[-1], thick)
+    def _drawn(self, batch: Batch, made: int) -> tuple[Tensor, Posed]:
+        """Pictures of dolls in unpaired poses, `made` to a row in turn, and the poses."""
+        around = batch["image_ref"].repeat_interleave(made, dim=0)
+        epoch = batch["epoch"].repeat_interleave(made)
+        ids = batch["sample_id"][:, None] * self.config.made
+        ids = (ids + torch.arange(made, device=ids.device)).flatten()
         with torch.autocast(around.device.type, enabled=False):
-            return puppet_pictures(parts, around, seed, epoch, ids), chosen
+            chosen = self.unpaired.draw(self.seed, epoch, ids)
+            return puppet_pictures(self.dolls, chosen, around, self.seed, epoch, ids), chosen
 
     def _self_made(
         self, batch: Batch, codes: Tensor, behind: Tensor, warming: bool
     ) -> tuple[Tensor, Posed, Tensor]:
-        """Pictures of unpaired poses without a gradient (`made` to a row, one set of rows after
-        the other), their poses, and the appearance found again in the painted ones (B, L, C)."""
-        sets = [self._coloured(batch, number) for number in range(self.config.made)]
-        pictures, chosen = sets[0]
-        maps = self.unpaired.parts(chosen, self.config.map_px)
+        """Pictures of unpaired poses without a gradient, `made` to a row one after the other, their
+        poses, and the appearance found again in the painted ones, one to a row (B, L, C)."""
+        every = self.config.made
+        pictures, chosen = self._drawn(batch, every)
+        maps = self.unpaired.parts(chosen.rows(slice(None, None, every)), self.config.map_px)
         painted = self.painter(codes.detach(), behind.detach(), maps)[0]
         again = self.appearance(painted, maps)[0]
         if not warming:
             ids, epoch = batch["sample_id"], batch["epoch"]
             take = uniform(self.seed, "painted", epoch, ids)[:, 0] < self.config.painted_ratio
-            pictures = torch.where(take[:, None, None, None], painted.detach(), pictures)
-        poses = [chosen, *(pose for _, pose in sets[1:])]
-        return torch.cat([pictures, *(p for p, _ in sets[1:])]), joined(poses), again
+            first = torch.where(take[:, None, None, None], painted.detach(), pictures[::every])
+            pictures[::every] = first.to(pictures.dtype)
+        return pictures, chosen, again
 
     def _pose_errors(self, pictures: Tensor, true: Posed) -> dict[str, Tensor]:
-        """Of limbs, of the trunk's rotation, of joints in metres and of their places in the
-        picture: (B,) each."""
-        (limbs, turn), seen = self.pose(pictures)
+        """Of limbs, of the trunk's rotation, of joints in metres, and of their places in the
+        picture, as posed and as looked for: (B,) each."""
+        with unfollowed(self.encoder):  # real pictures are what it is for
+            guess, seen = self.pose(pictures)
         lengths = self.unpaired.lengths
         mine, joints = place_limbs(seen.local, lengths), place_limbs(true.local, lengths)
         return {
-            "limb": (limbs - true.local).square().sum(-1).mean(1),
-            "turn": (turn - matrix_to_six_d(true.turn)).square().mean(1),
+            "limb": (guess.limbs - true.local).square().sum(-1).mean(1),
+            "turn": (guess.turn - matrix_to_six_d(true.turn)).square().mean(1),
             "joints": (mine - joints).abs().mean((1, 2)),
             "place": (seen.joints2d - true.joints2d).abs().mean((1, 2)),
+            "found": (guess.places - true.joints2d).abs().mean((1, 2)),
         }
 
     def _label_errors(self, batch: Batch, seen: Posed) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ _FACE = len(SMPL24)  # a place beside the joints: the front of the head
 _FACE_RADIUS = 0.055  # metres
 _MARGIN = 0.1  # metres of flesh around the joints, where a box is laid around a person
 _NUM_POSSIBLE = 20_000  # poses drawn where limits alone are the prior
+_PITCH = 0.9  # radians between the camera that looks up most and the one that looks down most
 _CAMERA_UP = (1.0, -1.0, -1.0)  # world with y up -> camera with y down that looks along -z
 
 
@@ -45,17 +46,27 @@ class Posed:
     joints2d: Tensor
     """(B, 24, 2) in 0..1 of the crop."""
     scale: Tensor
-    """(B,) crop sides to a metre."""
+    """(B,) crop sides to a metre, at the pelvis's distance."""
+    closeness: Tensor
+    """(B,) one over the camera's distance from the pelvis, per metre; 0 for a far camera, to which
+    what is nearer is no larger (weak perspective)."""
+
+    def nearness(self, depth: Tensor) -> Tensor:
+        """How much larger than at the pelvis something looks: depth (B, N) behind it, metres."""
+        return 1.0 / (1.0 + self.closeness[:, None] * depth).clamp(min=0.3)
+
+    def project(self, places: Tensor) -> Tensor:
+        """(B, N, 3) metres from the pelvis, camera's frame -> (B, N, 2) in 0..1 of the crop."""
+        size = self.scale[:, None] * self.nearness(places[..., 2])
+        return places[..., :2] * size[..., None] + self.joints2d[:, :1]
+
+    def on(self, device: torch.device | str) -> Posed:
+        """The same people on a device."""
+        return Posed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     def rows(self, index: slice | Tensor) -> Posed:
         """Some of the people."""
         return Posed(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
-
-
-def joined(people: Sequence[Posed]) -> Posed:
-    """People one after another."""
-    names = Posed.__dataclass_fields__
-    return Posed(*(torch.cat([getattr(some, name) for some in people]) for name in names))
 
 
 def _exact(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,11 +90,19 @@ class Unpaired(nn.Module):
     cosines: Tensor
     mean_joints: Tensor
 
-    def __init__(self, poses: str, body: str, extent: tuple[float, float], shift: float) -> None:
+    def __init__(
+        self,
+        poses: str,
+        body: str,
+        extent: tuple[float, float],
+        shift: float,
+        distance: tuple[float, float] = (2.3, 6.3),
+    ) -> None:
         """poses: what `read_poses` reads, or "limits"; extent: the longer side of a person's box
-        over the crop's, drawn uniformly; shift: largest shift of its middle along x and y."""
+        over the crop's, drawn uniformly; shift: largest shift of its middle along x and y;
+        distance: of the camera from the pelvis, metres, the nearer ones more often."""
         super().__init__()
-        self.extent, self.shift = extent, shift
+        self.extent, self.shift, self.distance = extent, shift, distance
         figure = load_body(body)
         rest = figure.rest_joints(torch.zeros(1, 10))[0]
         middles, cosines = kinematics.limit_tables()
@@ -113,33 +132,38 @@ class Unpaired(nn.Module):
         self.register_buffer(name, value, persistent=False)
 
     @_exact
-    def draw(self, seed: int, number: int, epoch: int | Tensor, sample_id: Tensor) -> Posed:
-        """A pose for each row, keyed by its id and `number`, seen by a camera anywhere around it
-        that looks a little down, in a box as a person's crop has."""
-        draw = uniform(seed, f"unpaired.{number}", epoch, sample_id, 8)
+    def draw(self, seed: int, epoch: int | Tensor, sample_id: Tensor) -> Posed:
+        """A pose for each row, keyed by its id, seen by a camera anywhere around it that looks a
+        little down, in a box as a person's crop has."""
+        draw = uniform(seed, "unpaired", epoch, sample_id, 9)
         vectors = self.poses[(draw[:, 0] * len(self.poses)).long()]
         flipped = kinematics.mirrored_limbs(vectors, self.mirror)
         vectors = torch.where((draw[:, 1] < 0.5)[:, None, None], flipped, vectors)
-        turn = _about(2, 0.2 * (draw[:, 2] - 0.5)) @ _about(0, 0.7 * (draw[:, 3] - 0.4))
+        turn = _about(2, 0.2 * (draw[:, 2] - 0.5)) @ _about(0, _PITCH * (draw[:, 3] - 0.3))
         turn = turn @ _about(1, 2 * math.pi * draw[:, 4])
         vectors = vectors @ turn.mT
         joints = kinematics.place_limbs(vectors, self.lengths)
-        low = joints[..., :2].amin(1) - _MARGIN
-        high = joints[..., :2].amax(1) + _MARGIN
+        nearest, farthest = self.distance
+        closeness = 1.0 / (nearest + (farthest - nearest) * draw[:, 8].pow(1.5))
+        seen = joints[..., :2] / (1.0 + closeness[:, None] * joints[..., 2])[..., None]
+        low, high = seen.amin(1) - _MARGIN, seen.amax(1) + _MARGIN
         least, most = self.extent
         scale = (least + (most - least) * draw[:, 5]) / (high - low).amax(1)
         middle = 0.5 + self.shift * (2 * draw[:, 6:8] - 1)
         trunk = kinematics.trunk_frame(vectors)
         pelvis = middle - (low + high) / 2 * scale[:, None]
-        return self.seen(vectors @ trunk, trunk, scale, pelvis)  # rows: v R is R^T v
+        # rows: v R is R^T v
+        return self.seen(vectors @ trunk, trunk, scale, pelvis, closeness)
 
     @_exact
-    def seen(self, local: Tensor, turn: Tensor, scale: Tensor, pelvis: Tensor) -> Posed:
-        """A weak-perspective camera's picture: unit vectors (B, 23, 3) in the trunk's frame, which
-        is turned by (B, 3, 3); scale (B,) crop sides to a metre, the pelvis's place (B, 2)."""
+    def seen(
+        self, local: Tensor, turn: Tensor, scale: Tensor, pelvis: Tensor, closeness: Tensor
+    ) -> Posed:
+        """A camera's picture: unit vectors (B, 23, 3) in the trunk's frame, which is turned by
+        (B, 3, 3); scale (B,), the pelvis's place (B, 2), closeness (B,)."""
         joints = kinematics.place_limbs(local, self.lengths) @ turn.mT
-        joints2d = joints[..., :2] * scale[:, None, None] + pelvis[:, None]
-        return Posed(local, turn, joints, joints2d, scale)
+        at_pelvis = Posed(local, turn, joints, pelvis[:, None], scale, closeness)
+        return replace(at_pelvis, joints2d=at_pelvis.project(joints))
 
     @_exact
     def parts(self, posed: Posed, px: int, thickness: Tensor | None = None) -> Tensor:
@@ -147,10 +171,9 @@ class Unpaired(nn.Module):
         a head shows from the front only: without it a figure looks the same from behind.
 
         thickness (B, K): factors of the limbs' radii, the face's last."""
-        face = self._face(posed.joints)
-        across = (face - posed.joints[:, HEAD])[:, None, :2] * posed.scale[:, None, None]
-        joints2d = torch.cat((posed.joints2d, posed.joints2d[:, HEAD, None] + across), dim=1)
-        depth = torch.cat((posed.joints[..., 2], face[:, None, 2]), dim=1)
+        face = _face(posed.joints)[:, None]
+        joints2d = torch.cat((posed.joints2d, posed.project(face)), dim=1)
+        depth = torch.cat((posed.joints[..., 2], face[..., 2]), dim=1)
         parts: Tensor = self.puppet(joints2d, depth, posed.scale, px, thickness)
         return parts
 
@@ -158,14 +181,6 @@ class Unpaired(nn.Module):
     def excess(self, posed: Posed) -> Tensor:
         """How far limbs are outside their limits, (B, 23)."""
         return kinematics.limit_excess(posed.local, self.rest, (self.middles, self.cosines))
-
-    @staticmethod
-    def _face(joints: Tensor) -> Tensor:
-        """(B, 3) five centimetres before the middle of the head, as the chest faces."""
-        up = F.normalize(joints[:, NECK] - joints[:, 0], dim=-1)
-        left, right = (joints[:, shoulder] for shoulder in SHOULDERS)
-        front = F.normalize(torch.linalg.cross(left - right, up), dim=-1)
-        return joints[:, HEAD] + 0.35 * (joints[:, HEAD] - joints[:, NECK]) + 0.05 * front
 
     def _mean(self) -> Tensor:
         """(24, 3) the set's mean pose: of the poses brought nearest to it (Procrustes)."""
@@ -190,6 +205,19 @@ class Unpaired(nn.Module):
         resting = kinematics.local_vectors(self.rest[None], self.rest)
         local[:, kinematics.TRUNK] = resting[:, kinematics.TRUNK]
         return kinematics.from_local(local, self.rest)
+
+
+def front(joints: Tensor) -> Tensor:
+    """(B, 3) unit vectors to where the chest faces: joints (B, 24, 3)."""
+    up = F.normalize(joints[:, NECK] - joints[:, 0], dim=-1)
+    left, right = (joints[:, shoulder] for shoulder in SHOULDERS)
+    return F.normalize(torch.linalg.cross(left - right, up), dim=-1)
+
+
+def _face(joints: Tensor) -> Tensor:
+    """(B, 3) five centimetres before the middle of the head, as the chest faces."""
+    ahead = 0.05 * front(joints)
+    return joints[:, HEAD] + 0.35 * (joints[:, HEAD] - joints[:, NECK]) + ahead
 
 
 def _about(axis: int, angle: Tensor) -> Tensor:

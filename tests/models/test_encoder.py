@@ -156,9 +156,31 @@ def test_drop_path_acts_in_training_only() -> None:
         ({"name": "custom"}, "'custom' needs dim, depth and heads"),
         ({"dim": 100}, "dim must be a multiple of 4"),
         ({"drop_path": 1.0}, "drop_path must be in"),
+        ({"name": "conv", "image_px": 48, "patch_px": 12}, "power of two"),
         ({"name": "vit_x"}, "allowed is one of"),
     ],
 )
 def test_impossible_configs_are_refused(values: dict, message: str) -> None:
     with pytest.raises(config.ConfigError, match=message):
         config.build(EncoderConfig, values)
+
+
+def test_a_convolutional_encoder_is_read_like_the_others() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderConfig("conv", 64, 8))
+    assert [stage[0].weight.shape[0] for stage in encoder.stages] == [32, 64, 128]
+    for size, grid in ((64, (8, 8)), (32, (4, 4))):
+        image = torch.randn(2, 3, size, size)
+        tokens = encoder(image)
+        assert encoder.grid(image) == grid and tokens.shape == (2, grid[0] * grid[1], encoder.dim)
+    encoder.eval()
+    image = torch.randn(1, 3, 64, 64)
+    marked = image.clone()
+    marked[:, :, :8, -8:] = 9.0  # the upper right corner: what the first row's last token sees
+    changed = (encoder(marked) - encoder(image)).abs().sum(2)[0] > 0
+    assert changed[7] and not changed[[0, 56, 63]].any()
+    assert not encoder.over_patches
+    with pytest.raises(ValueError, match="whole pictures"):
+        encoder(image, torch.zeros(2, 1).long())
+    with pytest.raises(ValueError, match="multiples of 8 px"):
+        encoder(torch.randn(1, 3, 36, 32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hpse_dist.models.heads import GridHead, QueryHead
+from hpse_dist.models.heads import JointHead, QueryHead
 
 
 def test_the_query_knows_where_a_token_is() -> None:
@@ -19,10 +19,22 @@ def test_the_query_knows_where_a_token_is() -> None:
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (4, 4), (6, 8)])
-def test_a_grid_head_reads_any_grid_and_knows_places(grid: tuple[int, int]) -> None:
+def test_a_joint_head_reads_any_grid_and_knows_places(grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    head = GridHead(16, 24)
+    head = JointHead(16, 24, 5)
     tokens = torch.randn(2, grid[0] * grid[1], 16)
-    read = head(tokens, grid)
-    assert read.shape == (2, 24)
-    assert not torch.allclose(head(tokens.flip(1), grid), read, atol=1e-4)
+    read, places = head(tokens, grid)
+    assert read.shape == (2, 24) and places.shape == (2, 5, 2)
+    assert places.min() > 0 and places.max() < 1
+    other, turned = head(tokens.flip(1), grid)
+    torch.testing.assert_close(turned, 1 - places)  # the picture turned by half a turn
+    assert not torch.allclose(other, read, atol=1e-4)
+
+
+def test_a_joint_is_where_the_token_that_looks_like_it_is() -> None:
+    head = JointHead(4, 8, 2)
+    head.look.weight.data.copy_(100 * torch.eye(4)[:2])
+    tokens = torch.zeros(1, 12, 4)  # 3 rows, 4 columns
+    tokens[0, 1, 0] = tokens[0, 11, 1] = 1.0
+    places = head(tokens, (3, 4))[1]
+    torch.testing.assert_close(places, torch.tensor([[[0.375, 1 / 6], [0.875, 5 / 6]]]))

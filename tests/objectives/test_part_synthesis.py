@@ -14,19 +14,22 @@ from hpse_dist.body.joints import PART_NAMES
 from hpse_dist.body.kinematics import place_limbs, trunk_frame
 from hpse_dist.fields import Batch
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
+from hpse_dist.objectives.dolls import SHADES, Dolls
 from hpse_dist.objectives.part_synthesis import (
     PartSynthesis,
     PartSynthesisConfig,
     part_error,
     pyramid_error,
 )
-from hpse_dist.objectives.puppet_pictures import puppet_pictures, thickness
-from hpse_dist.objectives.unpaired import Unpaired
+from hpse_dist.objectives.puppet_pictures import puppet_pictures
+from hpse_dist.objectives.unpaired import Posed, Unpaired
 from hpse_dist.synth.poses import pose_file
 from tests.fabricate import fabricate, gradients
 
 SMALL = PartSynthesisConfig(poses="limits", map_px=16, dim=8, head_dim=32, warmup=0.5)
 IDS = torch.arange(64)
+FRONT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))[None]  # facing the camera
+BACK = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None]
 
 
 def built(**changes: object) -> PartSynthesis:
@@ -35,18 +38,51 @@ def built(**changes: object) -> PartSynthesis:
     return PartSynthesis(replace(SMALL, **changes), encoder, seed=3)  # type: ignore[arg-type]
 
 
+def at_rest(unpaired: Unpaired, turn: Tensor) -> Posed:
+    scale, pelvis = torch.tensor([0.45]), torch.tensor([[0.5, 0.5]])
+    return unpaired.seen(unpaired.rest[None], turn, scale, pelvis, torch.zeros(1))
+
+
+def drawn_doll(
+    dolls: Dolls,
+    posed: Posed,
+    skirt: float = 0.0,
+    hidden: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
+    thing: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * 4,
+) -> Tensor:
+    count = len(posed.scale)
+    scene = (
+        torch.tensor([[thing]]).expand(count, 1, 4, 2),
+        torch.tensor([hidden]).expand(count, 4),
+    )
+    return dolls.draw(
+        posed,
+        torch.ones(count, len(dolls.names)),
+        torch.full((count,), skirt),
+        torch.zeros(count, 2),
+        scene,
+        128,
+    )
+
+
+def limbs_of(seen: Tensor) -> Tensor:
+    """Numbers of limbs from 0, -1 for the background."""
+    return torch.div(seen.long() - 1, SHADES, rounding_mode="floor")
+
+
 @pytest.fixture(scope="module")
 def unpaired() -> Unpaired:
     return Unpaired("limits", "free", (0.7, 0.9), 0.05)
 
 
 def test_drawn_poses_are_whole_and_in_the_picture(unpaired: Unpaired) -> None:
-    posed = unpaired.draw(0, 0, 1, IDS)
+    posed = unpaired.draw(0, 1, IDS)
     torch.testing.assert_close(
         place_limbs(posed.local, unpaired.lengths) @ posed.turn.mT, posed.joints
     )
     vectors = posed.local @ posed.turn.mT
     torch.testing.assert_close(trunk_frame(vectors), posed.turn, rtol=0, atol=1e-4)
+    assert torch.equal(posed.joints2d, posed.project(posed.joints))
     size = (posed.joints2d.amax(1) - posed.joints2d.amin(1)).amax(1)
     margin = 0.2 * posed.scale  # the flesh on both sides
     assert (size + margin).min() > 0.69 and (size + margin).max() < 0.91
@@ -56,28 +92,81 @@ def test_drawn_poses_are_whole_and_in_the_picture(unpaired: Unpaired) -> None:
     assert (fronts > 0.5).any() and (fronts < -0.5).any()
 
 
-def test_draws_are_keyed_by_sample_epoch_and_number(unpaired: Unpaired) -> None:
-    one = unpaired.draw(0, 0, 1, IDS).joints
-    assert torch.equal(unpaired.draw(0, 0, 1, IDS[5:9]).joints, one[5:9])
-    for other in (unpaired.draw(0, 1, 1, IDS), unpaired.draw(0, 0, 2, IDS)):
+def test_draws_are_keyed_by_seed_sample_and_epoch(unpaired: Unpaired) -> None:
+    one = unpaired.draw(0, 1, IDS).joints
+    assert torch.equal(unpaired.draw(0, 1, IDS[5:9]).joints, one[5:9])
+    for other in (
+        unpaired.draw(1, 1, IDS),
+        unpaired.draw(0, 2, IDS),
+        unpaired.draw(0, 1, IDS + 64),
+    ):
         assert not torch.equal(other.joints, one)
 
 
 def test_limits_alone_give_poses_within_the_limits(unpaired: Unpaired) -> None:
-    assert unpaired.excess(unpaired.draw(0, 0, 0, IDS)).max() < 1e-3
+    assert unpaired.excess(unpaired.draw(0, 0, IDS)).max() < 1e-3
+
+
+def test_what_is_nearer_to_a_near_camera_looks_larger(unpaired: Unpaired) -> None:
+    camera = (torch.tensor([0.4]), torch.tensor([[0.5, 0.5]]))
+    places = torch.tensor([[[0.5, 0.0, -0.5], [0.5, 0.0, 0.0], [0.5, 0.0, 0.5]]])
+    for closeness, sizes in ((0.0, [0.2, 0.2, 0.2]), (0.4, [0.25, 0.2, 1 / 6])):
+        posed = unpaired.seen(unpaired.rest[None], FRONT, *camera, torch.tensor([closeness]))
+        torch.testing.assert_close(posed.project(places)[0, :, 0] - 0.5, torch.tensor(sizes))
+        torch.testing.assert_close(posed.project(posed.joints), posed.joints2d)
 
 
 def test_a_face_is_seen_from_the_front_only(unpaired: Unpaired) -> None:
-    front = torch.diag(torch.tensor([1.0, -1.0, -1.0]))[None]  # facing the camera
-    back = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None]
-    scale, pelvis = torch.tensor([0.45]), torch.tensor([[0.5, 0.5]])
-    shares = []
-    for turn in (front, back):
-        posed = unpaired.seen(unpaired.rest[None], turn, scale, pelvis)
+    dolls = Dolls(unpaired)
+    face = dolls.names.index("face")
+    shares, drawn = [], []
+    for turn in (FRONT, BACK):
+        posed = at_rest(unpaired, turn)
         parts = unpaired.parts(posed, 64)
         assert parts.shape == (1, len(PART_NAMES) + 1, 64, 64)
         shares.append(float(parts[:, -1].sum()))
+        drawn.append(int((limbs_of(drawn_doll(dolls, posed)) == face).sum()))
     assert shares[0] > 4 * shares[1]
+    assert drawn[0] > 30 and drawn[1] < 0.25 * drawn[0]
+
+
+def test_a_doll_covers_what_the_puppet_covers(unpaired: Unpaired) -> None:
+    posed = unpaired.draw(0, 0, IDS[:16])
+    posed = replace(posed, closeness=torch.zeros(16))
+    posed = replace(posed, joints2d=posed.project(posed.joints))
+    puppet = unpaired.parts(posed, 128)[:, 0] < 0.5
+    doll = drawn_doll(Dolls(unpaired), posed) > 0
+    overlap = (puppet & doll).sum((1, 2)) / (puppet | doll).sum((1, 2))
+    assert overlap.min() > 0.6 and overlap.mean() > 0.8
+
+
+def test_near_limbs_hide_far_ones_and_each_has_its_shades(unpaired: Unpaired) -> None:
+    dolls = Dolls(unpaired)
+    turn = torch.tensor([[[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]])  # left is far
+    seen = drawn_doll(dolls, at_rest(unpaired, turn))
+    count = {
+        side: int((limbs_of(seen) == dolls.names.index(f"{side}_upper_leg")).sum())
+        for side in ("left", "right")
+    }
+    assert count["right"] > 200 and count["left"] < 0.1 * count["right"]
+    assert set(((seen[seen > 0] - 1) % SHADES).tolist()) == set(range(SHADES))
+
+
+def test_skirts_things_behind_and_covers(unpaired: Unpaired) -> None:
+    dolls, posed = Dolls(unpaired), at_rest(unpaired, FRONT)
+    skirt = dolls.names.index("skirt")
+    for length, rows in ((0.0, 0), (0.6, 15), (1.2, 28)):
+        seen = limbs_of(drawn_doll(dolls, posed, skirt=length)) == skirt
+        assert int(seen.any(2).sum()) >= rows and bool(seen.any()) == (rows > 0)
+    whole = drawn_doll(dolls, posed)
+    wall = ((-0.5, -0.5), (1.5, -0.5), (1.5, 1.5), (-0.5, 1.5))  # behind all, of the next number
+    behind = drawn_doll(dolls, posed, thing=wall)
+    person = whole > 0
+    assert torch.equal(behind[person], whole[person])
+    assert behind[~person].unique().tolist() == [1 + len(dolls.names) * SHADES]
+    covered = drawn_doll(dolls, posed, hidden=(0.0, 0.5, 1.0, 2.0))
+    assert torch.equal(covered[:, :64], whole[:, :64]) and not covered[:, 64:].any()
+    assert whole[:, 64:].any()
 
 
 def test_surroundings_come_from_the_sides_and_hold_no_pose(unpaired: Unpaired) -> None:
@@ -85,19 +174,21 @@ def test_surroundings_come_from_the_sides_and_hold_no_pose(unpaired: Unpaired) -
     around = fabricate(("image",), batch=8, image_px=64)["image"]
     other = around.clone()
     other[..., 26:38] = 0.0
-    parts = unpaired.parts(unpaired.draw(0, 0, 0, IDS[:8]), 64)
-    one, two = (puppet_pictures(parts, a, 0, 0, IDS[:8]) for a in (around, other))
+    posed, dolls = unpaired.draw(0, 0, IDS[:8]), Dolls(unpaired)
+    epoch = torch.zeros(8).long()
+    one, two = (puppet_pictures(dolls, posed, a, 0, epoch, IDS[:8]) for a in (around, other))
     torch.testing.assert_close(one, two)
     assert (one[1:] - one[:1]).abs().amax((1, 2, 3)).min() > 0.5
 
 
-def test_skirts_widen_thighs_only() -> None:
-    names = [*PART_NAMES[1:], "face"]
-    factors = thickness(names, 0, 0, torch.arange(400))
-    thigh, arm = names.index("left_upper_leg"), names.index("left_upper_arm")
-    wide = factors[:, thigh] / factors[:, arm] > 1.4
-    assert 0.05 < wide.float().mean() < 0.3
-    assert factors.min() > 0.6 and factors[:, arm].max() < 1.7
+def test_pictures_are_keyed_by_sample(unpaired: Unpaired) -> None:
+    """The same picture for a sample whatever else is in its batch: exact over ranks."""
+    around = fabricate(("image",), batch=8, image_px=32)["image"]
+    posed, dolls, epoch = unpaired.draw(0, 0, IDS[:8]), Dolls(unpaired), torch.zeros(8).long()
+    whole = puppet_pictures(dolls, posed, around, 0, epoch, IDS[:8])
+    some = slice(3, 5)
+    alone = puppet_pictures(dolls, posed.rows(some), around[some], 0, epoch[some], IDS[some])
+    assert torch.equal(alone, whole[some])
 
 
 def test_labels_teach_only_the_share_that_they_should() -> None:
@@ -125,9 +216,9 @@ def test_half_precision_is_for_networks() -> None:
     batch = fabricate(objective.needs)
     exact = objective(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        posed = objective.unpaired.draw(0, 0, 0, IDS)
+        posed = objective.unpaired.draw(0, 0, IDS)
         half = objective(batch)
-    assert torch.equal(posed.joints2d, objective.unpaired.draw(0, 0, 0, IDS).joints2d)
+    assert torch.equal(posed.joints2d, objective.unpaired.draw(0, 0, IDS).joints2d)
     half["loss"].backward()
     torch.testing.assert_close(half["loss"], exact["loss"], rtol=0.03, atol=0)
 
@@ -192,6 +283,7 @@ def test_errors_of_pictures_and_parts() -> None:
         ({"warmup": 1.5}, "0..1"),
         ({"extent": (0.9, 0.5)}, "rising"),
         ({"made": 0}, "at least 1"),
+        ({"distance": (0.5, 4.0)}, "rising numbers from 1.5"),
         ({"limb_weight": 0.0, "joints_weight": 0.0}, "limb_weight or joints_weight"),
     ],
 )
