@@ -69,6 +69,22 @@ def with_located_roots(source: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class PrepareMachine:
+    """Where and how fast a collection is made: nothing here changes what it holds."""
+
+    workers: int = 1
+    """1: this process, without Ray; more: so many Ray workers, each making parts of its own."""
+    max_failures: int = 3
+    """How often a part is begun again after its worker has died, before all is given up."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, found {self.workers}")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures must be at least 0, found {self.max_failures}")
+
+
+@dataclass(frozen=True)
 class DataRecipe:
     """From pictures to one collection."""
 
@@ -84,6 +100,8 @@ class DataRecipe:
     """Folder in which the collection's folder is made."""
     unpack: UnpackConfig = field(default_factory=UnpackConfig)
     """Downloaded archives that are unpacked before; decides nothing but where files are."""
+    machine: PrepareMachine = PrepareMachine()
+    """Below the line: where and how fast."""
 
     def source_name(self) -> str:
         """The table's name of the frames' source."""
@@ -91,6 +109,10 @@ class DataRecipe:
 
     def folder(self) -> Path:
         return located(self.out) / self.name
+
+    def mark(self) -> str:
+        """sha256 of what decides the frames; pairs are mined of frames that are there."""
+        return digest(self, ignore=("name", "out", "pairs", "unpack", "machine"))
 
 
 @dataclass(frozen=True)

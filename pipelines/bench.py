@@ -75,7 +75,11 @@ def largest_shard(collection: Collection) -> Collection:
     """A collection of one shard: the same file for all."""
     shards = np.asarray(collection.frames["shard"])
     number = int(np.bincount(shards).argmax())
-    manifest = {**collection.manifest, "shards": [collection.manifest["shards"][number]]}
+    manifest = {
+        **collection.manifest,
+        "shards": [collection.manifest["shards"][number]],
+        "sample_id_starts": [collection.sample_id_starts[number]],
+    }
     one = Collection(collection.folder, manifest)
     rows = collection.frames.filter(pc.equal(collection.frames["shard"], number))
     zeros = np.zeros(rows.num_rows, np.int32)

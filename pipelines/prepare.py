@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.prepare import with_workers
 from hpse_dist.config import ConfigError, load
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.duplicates import across, check_list_name, counts, write_list
 from hpse_dist.data.leakage import CHECKS, guard
 from hpse_dist.data.reprojection import sentences
 from hpse_dist.data.verify import verify as look_through
-from hpse_dist.prepare import prepare, unpack_first
+from hpse_dist.prepare import CarryOut, in_this_process, prepare, unpack_first
 from hpse_dist.recipe import DataRecipe
 from pipelines import command_parser, progress_bar, run_command
 
@@ -64,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
         help="--duplicates: or also in these collections",
     )
     made.add_argument(
+        "--without-ray",
+        action="store_true",
+        help="make all parts in this process, whatever machine.workers says",
+    )
+    made.add_argument(
         "--overwrite", action="store_true", help="replace a collection made by another recipe"
     )
     return made
@@ -88,10 +94,20 @@ def main(options: argparse.Namespace) -> None:
         if unpacked:
             print(f"unpacked: {', '.join(archive.name for archive in unpacked)}")
     with progress_bar(None, recipe.name, "frame") as bar:
-        collection = prepare(recipe, overwrite=options.overwrite, progress=bar.update)
+        collection = prepare(
+            recipe, overwrite=options.overwrite, meter=bar, carry_out=_carry_out(recipe, options)
+        )
     for line in summary(collection):
         print(line)
     print(f"{'done before' if known.read_bytes() == before else 'done'}: {collection.folder}")
+
+
+def _carry_out(recipe: DataRecipe, options: argparse.Namespace) -> CarryOut:
+    """Here, or by Ray workers where the recipe asks for more than one."""
+    machine = recipe.machine
+    if options.without_ray or machine.workers == 1:
+        return in_this_process
+    return with_workers(machine.workers, max_failures=machine.max_failures, debug=options.debug)
 
 
 def _folder(options: argparse.Namespace) -> Path:

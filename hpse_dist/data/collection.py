@@ -12,12 +12,9 @@ disk: a collection is there whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -32,7 +29,7 @@ import pyarrow.parquet as pq
 import hpse_dist
 from hpse_dist.config import digest, to_dict
 from hpse_dist.data import beton
-from hpse_dist.data.crops import CollectionConfig, Pictures, StoredFrame, Unusable, prepare_frame
+from hpse_dist.data.crops import CollectionConfig, StoredFrame
 from hpse_dist.data.publish import (
     STAGED_MANIFEST,
     file_entry,
@@ -43,14 +40,13 @@ from hpse_dist.data.publish import (
     stage_manifest,
     write_manifest,
 )
-from hpse_dist.data.reprojection import Reprojection
-from hpse_dist.data.shards import REJECT_SCHEMA, Fields, ShardWriter, TableWriter, shard_spec
-from hpse_dist.data.splits import Splits
+from hpse_dist.data.shards import Fields, shard_spec
+from hpse_dist.data.store import Progress, store
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 __all__ = ["SCHEMA_VERSION", "Collection", "CollectionConfig", "find_finished", "write_collection"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: without sample_id_starts
 PAIR_SCHEMA = pa.schema(
     [
         ("a", pa.int64()),
@@ -64,7 +60,6 @@ PAIR_SCHEMA = pa.schema(
         ("difficulty", pa.float32()),
     ]
 )
-Progress = Callable[[int], object]
 
 
 class Collection:
@@ -122,6 +117,11 @@ class Collection:
         return [self.folder / name for name in self.manifest["shards"]]
 
     @property
+    def sample_id_starts(self) -> list[int]:
+        """What the sample ids stored in each shard count from: its rows were written apart."""
+        return list(self.manifest.get("sample_id_starts") or [0] * len(self.manifest["shards"]))
+
+    @property
     def fields(self) -> Fields:
         """Name -> (shape, numpy dtype name) of each stored field but image and sample_id."""
         fields = self.manifest["fields"].items()
@@ -170,8 +170,8 @@ class Collection:
         shard, row = (self.frames[name].to_numpy()[at] for name in ("shard", "row"))
         order = np.argsort(shard, kind="stable")
         parts = [
-            beton.read_rows(self.shards[number], row[order][shard[order] == number], fields)
-            for number in np.unique(shard)
+            self._read_rows(number, row[order][shard[order] == number], fields)
+            for number in np.unique(shard).tolist()
         ]
         back = np.argsort(order, kind="stable")
         return {name: np.concatenate([part[name] for part in parts])[back] for name in fields}
@@ -186,6 +186,16 @@ class Collection:
             parts = beton.read_encoded(self.shards[number], row[places])
             found.update(zip(places.tolist(), parts, strict=True))
         return [found[place] for place in range(len(sample_ids))]
+
+    def _read_rows(
+        self, shard: int, rows: np.ndarray, fields: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Some rows of a shard, sample ids as they are in frames.parquet."""
+        stored = beton.read_rows(self.shards[shard], rows, fields)
+        if "sample_id" in stored:
+            stored["sample_id"] = stored["sample_id"] + self.sample_id_starts[shard]
+        return stored
+
 
     def __getstate__(self) -> dict[str, Any]:
         """Tables stay on disk when a collection is sent to another process."""
@@ -209,15 +219,17 @@ class Collection:
         """Whether a shard's rows are those that frames.parquet says."""
         shard = self.shards.index(path)
         table = self.frames.select(["sample_id", "shard", "row"])
-        ids = table.filter(pc.equal(table["shard"], shard)).sort_by("row")["sample_id"].to_numpy()
+        table = table.filter(pc.equal(table["shard"], shard)).sort_by("row")
+        ids, rows = table["sample_id"].to_numpy(), table["row"].to_numpy()
         for start in range(0, len(ids), 256):
-            numbers = list(range(start, min(start + 256, len(ids))))
+            numbers = rows[start : start + 256]
+            which = f"rows {numbers[0]} to {numbers[-1]}"
             try:
-                stored = beton.read_rows(path, numbers, ["sample_id", "image"])
+                stored = self._read_rows(shard, numbers, ["sample_id", "image"])
             except (OSError, ValueError, RuntimeError) as error:
-                return [f"{path.name}: rows {start} to {numbers[-1]} cannot be read: {error}"]
-            if not np.array_equal(np.ravel(stored["sample_id"]), ids[numbers]):
-                return [f"{path.name}: rows {start} to {numbers[-1]} are not frames.parquet's"]
+                return [f"{path.name}: {which} cannot be read: {error}"]
+            if not np.array_equal(np.ravel(stored["sample_id"]), ids[start : start + 256]):
+                return [f"{path.name}: {which} are not frames.parquet's"]
         return []
 
     def update_file(self, name: str, write: Callable[[Path], None], **manifest: Any) -> None:
@@ -294,96 +306,55 @@ def write_collection(
         finished = find_finished(folder, recipe_digest, overwrite)
         if finished is not None:  # by another process, meanwhile
             return finished
-        errors = Reprojection()
-        shards, counts = _store(partial, records, config, progress, known_fields or {}, errors)
-        manifest = {
-            "schema": SCHEMA_VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "software": _software(),
-            "recipe_digest": recipe_digest,
-            **to_dict(provenance),
-            "config": to_dict(config),
-            "counts": counts,
-            "reprojection": errors.account(),
-            "fields": {
-                name: {"shape": list(shape), "dtype": dtype}
-                for name, (shape, dtype) in shards.layout.fields().items()
-            },
-            "shards": shards.shards,
-            "files": {path.name: file_entry(path) for path in sorted(partial.iterdir())},
-        }
+        stored = store(partial, records, config, known_fields=known_fields, progress=progress)
+        stored.tally.check()
+        manifest = describe(
+            config,
+            provenance,
+            recipe_digest,
+            counts=stored.tally.counts(len(stored.shards)),
+            reprojection=stored.errors.account(),
+            fields=stored.fields,
+            shards=stored.shards,
+            files={path.name: file_entry(path) for path in sorted(partial.iterdir())},
+        )
         write_manifest(partial, manifest)
         publish(partial, folder)
     return Collection.open(folder)
 
 
-def _store(
-    partial: Path,
-    records: Iterable[FrameRecord | StoredFrame | Reject],
+def describe(
     config: CollectionConfig,
-    progress: Progress | None,
-    known_fields: Fields,
-    errors: Reprojection,
-) -> tuple[ShardWriter, dict[str, Any]]:
-    """Write shards, frames.parquet and rejects.parquet; returns the writer and the counts."""
-    rejects, pictures = _Rejects(partial / "rejects.parquet"), Pictures()
-    splits, seen = Splits(config), Counter[tuple[str, str]]()
-    # a source with processes of its own ends them when it is closed, after an error too
-    source = (
-        contextlib.closing(records) if isinstance(records, Generator) else contextlib.nullcontext()
-    )
-    with source, ShardWriter(partial, config) as shards:
-        shards.layout.know(known_fields)
-        for record in records:
-            try:
-                if isinstance(record, Reject):
-                    rejects.add(record)
-                else:
-                    if isinstance(record, StoredFrame):
-                        stored, split = record, record.about["split"]
-                    else:
-                        split = splits.of(record)
-                        stored = prepare_frame(record, config, pictures)
-                    shards.add(stored, split)
-                    errors.add(stored.row, stored.about["crop"][2])
-                    for kind in ("subject", "sequence", "camera"):
-                        seen[kind, stored.about[kind]] += 1
-                    seen["split", split] += 1
-            except Unusable as reason:
-                rejects.add(Reject(record.source, str(reason)))
-            if progress:
-                progress(1)
-        shards.finish()
-    rejects.close()
-    if shards.num_frames == 0:
-        raise ValueError(f"no usable frame: {rejects.summary() or 'the source holds none'}")
-    counts: dict[str, Any] = {"frames": shards.num_frames, "shards": len(shards.shards)}
-    for kind in ("subject", "sequence", "camera"):
-        counts[f"{kind}s"] = sum(1 for key in seen if key[0] == kind and key[1])
-    counts["splits"] = {key[1]: count for key, count in sorted(seen.items()) if key[0] == "split"}
-    counts["rejects"] = dict(rejects.reasons.most_common())
-    return shards, counts
+    provenance: Provenance,
+    recipe_digest: str,
+    *,
+    counts: dict[str, Any],
+    reprojection: dict[str, float] | None,
+    fields: Fields,
+    shards: Sequence[str],
+    files: dict[str, Any],
+    starts: Sequence[int] = (),
+) -> dict[str, Any]:
+    """A new collection's manifest. starts: what each shard's stored sample ids count from."""
+    return {
+        "schema": SCHEMA_VERSION if any(starts) else 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": software(),
+        "recipe_digest": recipe_digest,
+        **to_dict(provenance),
+        "config": to_dict(config),
+        "counts": counts,
+        "reprojection": reprojection,
+        "fields": {
+            name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in fields.items()
+        },
+        "shards": list(shards),
+        **({"sample_id_starts": list(starts)} if any(starts) else {}),
+        "files": files,
+    }
 
 
-class _Rejects:
-    """rejects.parquet and how often each reason came up (numbers in a reason put aside)."""
-
-    def __init__(self, path: Path) -> None:
-        self._table = TableWriter(path, REJECT_SCHEMA)
-        self.reasons = Counter[str]()
-
-    def add(self, reject: Reject) -> None:
-        self._table.add({"source": reject.source, "reason": reject.reason})
-        self.reasons[re.sub(r"\d+(\.\d+)?", "N", reject.reason)] += 1
-
-    def summary(self) -> str:
-        return "; ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(3))
-
-    def close(self) -> None:
-        self._table.close()
-
-
-def _software() -> dict[str, str]:
+def software() -> dict[str, str]:
     """Versions of what decides the pixels."""
     versions = {name: metadata.version(name) for name in ("ffcv", "numpy", "pillow")}
     return {"hpse_dist": hpse_dist.__version__, **versions}

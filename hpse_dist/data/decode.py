@@ -170,6 +170,7 @@ class Decoder:
             frames = np.flatnonzero(items.shard == index)
             stored: np.ndarray = np.empty(shard.num_rows, np.int64)
             shard.read("sample_id", np.arange(shard.num_rows), stored, np.arange(shard.num_rows))
+            stored += items.source.collection.sample_id_starts[index]
             rows = items.row[frames]
             if rows.max() >= len(stored) or np.any(stored[rows] != items.sample_id[frames]):
                 raise ValueError(

@@ -41,22 +41,38 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         os.close(held)
 
 
-def _hold(partial: Path, folder: Path) -> int:
-    """Make `partial`, lock it, empty it of what a killed run left; the lock ends with `os.close`.
+@contextlib.contextmanager
+def locked(place: Path, folder: Path) -> Iterator[None]:
+    """Hold the folder `place`, made if need be, for one process that prepares `folder`.
 
-    The lock also ends with the process, however that ends.
+    ValueError where another process holds it. The lock also ends with the process, however that
+    ends.
     """
-    partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial, os.O_RDONLY)
+    handle = _lock(place, folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _hold(partial: Path, folder: Path) -> int:
+    """Make, lock and empty `partial` of what a killed run left; `os.close` ends the lock."""
+    handle = _lock(partial, folder)
+    for path in partial.iterdir():
+        path.unlink()
+    return handle
+
+
+def _lock(place: Path, folder: Path) -> int:
+    place.mkdir(parents=True, exist_ok=True)
+    handle = os.open(place, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(handle, partial):  # published or removed since it was opened
+        if not _is_at(handle, place):  # published or removed since it was opened
             raise BlockingIOError
     except BlockingIOError:
         os.close(handle)
         raise ValueError(f"{folder}: another process is preparing it now") from None
-    for path in partial.iterdir():
-        path.unlink()
     return handle
 
 
@@ -71,17 +87,18 @@ def _is_at(handle: int, path: Path) -> bool:
 def publish(partial: Path, folder: Path) -> None:
     """Make every file durable, then rename the folder into its place; what was there goes."""
     for path in [*partial.iterdir(), partial]:
-        _sync(path)
+        sync(path)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.rename(folder, old)
     os.rename(partial, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file, or a folder's list of names, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -118,8 +135,7 @@ def read_manifest(path: Path, newest: int) -> dict[str, Any]:
 def stage_manifest(folder: Path, manifest: dict[str, Any]) -> Path:
     """Write what is to become a folder's manifest.json beside it; renaming it is left to do."""
     part = folder / STAGED_MANIFEST
-    part.write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
-    _sync(part)
+    _write_json(part, manifest)
     return part
 
 
@@ -137,3 +153,15 @@ def held_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write or replace a small file, durably and by a rename."""
+    part = path.with_name(f".{path.name}.part")
+    _write_json(part, content)
+    os.replace(part, path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    sync(path)

@@ -9,6 +9,7 @@ than the 3D ones: there the error is 0, and only the pictures tell.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,15 @@ class Reprojection:
             share = float(np.median(apart))
             self._shares.append(share)
             self._pixels.append(share * side_px)
+
+    def numbers(self) -> tuple[list[float], ...]:
+        """What was collected, to be kept and added to another's."""
+        return self._pixels.tolist(), self._shares.tolist(), self._sizes.tolist()
+
+    def extend(self, numbers: Iterable[Iterable[float]]) -> None:
+        """Add what another has collected."""
+        for mine, its in zip((self._pixels, self._shares, self._sizes), numbers, strict=True):
+            mine.extend(its)
 
     def account(self) -> dict[str, float] | None:
         """What a manifest keeps; None where no frame has joints in 3D."""

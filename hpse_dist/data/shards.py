@@ -111,8 +111,14 @@ class Layout:
 
     def know(self, fields: Fields) -> None:
         """Shapes of labels that frames of later shards may be the first to carry."""
-        flags = ("person", "has_body", "has_parts")  # which `fields` adds
-        self._shapes.update({name: kind for name, kind in fields.items() if name not in flags})
+        for name, kind in fields.items():
+            if name != "person" and not name.startswith("has_"):  # which `fields` adds
+                self._shapes[name] = kind
+
+    def fix(self, fields: Fields) -> None:
+        """These fields and no others: those of another part of the same collection."""
+        self.know(fields)
+        self._frozen = True
 
     def admit(self, frame: StoredFrame) -> None:
         """Learn a frame's labels, drop those not wanted; raises Unusable where a shape differs."""
@@ -171,7 +177,10 @@ class Layout:
 
     def fields(self) -> Fields:
         """Name -> (shape, numpy dtype name) of each stored field but image and sample_id."""
-        fields = {"person": ((PERSON_CELLS, PERSON_CELLS), "uint8"), **self._shapes}
+        fields: Fields = {"person": ((PERSON_CELLS, PERSON_CELLS), "uint8")}
+        # in one order, whichever frame was the first to carry a label
+        order = [name for names in GROUPS.values() for name in names] + ["intrinsics"]
+        fields.update({name: self._shapes[name] for name in order if name in self._shapes})
         firsts = (("has_body", BODY[0]), ("has_hand", HAND[0]), ("has_parts", PARTS[0]))
         for flag, name in firsts:
             if name in self._shapes:
@@ -193,10 +202,12 @@ class ShardWriter:
     """Takes frames one by one; a shard goes to disk when enough of them are there.
 
     Frames of one subject and moment share a shard, and a subject's sequence does as far as
-    frames_per_shard allows. Sample ids are running numbers.
+    frames_per_shard allows. Sample ids are running numbers. A `writer` that is given is left open.
     """
 
-    def __init__(self, folder: Path, config: CollectionConfig) -> None:
+    def __init__(
+        self, folder: Path, config: CollectionConfig, writer: beton.BetonWriter | None = None
+    ) -> None:
         self.layout = Layout(config)
         self.shards: list[str] = []
         self.num_frames = 0
@@ -205,13 +216,15 @@ class ShardWriter:
         self._waiting: list[StoredFrame] = []
         self._closed_moments: set[int] = set()  # hashes: of a million moments, 64 MB
         self._table = TableWriter(folder / "frames.parquet", FRAME_SCHEMA)
-        self._writer = beton.BetonWriter()
+        self._own = None if writer else beton.BetonWriter()
+        self._writer: beton.BetonWriter = writer or self._own  # type: ignore[assignment]
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        if self._own:
+            self._own.close()
 
     def add(self, frame: StoredFrame, split: str) -> None:
         """Take one frame; raises Unusable where it cannot join the frames already written."""

@@ -18,10 +18,14 @@ class Splits:
     def of(self, record: FrameRecord) -> str:
         """The split; raises Unusable where the source puts a subject in a second one."""
         whole = f"subject {record.subject}" if record.subject else f"sequence {record.sequence}"
-        split = self._known.setdefault(whole, record.split or self._draw(whole))
-        if record.split not in (None, split):
-            raise Unusable(f"{whole} is in split {split} already, here it is in {record.split}")
-        return split
+        return self.settle(whole, record.split or self._draw(whole), record.split)
+
+    def settle(self, whole: str, split: str, asked: str | None) -> str:
+        """`split`, or the one that a subject or sequence is in; Unusable if another is asked."""
+        known = self._known.setdefault(whole, split)
+        if asked not in (None, known):
+            raise Unusable(f"{whole} is in split {known} already, here it is in {asked}")
+        return known
 
     def _draw(self, whole: str) -> str:
         text = f"{self._config.split_seed}:{whole}".encode()

@@ -6,8 +6,8 @@ outdoors with calibrated cameras, render casts the rays, produce streams the rec
 
 from __future__ import annotations
 
-from hpse_dist.synth.produce import SyntheticConfig, frames, provenance
+from hpse_dist.synth.produce import SyntheticConfig, frames, in_parts, provenance
 
 Config = SyntheticConfig
 
-__all__ = ["Config", "SyntheticConfig", "frames", "provenance"]
+__all__ = ["Config", "SyntheticConfig", "frames", "in_parts", "provenance"]

@@ -26,9 +26,10 @@ from hpse_dist.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_an
 from hpse_dist.records import FrameRecord, Provenance, Reject
 from hpse_dist.synth import produce
 from hpse_dist.synth.appearance import Look
+from hpse_dist.synth.crew import Sequences, in_order
 from hpse_dist.synth.gaits import Manner
 from hpse_dist.synth.motion import Motion
-from hpse_dist.synth.produce import Studio, SyntheticConfig, in_order
+from hpse_dist.synth.produce import Studio, SyntheticConfig, jobs_of
 
 _TRIES = 8  # clips that are looked at for one sequence before a generated motion takes its place
 _JUMP_S = 0.5  # who is higher for longer than this on both sides climbs and does not jump
@@ -74,12 +75,14 @@ def frames(config: MotionsConfig, processes: int = 0) -> Iterator[FrameRecord | 
     A clip that is broken or too short is a reject under its name, and another takes its place.
     """
     find_clips(config.motions)  # said here, not by one of many processes
-    jobs = [
-        (subject, sequence)
-        for subject in range(config.num_subjects)
-        for sequence in range(config.sequences_per_subject)
-    ]
-    return in_order(ClipStudio, config, jobs, processes)
+    return in_order(ClipStudio, config, jobs_of(config), processes)
+
+
+def in_parts(config: MotionsConfig, size: int, processes: int = 0) -> Sequences:
+    """The same records in parts of at most `size` frames; see `produce.in_parts`."""
+    find_clips(config.motions)
+    longest = config.moments_per_sequence * config.cameras[1]
+    return Sequences(ClipStudio, config, jobs_of(config), max(1, size // longest), processes)
 
 
 class ClipStudio(Studio):

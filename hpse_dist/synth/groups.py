@@ -21,11 +21,12 @@ from hpse_dist.records import FrameRecord, Provenance, Reject
 from hpse_dist.synth import produce
 from hpse_dist.synth.actions import ACTIONS, DEEP
 from hpse_dist.synth.appearance import draw_look
+from hpse_dist.synth.crew import Sequences, in_order
 from hpse_dist.synth.mesh import Topology
 from hpse_dist.synth.motion import draw_manner, draw_motion
 from hpse_dist.synth.people import PosedPerson, crop_intrinsics, pose_person
 from hpse_dist.synth.picture import render
-from hpse_dist.synth.produce import SyntheticConfig, in_order
+from hpse_dist.synth.produce import SyntheticConfig
 from hpse_dist.synth.render import Moment, Person, Stage
 from hpse_dist.synth.scene import Camera, draw_scene
 from hpse_dist.synth.surface import BodySurface
@@ -117,7 +118,17 @@ def provenance(config: GroupsConfig) -> Provenance:
 
 def frames(config: GroupsConfig, processes: int = 0) -> Iterator[FrameRecord | Reject]:
     """All records, ordered by group, moment, camera; see `produce.frames`."""
-    return in_order(GroupStudio, config, [(g, 0) for g in range(config.num_groups)], processes)
+    return in_order(GroupStudio, config, _jobs(config), processes)
+
+
+def in_parts(config: GroupsConfig, size: int, processes: int = 0) -> Sequences:
+    """The same records in parts of at most `size` frames; see `produce.in_parts`."""
+    together = max(1, size // (config.moments_per_group * config.cameras[1]))
+    return Sequences(GroupStudio, config, _jobs(config), together, processes)
+
+
+def _jobs(config: GroupsConfig) -> list[tuple[int, int]]:
+    return [(group, 0) for group in range(config.num_groups)]
 
 
 class GroupStudio:

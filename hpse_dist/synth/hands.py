@@ -19,11 +19,12 @@ from hpse_dist.draws import generator
 from hpse_dist.records import FrameRecord, Provenance, Reject
 from hpse_dist.synth import produce
 from hpse_dist.synth.appearance import Look
+from hpse_dist.synth.crew import Sequences, in_order
 from hpse_dist.synth.fingers import GESTURES, Fingers, RightHand
 from hpse_dist.synth.motion import Motion
 from hpse_dist.synth.people import PosedPerson, crop_intrinsics
 from hpse_dist.synth.picture import render
-from hpse_dist.synth.produce import Studio, SyntheticConfig, in_order, source_of
+from hpse_dist.synth.produce import Studio, SyntheticConfig, jobs_of, source_of
 from hpse_dist.synth.render import Moment
 from hpse_dist.synth.scene import Camera
 
@@ -64,12 +65,13 @@ def provenance(config: HandsConfig) -> Provenance:
 
 def frames(config: HandsConfig, processes: int = 0) -> Iterator[FrameRecord | Reject]:
     """All records, ordered by person, sequence, moment, camera, hand. processes 0: all cores."""
-    jobs = [
-        (subject, sequence)
-        for subject in range(config.num_subjects)
-        for sequence in range(config.sequences_per_subject)
-    ]
-    return in_order(HandStudio, config, jobs, processes)
+    return in_order(HandStudio, config, jobs_of(config), processes)
+
+
+def in_parts(config: HandsConfig, size: int, processes: int = 0) -> Sequences:
+    """The same records in parts of at most `size` frames; see `produce.in_parts`."""
+    longest = len(SIDES) * config.moments_per_sequence * config.cameras[1]
+    return Sequences(HandStudio, config, jobs_of(config), max(1, size // longest), processes)
 
 
 class HandStudio(Studio):

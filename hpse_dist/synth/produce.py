@@ -1,24 +1,15 @@
 """From a config to a stream of labelled crops, on one process or several.
 
 The unit of work is one sequence of one subject: every draw comes from its own numbers, so content
-and order are the same whatever the number of processes. A process that dies ends the stream with
-an error; nothing waits for it.
+and order are the same whatever the number of processes.
 """
 
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -27,6 +18,7 @@ from hpse_dist.draws import generator
 from hpse_dist.records import FrameRecord, Provenance, Reject
 from hpse_dist.synth.actions import DEEP
 from hpse_dist.synth.appearance import Look, draw_look
+from hpse_dist.synth.crew import Sequences, in_order
 from hpse_dist.synth.gaits import Manner
 from hpse_dist.synth.motion import Motion, draw_manner, draw_motion
 from hpse_dist.synth.people import PosedPerson, crop_intrinsics, labels, pose_person
@@ -36,9 +28,6 @@ from hpse_dist.synth.scene import Camera, draw_scene
 from hpse_dist.synth.surface import BodySurface
 
 _LEAST_VISIBLE = 0.25  # share of the person; less behind a table or plant is a reject
-
-
-Records = list[FrameRecord | Reject]
 
 
 @dataclass(frozen=True)
@@ -124,29 +113,22 @@ def frames(config: SyntheticConfig, processes: int = 0) -> Iterator[FrameRecord 
     which matrix products leave to the alignment of memory. At most about two sequences per process
     are held in memory.
     """
-    jobs = [
+    return in_order(Studio, config, jobs_of(config), processes)
+
+
+def in_parts(config: SyntheticConfig, size: int, processes: int = 0) -> Sequences:
+    """The same records in parts of at most `size` frames where a sequence is no longer."""
+    longest = config.moments_per_sequence * config.cameras[1]
+    return Sequences(Studio, config, jobs_of(config), max(1, size // longest), processes)
+
+
+def jobs_of(config: SyntheticConfig) -> list[tuple[int, int]]:
+    """(subject, sequence) of everything to render."""
+    return [
         (subject, sequence)
         for subject in range(config.num_subjects)
         for sequence in range(config.sequences_per_subject)
     ]
-    return in_order(Studio, config, jobs, processes)
-
-
-def in_order(
-    studio_of: Callable[[Any], Any], config: Any, jobs: list[tuple[int, int]], processes: int
-) -> Iterator[FrameRecord | Reject]:
-    """`studio_of(config).sequence(*job)` of every job, in order, on so many processes (0: all)."""
-    if processes < 0:
-        raise ValueError(f"processes must be 0 (all cores) or more, found {processes}")
-    processes = min(processes or len(os.sched_getaffinity(0)), len(jobs))
-    studio = studio_of(config)  # makes the free body once, before several processes ask for it
-    if processes == 1:
-        for job in jobs:
-            yield from studio.sequence(*job)
-        return
-    with _Crew(studio_of, config, processes) as crew:
-        for records in crew.in_order(jobs):
-            yield from records
 
 
 class Studio:
@@ -276,101 +258,3 @@ def _seat(posed: PosedPerson, motion: Motion) -> tuple[float, float, float] | No
         near = np.hypot(person.vertices[:, 0] - hip[0], person.vertices[:, 2] - hip[2]) < 0.12
         heights.append(person.vertices[near & (person.vertices[:, 1] > 0.2), 1].min())
     return float(x), float(z), max(float(np.min(heights)) - 0.005, 0.1)
-
-
-# --- several processes --------------------------------------------------------------------------
-
-
-class _Crew:
-    """Processes that render sequences; results come in the order of the jobs."""
-
-    def __init__(self, studio_of: Callable[[Any], Any], config: Any, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._links: dict[Connection, BaseProcess] = {}
-        for number in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work,
-                args=(studio_of, config, theirs),
-                name=f"synth-{number}",
-                daemon=True,
-            )
-            process.start()
-            theirs.close()  # so that a dead process reads as end of file here
-            self._links[ours] = process
-
-    def __enter__(self) -> _Crew:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for link, process in self._links.items():
-            link.close()
-            process.terminate()
-        for process in self._links.values():
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-    def in_order(self, jobs: list[tuple[int, int]]) -> Iterator[Records]:
-        """One list of records per job, in order; RuntimeError if a process dies or fails."""
-        done: dict[int, Records] = {}
-        doing: dict[Connection, int] = {}
-        idle = list(self._links)
-        given = wanted = 0
-        while wanted < len(jobs):
-            # run ahead of the consumer by two jobs per process, no further
-            while idle and given < min(len(jobs), wanted + 2 * len(self._links)):
-                link = idle.pop()
-                self._send(link, jobs[given])
-                doing[link] = given
-                given += 1
-            if wanted in done:
-                yield done.pop(wanted)
-                wanted += 1
-                continue
-            for ready in wait(list(doing)):
-                assert isinstance(ready, Connection)
-                number = doing.pop(ready)
-                done[number] = self._receive(ready, jobs[number])
-                idle.append(ready)
-
-    def _send(self, link: Connection, job: tuple[int, int]) -> None:
-        try:
-            link.send(job)
-        except OSError:
-            raise self._died(link, job) from None
-
-    def _receive(self, link: Connection, job: tuple[int, int]) -> Records:
-        try:
-            answer: Any = link.recv()
-        except (EOFError, OSError):
-            raise self._died(link, job) from None
-        if isinstance(answer, str):
-            raise RuntimeError(f"rendering subject {job[0]}, sequence {job[1]} failed:\n{answer}")
-        records: Records = answer
-        return records
-
-    def _died(self, link: Connection, job: tuple[int, int]) -> RuntimeError:
-        process = self._links[link]
-        process.join(5)
-        return RuntimeError(
-            f"a rendering process died (exit code {process.exitcode}) at subject {job[0]}, "
-            f"sequence {job[1]}; if memory is short, use fewer processes or a smaller crop_px"
-        )
-
-
-def _work(studio_of: Callable[[Any], Any], config: Any, link: Connection) -> None:
-    """A process of the crew: jobs in, lists of records out, until the other end closes."""
-    torch.set_num_threads(1)  # the processes share the cores already
-    cv2.setNumThreads(1)
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        studio: Any = None
-        while True:
-            job = link.recv()
-            try:
-                studio = studio or studio_of(config)
-                answer: object = list(studio.sequence(*job))
-            except Exception:  # told to the parent, which raises it
-                answer = traceback.format_exc()
-            link.send(answer)
