@@ -47,8 +47,8 @@ class Meter(Protocol):
 class Task:
     """What a worker has to know to make any part."""
 
-    source: str
-    """Name in FRAME_SOURCES."""
+    source: Any
+    """An entry of FRAME_SOURCES."""
     config: Any
     """Its config, with absolute paths."""
     collection: CollectionConfig
@@ -114,7 +114,7 @@ def _make(
         if find_finished(folder, recipe.mark(), overwrite) is not None:
             return  # by another process, meanwhile
         todo = Todo(work, finished)
-        task = Task(recipe.source_name(), config, recipe.collection, work.place)
+        task = Task(source, config, recipe.collection, work.place)
         if meter is not None:
             meter.initial = meter.n = todo.frames
         carry_out(task, todo, meter)
@@ -177,6 +177,7 @@ class PartMaker:
         def measure() -> dict[str, Any]:
             return {
                 "by": f"{socket.gethostname()} {os.getpid()}",
+                "at": round(time.time(), 3),
                 "seconds": round(time.perf_counter() - started, 3),
                 "processor_seconds": round(_processor_seconds() - used, 3),
                 "memory_mb": round(_memory_bytes() / 1e6, 1),
@@ -201,7 +202,7 @@ class PartMaker:
 
 def open_parts(task: Task, processes: int) -> Parts:
     """A source's own parts, or its stream cut into stretches of about a shard each."""
-    source, size = FRAME_SOURCES[task.source], task.collection.frames_per_shard
+    source, size = task.source, task.collection.frames_per_shard
     if hasattr(source, "in_parts"):
         own: Parts = source.in_parts(task.config, size, processes)
         return own

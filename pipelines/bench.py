@@ -1,4 +1,4 @@
-"""`python -m pipelines.bench loader|synth|step`: how fast the parts are, beside what they replace.
+"""`python -m pipelines.bench loader|synth|step|prepare`: how fast the parts are.
 
 Candidates are measured in turn, several times over, so that a machine whose speed drifts or that
 others use treats them alike. A ratio is the median over the rounds of two figures of one round.
@@ -41,6 +41,7 @@ from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
 from hpse_dist.world import World
 from pipelines import chaos, command_parser, progress_bar, run_command
+from pipelines.bench_prepare import bench_prepare
 from pipelines.figures import Figure, figure, figures, table
 
 _PREFETCHED = 12  # batches that may have been ready before a measurement began
@@ -298,7 +299,8 @@ def parser() -> argparse.ArgumentParser:
         "How fast the loader, the renderer, a training step and the mining of pairs are.",
         "python -m pipelines.bench loader collections/demo --json loader.json",
     )
-    parts = made.add_subparsers(dest="part", required=True, metavar="loader|synth|step|pairs|chaos")
+    kinds = "loader|synth|step|pairs|chaos|prepare"
+    parts = made.add_subparsers(dest="part", required=True, metavar=kinds)
     loader = parts.add_parser("loader", help="decoded frames/s beside bare FFCV and torch with PIL")
     loader.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
     loader.add_argument("--batch", type=int, default=64)
@@ -312,6 +314,13 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("overrides", nargs="*", metavar="key=value")
     step.add_argument("--steps", type=int, default=60, help="counted in each run")
     step.add_argument("--skip", type=int, default=10, help="steps before those, to warm up")
+    making = parts.add_parser("prepare", help="Ray workers, some killed, beside one worker alone")
+    making.add_argument("recipe", type=Path, nargs="?", default=Path("configs/data/demo.yaml"))
+    making.add_argument("overrides", nargs="*", metavar="key=value")
+    making.add_argument("--workers", type=int, default=4)
+    making.add_argument("--kills", type=int, default=2, help="workers ended with SIGKILL")
+    making.add_argument("--keep", type=Path, help="folder for both collections; else removed")
+    making.add_argument("--json", type=Path, help="write the figures here too")
     mining = parts.add_parser("pairs", help="seconds and memory of mining made-up frames' pairs")
     mining.add_argument("--frames", type=int, default=200_000)
     mining.add_argument("--people", type=int, default=500, help="half in rigs of 4 to 100 cameras")
@@ -328,6 +337,9 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     if options.part == "chaos":
         chaos.main(options)
+        return
+    if options.part == "prepare":
+        finish(bench_prepare(options), 1, options.json)
         return
     if options.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, found {options.rounds}")
@@ -360,12 +372,17 @@ def main(options: argparse.Namespace) -> None:
             skip=options.skip,
             rounds=options.rounds,
         )
+    finish(lines, options.rounds, options.json)
+
+
+def finish(lines: list[Figure], rounds: int, path: Path | None) -> None:
+    """Print the table, and write it where that is asked for."""
     print(table(lines))
-    print(f"{options.rounds} rounds on {machine()}; spread is half the range over the median")
-    if options.json:
+    print(f"{rounds} rounds on {machine()}; spread is half the range over the median")
+    if path:
         content = {"machine": machine(), "figures": [asdict(line) for line in lines]}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        print(f"done: {options.json}")
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"done: {path}")
 
 
 def machine() -> str:
