@@ -196,7 +196,6 @@ class Collection:
             stored["sample_id"] = stored["sample_id"] + self.sample_id_starts[shard]
         return stored
 
-
     def __getstate__(self) -> dict[str, Any]:
         """Tables stay on disk when a collection is sent to another process."""
         return {"folder": self.folder, "manifest": self.manifest}
