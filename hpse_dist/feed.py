@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from hpse_dist.data.collection import Collection
 from hpse_dist.data.items import Source as DataSource
 from hpse_dist.data.items import has_items
 from hpse_dist.data.loader import Loader, Sampling, evaluation_batches
@@ -26,7 +25,7 @@ from hpse_dist.probe import (
     for_training,
     shelve,
 )
-from hpse_dist.recipe import TrainingRecipe, located
+from hpse_dist.recipe import TrainingRecipe, collection_of
 from hpse_dist.world import World
 
 
@@ -39,7 +38,7 @@ def sources_of(recipe: TrainingRecipe, split: str) -> list[DataSource]:
     """The recipe's collections, one split of each; a curriculum is for training alone."""
     return [
         DataSource(
-            Collection.open(located(use.path)),
+            collection_of(use, recipe.machine),
             use.weight,
             split,
             use.kinds,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hpse_dist import synth
+from hpse_dist.body.free_body import cache_folder
 from hpse_dist.config import Choice, ConfigError, digest, load
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection, CollectionConfig
@@ -24,6 +25,8 @@ from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.items import Source, check_curriculum
 from hpse_dist.data.pairs import PairsConfig
+from hpse_dist.data.remote import open_collection
+from hpse_dist.data.stage import Stage, url_of
 from hpse_dist.data.unpack import UnpackConfig
 from hpse_dist.fields import missing
 from hpse_dist.guard import GuardConfig
@@ -48,11 +51,13 @@ RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 
 
 def located(path: Path | str) -> Path:
-    """A recipe's path as an absolute one; relative paths start at $HPSE_ROOT, else at the cwd.
+    """A recipe's path, absolute: relative ones start at $HPSE_ROOT, else the cwd; URLs stay.
 
     A job's working directory is a temporary copy of the code, so a submitted job sets HPSE_ROOT to
     the folder that holds its collections and runs.
     """
+    if url_of(path) is not None:
+        return Path(path)
     return (Path(os.environ.get("HPSE_ROOT", ".")) / Path(path).expanduser()).resolve()
 
 
@@ -120,7 +125,7 @@ class CollectionUse:
     """One collection in a run's mix."""
 
     path: Path
-    """The collection's folder."""
+    """The collection's folder, or a URL of it, such as s3://bucket/demo."""
     weight: float = 1.0
     """How often each sample comes in one epoch; 0.5 takes a rotating half."""
     kinds: tuple[str, ...] = ("view", "pose")
@@ -166,10 +171,16 @@ class Machine:
     """Restarts of failed workers before the run is given up."""
     download: bool = False
     """Whether source=timm:<name> may fetch weights; without, they must be in timm's cache."""
+    stage_folder: Path | None = None
+    """Where collections at a URL are copied to on each machine; null: $HPSE_CACHE/stage."""
+    stage_gb: float = 50.0
+    """Most disk that those copies take up, GB; the longest unused go first."""
     out: Path = Path("runs")
     """Folder in which the run's folder is made."""
 
     def __post_init__(self) -> None:
+        if self.stage_gb <= 0:
+            raise ValueError(f"stage_gb must be above 0, found {self.stage_gb:g}")
         for name in ("workers", "micro_batch", "loader_threads", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
@@ -177,6 +188,12 @@ class Machine:
             raise ValueError("engine plain has one worker; for more choose ddp or zero")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+
+
+def collection_of(use: CollectionUse, machine: Machine) -> Collection:
+    """A collection of a run; ValueError where there is none."""
+    folder = machine.stage_folder or cache_folder() / "stage"
+    return open_collection(located(use.path), Stage(located(folder), int(1e9 * machine.stage_gb)))
 
 
 @dataclass(frozen=True)
@@ -215,7 +232,6 @@ class TrainingRecipe:
     """Below the line: where and how fast."""
 
     def __post_init__(self) -> None:
-
         if not re.fullmatch(RUN_NAME, self.name):
             raise ValueError(f"name must be letters, digits, '.', '_' or '-', found {self.name!r}")
         if not self.collections:
@@ -338,7 +354,7 @@ def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> 
     """A recipe from YAML; its collections exist and suffice, so that nothing starts in vain."""
     recipe: Any = load(cls, path, overrides)
     for use in getattr(recipe, "collections", ()):
-        if not (located(use.path) / "manifest.json").is_file():
+        if url_of(use.path) is None and not (located(use.path) / "manifest.json").is_file():
             raise ConfigError(
                 f"{path}, collections: {use.path} is not a collection (no manifest.json); make it "
                 "with python -m pipelines.prepare, or set HPSE_ROOT to the folder it is under"
@@ -355,7 +371,7 @@ def check_fields(recipe: TrainingRecipe) -> None:
     """ValueError where the objective or task needs a field that the collections do not hold."""
     name, needs = component(recipe)
     check_kinds(recipe, name)
-    collections = [Collection.open(located(use.path)) for use in recipe.collections]
+    collections = [collection_of(use, recipe.machine) for use in recipe.collections]
     paired = "image_ref" in needs
     for use, collection in zip(recipe.collections, collections, strict=True):
         source = Source(collection, curriculum=use.curriculum)

@@ -27,7 +27,6 @@ from hpse_dist import objectives, tasks
 from hpse_dist.accounting import Account, Clock
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.config import build, dump
-from hpse_dist.data.collection import Collection
 from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.examples import in_order, write_examples
@@ -41,7 +40,13 @@ from hpse_dist.models.start import start_weights
 from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
 from hpse_dist.optim import schedule
-from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, located
+from hpse_dist.recipe import (
+    FinetuneRecipe,
+    PretrainRecipe,
+    TrainingRecipe,
+    collection_of,
+    located,
+)
 from hpse_dist.run_folder import keep_scores, opened, write_text
 from hpse_dist.source import (
     DECODER_FILE,
@@ -336,7 +341,7 @@ def _card(
     """What a source says of itself: recipe, data with licences, figures."""
     data = []
     for use in recipe.collections:
-        manifest = Collection.open(located(use.path)).manifest
+        manifest = collection_of(use, recipe.machine).manifest
         facts_of = ("importer", "licence", "commercial", "citation")
         about = {key: manifest[key] for key in facts_of}
         frames = manifest["files"]["frames.parquet"]["sha256"]  # tells it from its namesakes

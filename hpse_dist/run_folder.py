@@ -22,9 +22,8 @@ from typing import IO, Any
 import torch
 
 from hpse_dist.config import ConfigError, build, dump, read_yaml, to_dict
-from hpse_dist.data.collection import Collection
 from hpse_dist.protocols.score import Score
-from hpse_dist.recipe import TrainingRecipe, located
+from hpse_dist.recipe import TrainingRecipe, collection_of
 from hpse_dist.world import World
 
 LOCK_FILE = "lock"
@@ -112,7 +111,7 @@ def _check_data(recipe: TrainingRecipe, path: Path) -> None:
     """The collections are those that the run began with, or a ConfigError: a path says little."""
     found = {}
     for use in recipe.collections:
-        files = Collection.open(located(use.path)).manifest["files"]
+        files = collection_of(use, recipe.machine).manifest["files"]
         tables = ("frames.parquet", "pairs.parquet")
         found[str(use.path)] = {name: files[name]["sha256"] for name in tables if name in files}
     if path.is_file():

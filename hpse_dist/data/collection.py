@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -41,6 +42,7 @@ from hpse_dist.data.publish import (
     write_manifest,
 )
 from hpse_dist.data.shards import Fields, shard_spec
+from hpse_dist.data.stage import Copy
 from hpse_dist.data.store import Progress, store
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
@@ -116,6 +118,18 @@ class Collection:
         """The shard files; column `shard` of the frames counts in this list."""
         return [self.folder / name for name in self.manifest["shards"]]
 
+    def hold(self, name: str) -> Copy:
+        """One of its files, to be read from this machine's disk until it is released."""
+        return Copy(self.folder / name)
+
+    def hold_shard(self, number: int) -> Copy:
+        """A shard; see `hold`."""
+        return self.hold(self.manifest["shards"][number])
+
+    def _table(self, name: str) -> pa.Table:
+        with closing(self.hold(name)) as file:
+            return pq.read_table(file.path)
+
     @property
     def sample_id_starts(self) -> list[int]:
         """What the sample ids stored in each shard count from: its rows were written apart."""
@@ -146,19 +160,19 @@ class Collection:
     @cached_property
     def frames(self) -> pa.Table:
         """frames.parquet, one row per frame in the order of sample_id."""
-        return pq.read_table(self.folder / "frames.parquet")
+        return self._table("frames.parquet")
 
     @cached_property
     def pairs(self) -> pa.Table:
         """pairs.parquet; empty where no pairs were mined."""
         if "pairs.parquet" not in self.manifest["files"]:
             return PAIR_SCHEMA.empty_table()
-        return pq.read_table(self.folder / "pairs.parquet")
+        return self._table("pairs.parquet")
 
     @cached_property
     def rejects(self) -> pa.Table:
         """rejects.parquet: source, reason."""
-        return pq.read_table(self.folder / "rejects.parquet")
+        return self._table("rejects.parquet")
 
     def read(self, sample_ids: Sequence[int], fields: Sequence[str]) -> dict[str, np.ndarray]:
         """Stored fields of a few frames, in the order asked: name -> (n, *shape).
@@ -183,7 +197,8 @@ class Collection:
         found: dict[int, np.ndarray] = {}
         for number in np.unique(shard):
             places = np.flatnonzero(shard == number)
-            parts = beton.read_encoded(self.shards[number], row[places])
+            with closing(self.hold_shard(int(number))) as file:
+                parts = beton.read_encoded(file.path, row[places])
             found.update(zip(places.tolist(), parts, strict=True))
         return [found[place] for place in range(len(sample_ids))]
 
@@ -191,7 +206,8 @@ class Collection:
         self, shard: int, rows: np.ndarray, fields: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """Some rows of a shard, sample ids as they are in frames.parquet."""
-        stored = beton.read_rows(self.shards[shard], rows, fields)
+        with closing(self.hold_shard(shard)) as file:
+            stored = beton.read_rows(file.path, rows, fields)
         if "sample_id" in stored:
             stored["sample_id"] = stored["sample_id"] + self.sample_id_starts[shard]
         return stored

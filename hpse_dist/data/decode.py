@@ -20,6 +20,7 @@ from hpse_dist.data import depth_order
 from hpse_dist.data.beton import Shard
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.items import FLAGS, Items
+from hpse_dist.data.stage import Copy, NoRoom
 
 Job = TypeVar("Job")
 Layout = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
@@ -64,6 +65,8 @@ class Decoder:
     def __init__(self, sources: Sequence[Items], labels: Sequence[str]) -> None:
         self.sources = sources
         self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
+        self._copies: dict[tuple[int, int], Copy] = {}
+        weakref.finalize(self, _close_all, self._copies)
         self._lock = threading.Lock()
         self.crop_px = self._one_crop()
         self._labels = {name: self._one_layout(name) for name in labels}
@@ -166,7 +169,8 @@ class Decoder:
                 self._open.move_to_end(key)
                 return self._open[key]
             items = self.sources[number]
-            shard = Shard(items.source.collection.shards[index])
+            copy = self._hold(items.source.collection, index)
+            shard = Shard(copy.path)
             frames = np.flatnonzero(items.shard == index)
             stored: np.ndarray = np.empty(shard.num_rows, np.int64)
             shard.read("sample_id", np.arange(shard.num_rows), stored, np.arange(shard.num_rows))
@@ -177,10 +181,30 @@ class Decoder:
                     f"{shard.path}: its rows are not those of frames.parquet; "
                     "check the collection with prepare --verify"
                 )
-            self._open[key] = shard
+            self._open[key], self._copies[key] = shard, copy
             while len(self._open) > _SHARDS_OPEN:
-                self._open.popitem(last=False)
+                self._forget()
             return shard
+
+    def _hold(self, collection: Collection, index: int) -> Copy:
+        """A shard on this machine's disk; where copies fill their budget, older ones are let go."""
+        while True:
+            try:
+                return collection.hold_shard(index)
+            except NoRoom:
+                if not self._open:
+                    raise
+                self._forget()
+
+    def _forget(self) -> None:
+        """Close the shard that was not used for longest."""
+        key, _ = self._open.popitem(last=False)
+        self._copies.pop(key).close()
+
+
+def _close_all(copies: dict[tuple[int, int], Copy]) -> None:
+    for copy in copies.values():
+        copy.close()
 
 
 def provided(sources: Sequence[Items]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpse_dist.data.ahead import Ahead, check_budget
 from hpse_dist.data.augment import AugmentConfig, augment
 from hpse_dist.data.decode import Buffer, Decoder, Prefetcher, Rows, provided
 from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
@@ -75,6 +76,7 @@ class Loader:
         )
         self._decoder = Decoder(items, self._finish.labels)
         weights = [source.weight for source in sources]
+        check_budget(sources, window)
         curricula = [i.curriculum(global_batch) for i in items]
         self._order = Order([i.by_shard() for i in items], weights, seed, window, curricula)
         self._taken = 0  # micro-batches handed out since the start of the sequence
@@ -102,10 +104,14 @@ class Loader:
     def _per_global_batch(self) -> int:
         return self._global_batch // (self._world.size * self._micro_batch)
 
+    @property
+    def _place(self) -> int:
+        """The first sample of the first global batch that was not handed out whole."""
+        return self._taken // self._per_global_batch * self._global_batch
+
     def state_dict(self) -> dict[str, int]:
         """The place of the first global batch that was not handed out whole."""
-        place = self._taken // self._per_global_batch * self._global_batch
-        epoch, cursor = divmod(place, self.samples_per_epoch)
+        epoch, cursor = divmod(self._place, self.samples_per_epoch)
         return {"epoch": epoch, "cursor": cursor}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -150,6 +156,7 @@ class Loader:
         ]
         active = Prefetcher(self._decoder.fill, self._rows(), buffers, self._threads)
         self._active = active
+        ahead = Ahead(self._order, self._items, self._place)
         try:
             while (buffer := active.take()) is not None:
                 batch = self._finish.move(buffer)
@@ -157,6 +164,7 @@ class Loader:
                     batch = self._finish.augment(batch)
                     active.release(buffer)
                 self._taken += 1
+                ahead.reach(self._place)
                 self.wait_seconds += time.perf_counter() - start
                 yield batch
                 start = time.perf_counter()
@@ -165,6 +173,7 @@ class Loader:
                 if decoded:
                     active.release(buffer)
         finally:
+            ahead.close()
             active.close()
 
     def close(self) -> None:

@@ -74,6 +74,11 @@ class Order:
             raise ValueError("no frames or pairs to read: every source is empty after its filters")
         self._cached: tuple[int, Stretch] | None = None
 
+    @property
+    def items_per_window(self) -> int:
+        """Items read before the next shards are, about."""
+        return self.items_per_epoch // self._num_windows
+
     def epoch(self, epoch: int) -> Stretch:
         """All items of one epoch, in order."""
         if self._cached is None or self._cached[0] != epoch:

@@ -117,19 +117,27 @@ def read_manifest(path: Path, newest: int) -> dict[str, Any]:
     """A manifest of a schema up to `newest`; ValueError where there is none."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = int(manifest["schema"])
     except FileNotFoundError:
         raise ValueError(
             f"{path.parent}: no collection here (no manifest.json); prepare it"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: cannot be read: {error}") from None
+    return check_manifest(manifest, path, newest)
+
+
+def check_manifest(manifest: Any, where: Path | str, newest: int) -> dict[str, Any]:
+    """A manifest that was read; ValueError where it is none, or of a schema above `newest`."""
+    try:
+        version = int(manifest["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: cannot be read: {error}") from None
     if version > newest:
         raise ValueError(
-            f"{path.parent}: written with schema {version}, this program reads up to "
-            f"{newest}; update the program"
+            f"{where}: written with schema {version}, this program reads up to {newest}; "
+            "update the program"
         )
-    return manifest
+    return dict(manifest)
 
 
 def stage_manifest(folder: Path, manifest: dict[str, Any]) -> Path:
