@@ -135,11 +135,14 @@ class _Crew:
         worker, number, knowing = self._doing.pop(answer)
         try:
             part = self._ray.get(answer)
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayTaskError:
+            raise  # the worker lives: a fault of the program
+        except self._ray.exceptions.RayError as error:  # killed, out of memory, machine lost
             self._bury(worker, number, error)
             return
         self._idle.append(worker)
         if number is None:
+            self._deaths[None] = 0  # workers do start
             return
         if isinstance(part, Exception):
             if isinstance(part, ValueError) and self._todo.failed(number, knowing):

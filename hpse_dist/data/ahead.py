@@ -25,8 +25,8 @@ def check_budget(sources: Sequence[Source], window: int) -> None:
     budget = remote[0].stage.budget_bytes
     if needed > budget:
         raise ValueError(
-            f"machine.stage_gb is {budget / 1e9:.3g}, less than the {window} shards of a "
-            f"collection that are read together, {needed / 1e9:.3g} GB in all; raise it"
+            f"machine.stage_gb is {budget / 1e9:.3g}, less than the shards that are read together "
+            f"(up to {window} of a collection, {needed / 1e9:.3g} GB in all); raise it"
         )
 
 

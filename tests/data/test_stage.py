@@ -183,7 +183,7 @@ def test_a_collection_on_a_store_is_read_as_one_beside_us(tmp_path: Path) -> Non
     held = [path for path in stage.folder.iterdir() if len(path.name) == 64]
     assert sum(path.stat().st_size for path in held) <= stage.budget_bytes
     assert len(held) < len(local.shards) + 2
-    with pytest.raises(ValueError, match="less than the 8 shards of a collection that are read"):
+    with pytest.raises(ValueError, match=r"less than the shards that are read together \(up to 8"):
         check_budget([Source(open_collection("memory://bucket/made", Stage(tmp_path, 9)))], 8)
     for change in (remote.verify, lambda: remote.update_file("pairs.parquet", lambda path: None)):
         with pytest.raises(ValueError, match="where its disk is"):

@@ -47,7 +47,13 @@ from hpse_dist.records import FrameRecord, Provenance, Reject
 
 
 class FrameSource(Protocol):
-    """What a source of frames offers, as a module does."""
+    """What a source of frames offers, as a module does.
+
+    Where reading a record is the costly part (videos, rendering), a source may also offer
+    `in_parts(config, size, processes) -> data.parts.Parts`: its records in parts of about `size`,
+    each for any worker to make. Without it the stream is cut into stretches, which every worker
+    reads over, and of which it crops and writes its own.
+    """
 
     @property
     def Config(self) -> type:
