@@ -1,0 +1,73 @@
+"""The sections `machine` of recipes: where and how fast, and nothing that changes a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class PrepareMachine:
+    """Where and how fast a collection is made: nothing here changes what it holds."""
+
+    workers: int = 1
+    """1: this process, without Ray; more: so many Ray workers, each making parts of its own."""
+    max_failures: int = 3
+    """How often a part is begun again after its worker has died, before all is given up."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, found {self.workers}")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures must be at least 0, found {self.max_failures}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how fast: nothing here changes what a run computes.
+
+    So all of it may change when a run goes on: other workers, another engine, another ZeRO stage.
+    """
+
+    workers: int = 1
+    """Trainers, one process and one device each."""
+    micro_batch: int = 32
+    """Samples per trainer, forward and backward; accumulation follows from global_batch."""
+    engine: Literal["plain", "ddp", "zero"] = "zero"
+    """plain: one trainer; ddp: replicated; zero: DeepSpeed."""
+    zero_stage: int = 2
+    """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU when there is one."""
+    loader_threads: int = 1
+    """Decoding threads per trainer."""
+    checkpoint_every: int = 500
+    """Optimizer steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many finished checkpoints stay on disk."""
+    log_every: int = 10
+    """Optimizer steps between lines of the log."""
+    panels_every: int = 500
+    """Optimizer steps between pictures in the log."""
+    max_failures: int = 3
+    """Restarts of failed workers before the run is given up."""
+    download: bool = False
+    """Whether source=timm:<name> may fetch weights; without, they must be in timm's cache."""
+    stage_folder: Path | None = None
+    """Where collections at a URL are copied to on each machine; null: $HPSE_CACHE/stage."""
+    stage_gb: float = 50.0
+    """Most disk that those copies take up, GB; the longest unused go first."""
+    out: Path = Path("runs")
+    """Folder in which the run's folder is made."""
+
+    def __post_init__(self) -> None:
+        if self.stage_gb <= 0:
+            raise ValueError(f"stage_gb must be above 0, found {self.stage_gb:g}")
+        for name in ("workers", "micro_batch", "loader_threads", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.engine == "plain" and self.workers > 1:
+            raise ValueError("engine plain has one worker; for more choose ddp or zero")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
