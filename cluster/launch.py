@@ -107,7 +107,7 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
                 log_to_driver=debug,
                 logging_level=logging.INFO if debug else logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # plain ones too, as when a node starts too slowly
             raise ConnectionError(_unreachable(error)) from error
         try:
             yield Cluster(nodes_of(ray.nodes()), own)

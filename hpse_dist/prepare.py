@@ -113,8 +113,11 @@ def _make(
     with work.begin(overwrite) as finished:
         if find_finished(folder, recipe.mark(), overwrite) is not None:
             return  # by another process, meanwhile
-        todo = Todo(work, finished)
         task = Task(source, config, recipe.collection, work.place)
+        count = open_parts(task, processes=1).count
+        if count is not None:
+            work.note_count(count)
+        todo = Todo(work, finished)
         if meter is not None:
             meter.initial = meter.n = todo.frames
         carry_out(task, todo, meter)

@@ -90,7 +90,7 @@ class DataRecipe:
     """Folder in which the collection's folder is made."""
     unpack: UnpackConfig = field(default_factory=UnpackConfig)
     """Downloaded archives that are unpacked before; decides nothing but where files are."""
-    machine: PrepareMachine = PrepareMachine()
+    machine: PrepareMachine = field(default_factory=PrepareMachine)
     """Below the line: where and how fast."""
 
     def source_name(self) -> str:
@@ -163,7 +163,7 @@ class TrainingRecipe:
     evaluation_batch: int = 64
     """Held-out samples seen together by one trainer: figures that compare samples with one another,
     as retrieval and the reference gain, are among so many, whatever the machine."""
-    machine: Machine = Machine()
+    machine: Machine = field(default_factory=Machine)
     """Below the line: where and how fast."""
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cluster.launch import connected
 from cluster.prepare import with_workers
 from hpse_dist.config import load
 from hpse_dist.data.collection import Collection
@@ -113,8 +114,9 @@ def make_both(
     made = load(DataRecipe, recipe, overrides)
     with tempfile.TemporaryDirectory(prefix="hpse_bench_") as passing:
         out = folder or Path(passing)
-        many = _make(replace(made, name=f"{made.name}-by-{workers}", out=out), workers, kills)
-        one = _make(replace(made, name=f"{made.name}-by-1", out=out), 1, 0)
+        with connected():
+            many = _make(replace(made, name=f"{made.name}-by-{workers}", out=out), workers, kills)
+            one = _make(replace(made, name=f"{made.name}-by-1", out=out), 1, 0)
         problems = many.collection.verify() + differences(one.collection, many.collection)
     return one, many, problems
 
@@ -151,6 +153,7 @@ class _Killer(threading.Thread):
         super().__init__(name="killer", daemon=True)
         self._todo, self._kills = todo, kills
         self.killed = 0
+        self._dead: set[int] = set()
         self.over = threading.Event()
 
     def run(self) -> None:
@@ -158,8 +161,12 @@ class _Killer(threading.Thread):
             done = list(self._todo.finished.values())
             due = (self._todo.count or 10**9) * (self.killed + 1) / (self._kills + 1)
             if len(done) >= due:
-                process = int(max(done, key=lambda part: part.made["at"]).made["by"].split()[-1])
+                last = sorted(done, key=lambda part: part.made["at"])
+                process = int(last[-1].made["by"].split()[-1])
+                if process in self._dead:
+                    continue
                 os.kill(process, signal.SIGKILL)
+                self._dead.add(process)
                 self.killed += 1
                 tqdm.write(f"kill -9 {process} after {len(done)} parts", file=sys.stderr)
 
