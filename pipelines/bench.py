@@ -1,4 +1,4 @@
-"""`python -m pipelines.bench loader|synth|step|prepare`: how fast the parts are.
+"""`python -m pipelines.bench loader|synth|step|pairs|chaos|prepare`: how fast the parts are.
 
 Candidates are measured in turn, several times over, so that a machine whose speed drifts or that
 others use treats them alike. A ratio is the median over the rounds of two figures of one round.
@@ -299,8 +299,14 @@ def parser() -> argparse.ArgumentParser:
         "How fast the loader, the renderer, a training step and the mining of pairs are.",
         "python -m pipelines.bench loader collections/demo --json loader.json",
     )
+<<<<<<< HEAD
     kinds = "loader|synth|step|pairs|chaos|prepare"
     parts = made.add_subparsers(dest="part", required=True, metavar=kinds)
+=======
+    parts = made.add_subparsers(
+        dest="part", required=True, metavar="loader|synth|step|pairs|prepare"
+    )
+>>>>>>> 7e4f435 (Format)
     loader = parts.add_parser("loader", help="decoded frames/s beside bare FFCV and torch with PIL")
     loader.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
     loader.add_argument("--batch", type=int, default=64)
