@@ -299,14 +299,8 @@ def parser() -> argparse.ArgumentParser:
         "How fast the loader, the renderer, a training step and the mining of pairs are.",
         "python -m pipelines.bench loader collections/demo --json loader.json",
     )
-<<<<<<< HEAD
     kinds = "loader|synth|step|pairs|chaos|prepare"
     parts = made.add_subparsers(dest="part", required=True, metavar=kinds)
-=======
-    parts = made.add_subparsers(
-        dest="part", required=True, metavar="loader|synth|step|pairs|prepare"
-    )
->>>>>>> 7e4f435 (Format)
     loader = parts.add_parser("loader", help="decoded frames/s beside bare FFCV and torch with PIL")
     loader.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
     loader.add_argument("--batch", type=int, default=64)
