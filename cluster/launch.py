@@ -27,6 +27,7 @@ from cluster.progress import ProgressBar, RunWatch
 from cluster.resources import Need, Node, describe, even_share, gpus_for, nodes_of, shortage
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target, sentence
 from hpse_dist.accounting import LAUNCH
+from hpse_dist.safety import read_weights_only
 from hpse_dist.world import World
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def prepare_environment() -> None:
     """Set Ray's switches, the user's own settings first; authentication is always explicit."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    read_weights_only()  # workers on this machine inherit it; others set it when they start
     if "RAY_AUTH_MODE" in os.environ:
         return
     own = _address() is None
@@ -63,6 +65,17 @@ def prepare_environment() -> None:
     if own and not _has_token():
         # Kept in this process tree; Ray would write a file that the umask may leave readable.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _warn_of_open_doors() -> None:
+    """Say what it means that the cluster asks nobody who he is."""
+    if os.environ["RAY_AUTH_MODE"] != "token":
+        logger.warning(
+            "the Ray cluster at RAY_ADDRESS=%s is used without authentication: whoever reaches its "
+            "ports can run any code as its user, and read and change what its runs read and write; "
+            "start it with RAY_AUTH_MODE=token and give RAY_AUTH_TOKEN here (see SECURITY.md)",
+            _address(),
+        )
 
 
 def _has_token() -> bool:
@@ -91,6 +104,8 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
         yield Cluster(nodes_of(ray.nodes()), own)
         return
     options: dict[str, Any] = {"address": _address()}
+    if not own:
+        _warn_of_open_doors()
     if own:
         options = {
             "address": "local",

@@ -48,6 +48,7 @@ from hpse_dist.recipe import (
     located,
 )
 from hpse_dist.run_folder import keep_scores, opened, write_text
+from hpse_dist.safety import read_weights_only
 from hpse_dist.source import (
     DECODER_FILE,
     HEAD_FILE,
@@ -130,7 +131,8 @@ def task_model(recipe: FinetuneRecipe) -> tuple[Task, dict[str, Any]]:
 
 
 def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
-    """Threads, seeds and the device of this process, once."""
+    """Threads, seeds, loading and the device of this process, once."""
+    read_weights_only()
     torch.manual_seed(recipe.seed)  # the start weights: equal on every rank, whatever the world
     wanted = recipe.machine.device
     if wanted == "cuda" and not torch.cuda.is_available():

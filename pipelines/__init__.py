@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hpse_dist.config import ConfigError
+from hpse_dist.safety import read_weights_only
 
 DONE, FAILED, BAD_RECIPE = 0, 1, 2
 
@@ -45,6 +46,7 @@ def run_command(
         options = _parse(parser, argv)
     except SystemExit as stop:  # argparse has said what is wrong (2), or printed its help (0)
         return stop.code if isinstance(stop.code, int) else BAD_RECIPE
+    read_weights_only()
     try:
         main(options)
     except KeyboardInterrupt:

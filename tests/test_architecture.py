@@ -51,6 +51,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.collectives",
         "hpse_dist.draws",
         "hpse_dist.config",
+        "hpse_dist.safety",
     ],
 ]
 DOORS = {

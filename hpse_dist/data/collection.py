@@ -31,6 +31,7 @@ import hpse_dist
 from hpse_dist.config import digest, to_dict
 from hpse_dist.data import beton
 from hpse_dist.data.crops import CollectionConfig, StoredFrame
+from hpse_dist.data.manifest import seal_holds
 from hpse_dist.data.publish import (
     STAGED_MANIFEST,
     file_entry,
@@ -149,8 +150,12 @@ class Collection:
     @property
     def config(self) -> CollectionConfig:
         """The crop rule it was written with."""
-        values = dict(self.manifest["config"])
-        return CollectionConfig(**{**values, "labels": tuple(values["labels"])})
+        try:
+            values = dict(self.manifest["config"])
+            return CollectionConfig(**{**values, "labels": tuple(values["labels"])})
+        except (KeyError, TypeError) as error:
+            place = self.folder / "manifest.json"
+            raise ValueError(f"{place}: config is missing or damaged: {error}") from None
 
     @property
     def spec(self) -> beton.ShardSpec:
@@ -219,6 +224,8 @@ class Collection:
     def verify(self, progress: Progress | None = None) -> list[str]:
         """Hash every file and decode every frame; one sentence for each bad file, [] if none."""
         problems = self._missing()
+        if not seal_holds((self.folder / "manifest.json").read_text(encoding="utf-8")):
+            problems.append("manifest.json: changed, it is not what its own sha256 says")
         bad = {text.partition(":")[0] for text in problems}
         for name, entry in self.manifest["files"].items():
             if name not in bad and file_entry(self.folder / name)["sha256"] != entry["sha256"]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hpse_dist.data.manifest import checked_shape, sealed_text
+
 STAGED_MANIFEST = ".manifest.json.part"
 
 
@@ -121,7 +123,7 @@ def read_manifest(path: Path, newest: int) -> dict[str, Any]:
         raise ValueError(
             f"{path.parent}: no collection here (no manifest.json); prepare it"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from None
     return check_manifest(manifest, path, newest)
 
@@ -130,20 +132,23 @@ def check_manifest(manifest: Any, where: Path | str, newest: int) -> dict[str, A
     """A manifest that was read; ValueError where it is none, or of a schema above `newest`."""
     try:
         version = int(manifest["schema"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: cannot be read: {error}") from None
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{where}: cannot be read: {error!r}") from None
     if version > newest:
         raise ValueError(
             f"{where}: written with schema {version}, this program reads up to {newest}; "
             "update the program"
         )
-    return dict(manifest)
+    try:
+        return dict(checked_shape(manifest))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; prepare the collection again") from None
 
 
 def stage_manifest(folder: Path, manifest: dict[str, Any]) -> Path:
     """Write what is to become a folder's manifest.json beside it; renaming it is left to do."""
     part = folder / STAGED_MANIFEST
-    _write_json(part, manifest)
+    _write(part, sealed_text(manifest))
     return part
 
 
@@ -166,10 +171,10 @@ def held_folder(folder: Path) -> Iterator[None]:
 def write_json(path: Path, content: Any) -> None:
     """Write or replace a small file, durably and by a rename."""
     part = path.with_name(f".{path.name}.part")
-    _write_json(part, content)
+    _write(part, json.dumps(content, indent=1, default=str) + "\n")
     os.replace(part, path)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
     sync(path)

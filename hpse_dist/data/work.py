@@ -28,7 +28,14 @@ import pyarrow.parquet as pq
 from hpse_dist.data.collection import describe, find_finished, software
 from hpse_dist.data.crops import CollectionConfig, Unusable
 from hpse_dist.data.parts import Part, part_folder
-from hpse_dist.data.publish import file_entry, locked, partial_folder, publish, write_json
+from hpse_dist.data.publish import (
+    file_entry,
+    locked,
+    partial_folder,
+    publish,
+    write_json,
+    write_manifest,
+)
 from hpse_dist.data.reprojection import Reprojection
 from hpse_dist.data.shards import FRAME_SCHEMA, Fields, moment_of
 from hpse_dist.data.splits import Splits
@@ -136,7 +143,7 @@ class Work:
         with partial_folder(self.folder) as partial:
             find_finished(self.folder, mark, overwrite)  # still nothing else there
             manifest = _join(self.place, parts, partial, config, provenance, mark)
-            write_json(partial / "manifest.json", manifest)
+            write_manifest(partial, manifest)
             publish(partial, self.folder)
         shutil.rmtree(self.place, ignore_errors=True)
 

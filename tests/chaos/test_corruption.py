@@ -1,4 +1,4 @@
-"""A thousand damaged checkpoints: all found, none loaded."""
+"""A thousand damaged checkpoints: all found, none loaded; a thousand damaged collections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.data.collection import Collection
 from hpse_dist.world import World
+from tests.data.made_collection import made_collection
 from tests.engine.toys import TinyLoader, make_engine
 
 TRIALS = 1000
@@ -56,6 +58,19 @@ def test_no_damaged_checkpoint_is_ever_loaded(saved: Path, tmp_path: Path) -> No
         step = Checkpoints(folder, 1, 2, "hash").resume(engine, loader)
         assert step == 1 and engine.module.gain.item() == 1, f"trial {trial}: {what}"
         assert (folder / "step_00000002.broken").is_dir()
+
+
+def test_no_damage_to_a_collection_goes_unseen(tmp_path: Path) -> None:
+    made = made_collection().folder
+    assert Collection.open(made).verify() == []
+    for trial, folder in enumerate(_folders(tmp_path)):
+        shutil.copytree(made, folder)
+        what = damage(folder, random.Random(trial))
+        try:
+            problems = Collection.open(folder).verify()
+        except ValueError as error:
+            problems = [str(error)]
+        assert problems and "\n" not in problems[0], f"trial {trial}: {what}"
 
 
 def _folders(place: Path) -> Iterator[Path]:

@@ -58,6 +58,25 @@ def test_an_existing_cluster_is_met_with_the_token_at_hand(
     assert os.environ.get("RAY_AUTH_TOKEN", "") == token
 
 
+@pytest.mark.parametrize(("token", "warned"), [("t", False), ("", True)])
+def test_a_cluster_that_asks_nobody_is_said_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, token: str, warned: bool
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where no cluster is
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    ray = pytest.importorskip("ray")
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ConnectionError, match="nobody there"), launching.connected():
+        pass
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == warned
+    assert not warned or "whoever reaches its ports can run any code" in said[0]
+
+
 def test_the_users_switches_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "7")
     prepare_environment()

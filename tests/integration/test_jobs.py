@@ -206,8 +206,35 @@ def test_a_failing_job_exits_with_its_sentence(head: Head, working_dir: Path) ->
     assert "error: /nowhere/at/all: no such folder" in failed.stdout + failed.stderr
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "api/jobs/"),
+        ("GET", "api/jobs/"),
+        ("GET", "api/version"),
+        ("GET", "nodes?view=summary"),
+        ("GET", "api/cluster_status"),
+        ("GET", "api/v0/logs"),
+        ("PUT", "api/packages/gcs/x.zip"),
+    ],
+)
+def test_the_dashboard_answers_nobody_without_the_token(head: Head, method: str, path: str) -> None:
+    asked = json.dumps({"entrypoint": "touch /tmp/in"}).encode() if method != "GET" else None
+    request = urllib.request.Request(
+        f"{head.address}/{path}", asked, {"Content-Type": "application/json"}, method=method
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    refused.value.close()
+    assert refused.value.code in (401, 403)
+
+
 def test_no_job_without_the_token(head: Head, working_dir: Path) -> None:
     stranger = Head(head.address, {**head.environment, "RAY_AUTH_TOKEN": "0" * 64}, head.temporary)
     refused = submit(stranger, working_dir, "python", "-c", "print('in')")
     assert refused.returncode != 0
     assert "oken authentication" in refused.stderr
+    bare = {k: v for k, v in head.environment.items() if k != "RAY_AUTH_MODE"}
+    bare["HOME"] = str(head.temporary)  # where no token lies
+    refused = submit(Head(head.address, bare, head.temporary), working_dir, "echo", "in")
+    assert refused.returncode != 0

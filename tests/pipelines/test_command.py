@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+from pathlib import Path
 
 import pytest
+import torch
 
 from hpse_dist.config import ConfigError
 from pipelines import command_parser, run_command
@@ -55,3 +58,29 @@ def test_arguments(capsys):
     assert run_command(seen.append, _parser(), ["--help"]) == 0
     assert "example:" in capsys.readouterr().out
     assert len(seen) == 1
+
+
+class _Payload:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("asked_for", ["0", "1"])
+def test_no_package_can_unpickle_code_within_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, asked_for: str
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", asked_for)
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    torch.save(_Payload(tmp_path / "ran"), tmp_path / "a.pt")
+
+    def main(options: argparse.Namespace) -> None:
+        torch.load(tmp_path / "a.pt", weights_only=False)  # as somebody's package may
+
+    assert run_command(main, _parser(), ["x.yaml"]) == 1
+    assert "Weights only load failed" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()

@@ -45,7 +45,11 @@ def required(path: Path, origin: str) -> Path:
 
 
 def inside(folder: Path, name: Any) -> Path:
-    """The path of a file that annotation names under a folder; Bad where it leads elsewhere."""
+    """The path of a file that annotation names under a folder; Bad where it leads elsewhere.
+
+    The folder may be a link, and so may the folders right below it: users keep pictures on other
+    disks. A deeper link, or a file that is one, must not lead out.
+    """
     if not isinstance(name, str) or not name or "\0" in name:
         raise Bad(f"the file name is {_short(name)}, not a name")
     parts = PurePosixPath(name.replace("\\", "/"))
@@ -54,9 +58,11 @@ def inside(folder: Path, name: Any) -> Path:
     if len(name) > 4096 or any(len(part.encode("utf-8", "replace")) > 255 for part in parts.parts):
         raise Bad(f"the file name {_short(name)} is longer than a file's can be")
     path = folder / parts
-    # the folder itself may be a link of the user's to where the pictures are
     try:
-        stays = path.resolve().is_relative_to(_resolved(folder))
+        resolved = path.resolve()
+        stays = resolved.is_relative_to(_resolved(folder)) or (
+            len(parts.parts) > 1 and resolved.is_relative_to(_resolved(folder / parts.parts[0]))
+        )
     except (OSError, RuntimeError, ValueError):  # names too long, links in a circle
         raise Bad(f"the file name {_short(name)} is none that a file can have") from None
     if not stays:

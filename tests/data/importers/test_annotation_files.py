@@ -167,9 +167,10 @@ def test_links_may_not_lead_out(tmp_path: Path) -> None:
     (outside / "secret.jpg").write_text("")
     (root / "images").mkdir(parents=True)
     (root / "images" / "a.jpg").symlink_to(outside / "secret.jpg")
-    (root / "images" / "out").symlink_to(outside)
+    (root / "images" / "deep").mkdir()
+    (root / "images" / "deep" / "out").symlink_to(outside)
     (root / "images" / "circle").symlink_to(root / "images" / "circle")
-    for name in ("a.jpg", "out/secret.jpg"):
+    for name in ("a.jpg", "deep/out/secret.jpg"):
         with pytest.raises(Bad, match="is a link that leads out of the dataset's folder"):
             inside(root / "images", name)
     with pytest.raises(Bad, match="none that a file can have"):
@@ -181,3 +182,19 @@ def test_links_may_not_lead_out(tmp_path: Path) -> None:
     assert inside(root / "elsewhere", "secret.jpg").is_file()
     (outside / "b.jpg").symlink_to("secret.jpg")
     assert inside(root / "elsewhere", "b.jpg").is_file()
+
+
+def test_a_users_folders_of_pictures_may_be_links(tmp_path: Path) -> None:
+    """root/images -> another disk is common; a link within that disk that leaves it is refused."""
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    root.mkdir()
+    (disk / "s1").mkdir(parents=True)
+    (disk / "s1" / "a.jpg").write_text("")
+    (tmp_path / "secret.jpg").write_text("")
+    (disk / "s1" / "b.jpg").symlink_to(tmp_path / "secret.jpg")
+    (disk / "s2").symlink_to(tmp_path)
+    (root / "images").symlink_to(disk)
+    assert inside(root, "images/s1/a.jpg").is_file()
+    for name in ("images/s1/b.jpg", "images/s2/secret.jpg"):
+        with pytest.raises(Bad, match="is a link that leads out of the dataset's folder"):
+            inside(root, name)
