@@ -128,8 +128,9 @@ class Collection:
         return self.hold(self.manifest["shards"][number])
 
     def _table(self, name: str) -> pa.Table:
-        with closing(self.hold(name)) as file:
-            return pq.read_table(file.path)
+        # opened once: by its path pyarrow would open it twice, perhaps another file the second time
+        with closing(self.hold(name)) as file, file.path.open("rb") as stream:
+            return pq.read_table(stream)
 
     @property
     def sample_id_starts(self) -> list[int]:
