@@ -17,14 +17,26 @@ import secrets
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.guardian import guarded
+from cluster.inside import hush, read_authentication_again
 from cluster.progress import ProgressBar, RunWatch
-from cluster.resources import Need, Node, describe, even_share, gpus_for, nodes_of, shortage
+from cluster.resources import (
+    Need,
+    Node,
+    crowding,
+    describe,
+    even_share,
+    fitting,
+    gpus_for,
+    nodes_of,
+    shortage,
+)
+from cluster.story import story, to_blame
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target, sentence
 from hpse_dist.accounting import LAUNCH
 from hpse_dist.safety import read_weights_only
@@ -33,6 +45,7 @@ from hpse_dist.world import World
 logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 300.0  # how long workers of an existing cluster may take to find room
+LOST_TIMEOUT_S = 60.0  # how long a lost machine may take to come back before fewer go on
 OBJECT_STORE_BYTES = 128 << 20  # nothing large travels through Ray; its default is 30 % of memory
 POLL_S = 0.5
 SWITCHES = {
@@ -103,7 +116,10 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster(nodes_of(ray.nodes()), own)
         return
-    options: dict[str, Any] = {"address": _address()}
+    options: dict[str, Any] = {
+        "address": _address(),
+        "runtime_env": {"worker_process_setup_hook": "cluster.network.use_own_interface"},
+    }
     if not own:
         _warn_of_open_doors()
     if own:
@@ -113,8 +129,8 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     if not debug:
-        _hush()
-    _read_authentication_again()
+        hush()
+    read_authentication_again()
     with guarded() if own else contextlib.nullcontext():
         try:
             ray.init(
@@ -128,30 +144,6 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
             yield Cluster(nodes_of(ray.nodes()), own)
         finally:
             ray.shutdown()
-
-
-def _read_authentication_again() -> None:
-    """Let Ray see the mode and the token as they are now.
-
-    It reads the mode when it is imported and the token when it first needs one, and either may lie
-    before us: in a caller's `import ray`, or in another cluster of this process.
-    """
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _hush() -> None:
-    """Keep Ray's paragraphs about lost processes and failed trials off the terminal.
-
-    What happened is said in a sentence instead, and `debug` shows all of it. The first has no
-    switch in Ray: the driver's thread for it prints whatever it receives.
-    """
-    from ray._private import worker
-
-    worker.print_to_stdstream = lambda *_, **__: None
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def _address() -> str | None:
@@ -176,8 +168,10 @@ def launch(
     folder: Path,
     *,
     workers: int = 1,
+    fewer: Sequence[int] = (),
     device: str = "cpu",
     cpus_per_worker: float | None = None,
+    loader_threads: int = 1,
     steps: int | None = None,
     max_failures: int = 3,
     progress: bool = True,
@@ -186,7 +180,8 @@ def launch(
     """Run `target(recipe, world, folder)` in every worker of a group, until all have returned.
 
     target: `module:function`; recipe: anything that pickles; steps: the bar's length; device: auto
-    and cuda give each worker a GPU; cpus_per_worker: None shares the machines evenly.
+    and cuda give each worker a GPU; cpus_per_worker: None shares the machines evenly; fewer:
+    numbers of workers that will do when machines are lost, most first.
     Crashed or hung workers are started again, all of them, up to `max_failures` times, and go on
     from what the run folder holds. Raises ValueError (ConfigError) for what trying again cannot
     heal, in a worker's own words; ChildProcessError when workers kept crashing; TimeoutError when
@@ -196,18 +191,47 @@ def launch(
     forget_final(folder)
     with connected(debug=debug) as cluster:
         gpus = gpus_for(device, cluster.nodes)
-        cpus = cpus_per_worker or even_share(workers, gpus, cluster.nodes)
-        need = Need(workers, cpus, gpus)
-        lacking = shortage(need, cluster.nodes)
-        if lacking and cluster.own:
-            raise ValueError(lacking)
-        if lacking:
-            logger.warning("waiting up to %g s for machines: %s", JOIN_TIMEOUT_S, lacking)
-        job = _Job(target, recipe, folder, need, max_failures, debug)
-        _watch(job, RunWatch(folder), steps, progress)
+        for need, patience_s in _needs(cluster, (workers, *fewer), gpus, cpus_per_worker):
+            crowded = crowding(need, loader_threads)
+            if crowded:
+                logger.warning(crowded)
+            job = _Job(target, recipe, folder, need, patience_s, max_failures, debug)
+            _watch(job, RunWatch(folder), steps, progress)
+            if not job.found_no_room():
+                break
     error = _explain(job, describe(cluster.nodes))
     if error is not None:
         raise error
+
+
+def _needs(
+    cluster: Cluster, counts: Sequence[int], gpus: float, cpus: float | None
+) -> Iterator[tuple[Need, float]]:
+    """What to ask for and for how many seconds to wait for it; less of it each time."""
+    nodes = cluster.nodes
+    need = Need(counts[0], cpus or even_share(counts[0], gpus, nodes), gpus)
+    lacking = shortage(need, nodes)
+    if lacking and cluster.own and fitting(counts, gpus, nodes, cpus) is None:
+        raise ValueError(lacking)
+    if lacking and not cluster.own:
+        logger.warning("waiting up to %g s for machines: %s", JOIN_TIMEOUT_S, lacking)
+    if not (lacking and cluster.own):
+        yield need, JOIN_TIMEOUT_S if lacking or len(counts) == 1 else LOST_TIMEOUT_S
+    while fewer := [count for count in counts if count < need.workers]:
+        nodes = nodes if cluster.own else _living()
+        found = fitting(fewer, gpus, nodes, cpus)
+        if found is None:
+            return
+        logger.warning("no room for %s in %s; going on with %s", need, describe(nodes), found)
+        need = found
+        yield need, LOST_TIMEOUT_S
+
+
+def _living() -> tuple[Node, ...]:
+    """The nodes that the cluster has now."""
+    import ray
+
+    return nodes_of(ray.nodes())
 
 
 def recipe_root() -> str:
@@ -219,11 +243,19 @@ class _Job(threading.Thread):
     """`TorchTrainer.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
 
     def __init__(
-        self, target: str, recipe: Any, folder: Path, need: Need, max_failures: int, debug: bool
+        self,
+        target: str,
+        recipe: Any,
+        folder: Path,
+        need: Need,
+        patience_s: float,
+        max_failures: int,
+        debug: bool,
     ) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.target, self.recipe, self.folder = target, recipe, folder
-        self.need, self.max_failures, self.debug = need, max_failures, debug
+        self.need, self.patience_s = need, patience_s
+        self.max_failures, self.debug = max_failures, debug
         self.name_in_ray = f"start-{uuid.uuid4().hex[:12]}"
         self.error: BaseException | None = None
 
@@ -231,6 +263,13 @@ class _Job(threading.Thread):
         """How often the workers have been started so far."""
         path = _starts_path(self.folder)
         return path.read_text().split().count(self.name_in_ray) if path.exists() else 0
+
+    def found_no_room(self) -> bool:
+        """Whether it ended because its workers found no place in the cluster in time."""
+        from ray.train import ControllerError
+
+        cause = getattr(self.error, "controller_failure", None)
+        return isinstance(self.error, ControllerError) and "Timeout" in type(cause).__name__
 
     def run(self) -> None:
         try:
@@ -245,7 +284,7 @@ class _Job(threading.Thread):
         from ray.train.torch import TorchTrainer
 
         # The three tries to find room share the deadline; Ray itself would try for ever.
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(math.ceil(JOIN_TIMEOUT_S / 3))
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(math.ceil(self.patience_s / 3))
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:
             resources["GPU"] = self.need.gpus
@@ -262,6 +301,7 @@ class _Job(threading.Thread):
                 num_workers=self.need.workers,
                 use_gpu=self.need.gpus > 0,
                 resources_per_worker=resources,
+                placement_strategy="PACK",  # as few machines as will do
             ),
             run_config=train.RunConfig(  # type: ignore[call-arg]  # typed as V1's, which is V2's
                 name=self.name_in_ray,
@@ -329,7 +369,7 @@ def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> Non
 
 def _explain(job: _Job, cluster: str) -> Exception | None:
     """What the user is told about a run that did not end well; None when it did."""
-    from ray.train import ControllerError, WorkerGroupError
+    from ray.train import WorkerGroupError
 
     final = read_final(job.folder)
     if final is not None:
@@ -338,31 +378,15 @@ def _explain(job: _Job, cluster: str) -> Exception | None:
     if error is None:
         return None
     if isinstance(error, WorkerGroupError):
-        rank, cause = _root(error.worker_failures)
+        rank, cause = to_blame(error.worker_failures)
         tries = f"{job.max_failures + 1} times, the last time" if job.max_failures else "once:"
         return ChildProcessError(
-            f"the workers failed {tries} worker {rank} {_story(cause)}; the whole story is in "
+            f"the workers failed {tries} worker {rank} {story(cause)}; the whole story is in "
             f"{log}, and the same command goes on from the last checkpoint"
         )
-    if isinstance(error, ControllerError) and "Timeout" in type(error.controller_failure).__name__:
+    if job.found_no_room():
         return TimeoutError(
-            f"no room for {job.need} within {JOIN_TIMEOUT_S:g} s in {cluster}: wait for other "
+            f"no room for {job.need} within {job.patience_s:g} s in {cluster}: wait for other "
             "runs to end, ask for less, or add machines"
         )
-    return ChildProcessError(f"Ray could not run the workers: it {_story(error)}; see {log}")
-
-
-def _root(failures: dict[int, Exception]) -> tuple[int, Exception]:
-    """The worker to blame: one that died or hung rather than one that lost its peer."""
-    ranked = sorted(failures.items())
-    dead = [(rank, error) for rank, error in ranked if "HealthCheck" in type(error).__name__]
-    return (dead or ranked)[0]
-
-
-def _story(error: BaseException) -> str:
-    """What a worker did, told without Ray's wrapping."""
-    if "HealthCheckTimeout" in type(error).__name__:
-        return "did not answer any more"
-    if "HealthCheckFailed" in type(error).__name__:
-        return "died without a word: killed, out of memory, or its machine lost"
-    return f"stopped with {type(error).__name__}: {' '.join(str(error).split())}"
+    return ChildProcessError(f"Ray could not run the workers: it {story(error)}; see {log}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,12 +81,41 @@ def gpus_for(device: str, nodes: Sequence[Node]) -> float:
 
 
 def even_share(workers: int, gpus: float, nodes: Sequence[Node]) -> float:
-    """Whole CPUs per worker that as many workers as find a place at one CPU each can all have."""
+    """Whole CPUs per worker that as many workers as find a place at one CPU each can all have.
+
+    A worker with a GPU takes no more than the CPUs that come with the GPU: else four workers on
+    two machines of eight GPUs would be spread over both for the sake of CPUs, away from the fast
+    links within one, and the GPUs left over would have no CPU for another run.
+    """
     placed = min(workers, places(Need(1, 1.0, gpus), nodes))
+    most = math.inf
+    if gpus and placed:
+        most = min(node.cpus * gpus / node.gpus for node in nodes if node.gpus >= gpus)
     share = 1
-    while placed and places(Need(1, share + 1.0, gpus), nodes) >= placed:
+    while placed and share + 1 <= most and places(Need(1, share + 1.0, gpus), nodes) >= placed:
         share += 1
     return float(share)
+
+
+def fitting(
+    counts: Sequence[int], gpus: float, nodes: Sequence[Node], cpus: float | None = None
+) -> Need | None:
+    """What to ask for: the first of `counts` workers that fits the empty cluster, if any does.
+
+    cpus: of each worker; None shares the machines evenly.
+    """
+    needs = (Need(count, cpus or even_share(count, gpus, nodes), gpus) for count in counts)
+    return next((need for need in needs if shortage(need, nodes) is None), None)
+
+
+def crowding(need: Need, threads: int) -> str | None:
+    """One sentence where a worker decodes with more threads than it has CPUs; else None."""
+    if threads <= need.cpus:
+        return None
+    return (
+        f"each worker decodes with {threads} threads on {_count(need.cpus, 'CPU')}: they will wait "
+        f"for one another; set machine.loader_threads to {max(1, int(need.cpus))}"
+    )
 
 
 def describe(nodes: Sequence[Node]) -> str:

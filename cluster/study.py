@@ -73,6 +73,8 @@ def _pretrain(run: PlannedRun, *, progress: bool, debug: bool) -> Outcome:
             run.recipe,
             run.folder,
             workers=run.recipe.machine.workers,
+            fewer=run.recipe.fewer_workers(),
+            loader_threads=run.recipe.machine.loader_threads,
             device=run.recipe.machine.device,
             steps=run.recipe.steps,
             max_failures=run.recipe.machine.max_failures,

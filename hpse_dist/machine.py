@@ -32,6 +32,8 @@ class Machine:
 
     workers: int = 1
     """Trainers, one process and one device each."""
+    min_workers: int | None = None
+    """With how few trainers a run still goes on when machines are lost; null for no fewer."""
     micro_batch: int = 32
     """Samples per trainer, forward and backward; accumulation follows from global_batch."""
     engine: Literal["plain", "ddp", "zero"] = "zero"
@@ -67,6 +69,8 @@ class Machine:
         for name in ("workers", "micro_batch", "loader_threads", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.min_workers is not None and self.min_workers < 1:
+            raise ValueError(f"min_workers must be at least 1 or null, found {self.min_workers}")
         if self.engine == "plain" and self.workers > 1:
             raise ValueError("engine plain has one worker; for more choose ddp or zero")
         if self.zero_stage not in (0, 1, 2, 3):

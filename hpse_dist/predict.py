@@ -57,7 +57,7 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
         recipe.optim,
         world=world,
         device=device,
-        accumulation=recipe.accumulation(),
+        accumulation=recipe.accumulation(world.size),
         micro_batch=recipe.machine.micro_batch,
         precision=recipe.precision,
         zero_stage=recipe.machine.zero_stage,

@@ -178,16 +178,28 @@ class TrainingRecipe:
             )
         self.accumulation()
 
-    def accumulation(self) -> int:
-        """Micro-batches per optimizer step and trainer."""
-        per_micro_step = self.machine.workers * self.machine.micro_batch
+    def accumulation(self, workers: int | None = None) -> int:
+        """Micro-batches per optimizer step and trainer, for as many trainers as there are."""
+        workers = workers or self.machine.workers
+        per_micro_step = workers * self.machine.micro_batch
         if self.global_batch % per_micro_step:
             raise ValueError(
                 f"global_batch {self.global_batch} must be divisible by machine.workers x "
-                f"machine.micro_batch = {self.machine.workers} x {self.machine.micro_batch} = "
+                f"machine.micro_batch = {workers} x {self.machine.micro_batch} = "
                 f"{per_micro_step}"
             )
         return self.global_batch // per_micro_step
+
+    def fewer_workers(self) -> tuple[int, ...]:
+        """With how many trainers instead the run may go on, most first: from machine.min_workers
+        on, those whose micro-batches fill the global batch."""
+        machine = self.machine
+        least = machine.workers if machine.min_workers is None else machine.min_workers
+        return tuple(
+            count
+            for count in range(machine.workers - 1, least - 1, -1)
+            if self.global_batch % (count * machine.micro_batch) == 0
+        )
 
     def folder(self) -> Path:
         return located(self.machine.out) / self.name
@@ -222,11 +234,13 @@ class PretrainRecipe(TrainingRecipe):
                 f"objective {self.objective_name()} keeps a moving average of its weights, which "
                 "ZeRO stage 3 would cut into pieces; set machine.zero_stage to 0, 1 or 2"
             )
-        if kind is not None and not kind.splits and self.accumulation() > 1:
+        splits = self.accumulation() > 1 or bool(self.fewer_workers())
+        if kind is not None and not kind.splits and splits:
             raise ValueError(
                 f"objective {self.objective_name()} compares the samples of a step with one "
                 "another, so they must be in one micro-batch: machine.workers x "
-                f"machine.micro_batch must be global_batch, {self.global_batch}"
+                f"machine.micro_batch must be global_batch, {self.global_batch}, and "
+                "machine.min_workers null"
             )
 
     def objective_name(self) -> str:

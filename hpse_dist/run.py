@@ -195,7 +195,7 @@ def _run(
         recipe.optim,
         world=world,
         device=device,
-        accumulation=recipe.accumulation(),
+        accumulation=recipe.accumulation(world.size),  # fewer than asked for, after a loss
         micro_batch=machine.micro_batch,
         precision=recipe.precision,
         zero_stage=machine.zero_stage,

@@ -62,6 +62,7 @@ def predictions(recipe: FinetuneRecipe, options: argparse.Namespace) -> None:
             wanted,
             folder,
             workers=recipe.machine.workers,
+            fewer=recipe.fewer_workers(),
             device=recipe.machine.device,
             max_failures=recipe.machine.max_failures,
             debug=options.debug,

@@ -61,6 +61,8 @@ def start(
             recipe,
             folder,
             workers=recipe.machine.workers,
+            fewer=recipe.fewer_workers(),
+            loader_threads=recipe.machine.loader_threads,
             device=recipe.machine.device,
             steps=recipe.steps,
             max_failures=recipe.machine.max_failures,

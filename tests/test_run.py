@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hpse_dist.config import ConfigError, build, read_yaml
+from hpse_dist.config import ConfigError, build, read_yaml, to_dict
 from hpse_dist.data.collection import Collection
 from hpse_dist.log import read_metrics
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
@@ -239,6 +239,19 @@ def test_sources_that_cannot_be(tmp_path: Path, finished: Path) -> None:
         encoder_of(type(source)(source.name, source.config, state, {}), 32)
     with pytest.raises(ValueError, match="no multiple"):
         encoder_of(source, 36)
+
+
+def test_a_run_may_go_on_with_fewer_workers(tmp_path: Path, collection: Collection) -> None:
+    machine = to_dict(pretraining(tmp_path, collection))["machine"]
+    machine |= {"workers": 4, "micro_batch": 1, "engine": "zero"}
+    for least, counts in ((None, ()), (1, (2, 1)), (2, (2,)), (9, ())):  # 3 does not divide 8
+        recipe = pretraining(tmp_path, collection, machine=machine | {"min_workers": least})
+        assert recipe.fewer_workers() == counts
+        assert [recipe.accumulation(count) for count in (4, *counts)] == [
+            8 // count for count in (4, *counts)
+        ]
+    with pytest.raises(ConfigError, match="min_workers must be at least 1 or null, found 0"):
+        pretraining(tmp_path, collection, machine=machine | {"min_workers": 0})
 
 
 def test_unfit_batches_are_refused(collection: Collection, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from cluster import launch as launching
 from cluster.launch import Cluster, launch, prepare_environment
+from cluster.network import interface_of
 from cluster.resources import Node
 from cluster.sweep import Job, sweep
 from cluster.worker import Final, write_final
@@ -171,3 +172,32 @@ def test_a_sweep_of_finished_runs_starts_nothing(tmp_path: Path) -> None:
         ("a", None, True),
         ("b", None, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("own", "nodes", "later", "asked"),
+    [
+        (True, (Node(4),), [], [4]),
+        (True, (Node(2),), [], [2]),  # nobody will join: fewer at once
+        (False, (Node(2), Node(2)), [(Node(2),), (Node(1),)], [4, 2, 1]),  # lost, one by one
+        (False, (Node(2),), [(Node(2),)], [4, 2]),  # all are waited for first
+        (False, (Node(4),), [()], [4]),  # nothing is left
+    ],
+)
+def test_fewer_workers_are_asked_for_as_machines_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+    own: bool,
+    nodes: tuple[Node, ...],
+    later: list[tuple[Node, ...]],
+    asked: list[int],
+) -> None:
+    left = iter([*later, ()])
+    monkeypatch.setattr(launching, "_living", lambda: next(left, ()))
+    needs = launching._needs(Cluster(nodes, own), (4, 2, 1), 0.0, 1.0)
+    found = [next(needs)] if own else list(needs)
+    assert [need.workers for need, _ in found] == asked
+
+
+def test_the_interface_of_an_address() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("192.0.2.1") is None  # of nobody, by RFC 5737

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.resources import Need, Node, even_share, gpus_for, nodes_of, places, shortage
+from cluster.resources import (
+    Need,
+    Node,
+    crowding,
+    even_share,
+    fitting,
+    gpus_for,
+    nodes_of,
+    places,
+    shortage,
+)
 
 LAPTOP = (Node(2),)
 GPU_BOX = (Node(16, 1),)
@@ -63,6 +73,37 @@ def test_a_share_still_leaves_a_place_for_every_worker() -> None:
     for workers in range(1, 40):
         share = even_share(workers, 0, RACK)
         assert places(Need(1, share), RACK) >= workers
+
+
+def test_workers_with_gpus_stay_on_one_machine_where_it_holds_them() -> None:
+    """Eight CPUs come with each GPU of the rack: more would spread four workers over two nodes."""
+    share = even_share(4, 1, RACK)
+    assert share == 8
+    assert RACK[0].holds(Need(4, share, 1)) >= 4
+    assert even_share(2, 1, (Node(4, 8),)) == 1  # fewer CPUs than GPUs
+
+
+@pytest.mark.parametrize(
+    ("counts", "gpus", "nodes", "workers"),
+    [
+        ((8, 4, 2), 0, LAPTOP, 2),
+        ((16, 8), 1, RACK, 16),
+        ((16, 8), 1, RACK[1:], 8),  # a machine was lost
+        ((16, 8), 1, RACK[2:], None),
+        ((), 0, RACK, None),
+    ],
+)
+def test_the_most_workers_that_fit(
+    counts: tuple[int, ...], gpus: float, nodes: tuple[Node, ...], workers: int | None
+) -> None:
+    need = fitting(counts, gpus, nodes)
+    assert (need and need.workers) == workers
+
+
+def test_more_decoding_threads_than_cpus_are_said() -> None:
+    assert crowding(Need(2, 4), 4) is None
+    said = crowding(Need(2, 2.5), 4)
+    assert said is not None and "4 threads on 2.5 CPUs" in said and "loader_threads to 2" in said
 
 
 def test_device_decides_on_gpus() -> None:
