@@ -270,3 +270,14 @@ def digest(config: Any, ignore: tuple[str, ...] = ("machine",)) -> str:
     """sha256 of what decides a recipe's result; the top-level keys in `ignore` do not."""
     plain = {key: value for key, value in to_dict(config).items() if key not in ignore}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def flat(values: Any, ignore: tuple[str, ...] = (), key: str = "") -> dict[str, Any]:
+    """Nested plain values by their dotted keys; the top-level keys in `ignore` left out."""
+    if not isinstance(values, Mapping):
+        return {key: values}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in ignore:
+            found |= flat(value, key=f"{key}.{name}" if key else name)
+    return found

@@ -27,6 +27,26 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
+LAYOUT: dict[str, dict[str, list[Any]]] = {  # TensorBoard's page of curves that belong together
+    "learning": {
+        "losses": ["Multiline", [r"train/loss.*"]],
+        "learning rate": ["Multiline", ["train/lr"]],
+        "gradient": ["Multiline", ["train/grad_norm"]],
+    },
+    "held out": {
+        "losses": ["Multiline", [r"val/.*loss.*"]],
+        "errors in mm": ["Multiline", [r"val/.*(mpjpe|pve).*"]],
+        "reference gain, %": ["Multiline", [r"val/reference_gain.*"]],
+    },
+    "probe": {
+        "errors": ["Multiline", [r"probe/.*error.*"]],
+        "explained, %": ["Multiline", ["probe/explained"]],
+    },
+    "speed": {
+        "samples per second": ["Multiline", ["train/samples_per_s"]],
+        "shares of the time": ["Multiline", [r"train/.*_share", "run/effective"]],
+    },
+}
 
 
 class RunLog:
@@ -49,10 +69,11 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(
-            str(self.folder / "tensorboard"),
+            str(self.folder),  # so that a curve's name is <study>/<run>
             purge_step=start + 1 if start else None,
             flush_secs=10,
         )
+        self._writer.add_custom_scalars(LAYOUT)
         self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
 
     def rewind(self, step: int) -> None:
@@ -99,6 +120,19 @@ class RunLog:
         if self._writer is not None:
             self._writer.add_text(name, f"```\n{text}\n```")
 
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """A row of TensorBoard's HPARAMS table: dotted keys and plain values; its figures are the
+        last points of this run's curves."""
+        if self._writer is not None:
+            _, begun, _ = _hparams({name: _plain(value) for name, value in values.items()})
+            self._writer._get_file_writer().add_summary(begun)
+
+    def done(self) -> None:
+        """The run of `settings` has ended well."""
+        if self._writer is not None:
+            _, _, ended = _hparams({})
+            self._writer._get_file_writer().add_summary(ended)
+
     def flush(self) -> None:
         """Everything said so far is on the disk; before a checkpoint that it belongs to."""
         if self._writer is not None:
@@ -122,6 +156,24 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _hparams(values: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Summaries of an experiment, of a run's begin and of its end.
+
+    Without the first TensorBoard makes the table of all runs that it finds, as it should: of a
+    first one it would take the one run's columns for all.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    return hparams(values, {})
+
+
+def _plain(value: Any) -> float | str:
+    """Numbers stay numbers; all else is text, `true` too, which would become 1."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def commit_history(path: Path, start: int) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hpse_dist.live_probe import LiveProbeConfig
+
 
 @dataclass(frozen=True)
 class PrepareMachine:
@@ -52,6 +54,8 @@ class Machine:
     """Optimizer steps between lines of the log."""
     panels_every: int = 500
     """Optimizer steps between pictures in the log."""
+    probe: LiveProbeConfig | None = None
+    """A frozen look at the encoder while it learns, logged as probe/...; null looks never."""
     max_failures: int = 3
     """Restarts of failed workers before the run is given up."""
     download: bool = False

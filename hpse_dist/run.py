@@ -26,12 +26,13 @@ import torch
 from hpse_dist import objectives, tasks
 from hpse_dist.accounting import Account, Clock
 from hpse_dist.checkpoint import Checkpoints
-from hpse_dist.config import build, dump
+from hpse_dist.config import build, dump, flat, to_dict
 from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.examples import in_order, write_examples
-from hpse_dist.feed import Feed, make_feed
+from hpse_dist.feed import Feed, make_feed, sources_of
 from hpse_dist.guard import Guard
+from hpse_dist.live_probe import LiveProbe
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
 from hpse_dist.meter import Meter
 from hpse_dist.models.encoder import Encoder, build_encoder
@@ -213,6 +214,7 @@ def _run(
         account.resumed(start)
         with RunLog(folder, world, every=machine.log_every, start=start) as record:
             record.text("recipe", dump(recipe))
+            record.settings(flat(to_dict(recipe), ignore=("machine", "name", "collections")))
             watch = _Watch(recipe, engine, record, account, meter, feed)
             reached = train(
                 engine,
@@ -233,6 +235,7 @@ def _run(
                     "%s: stopped at step %d; give the same command to go on", folder, reached
                 )
                 return
+            record.done()
             figures = watch.figures()
         weights = engine.full_state_dict()
         if world.is_main:
@@ -261,6 +264,8 @@ class _Watch:
     ) -> None:
         self.recipe, self.engine, self.record, self.account = recipe, engine, record, account
         self.meter, self.feed = meter, feed
+        config, seen = recipe.machine.probe, (recipe.encoder.image_px, recipe.evaluation_batch)
+        self.probe = LiveProbe(config, sources_of(recipe, "val"), *seen) if config else None
 
     def __call__(self, step: int) -> None:
         """After every optimizer step, on every rank."""
@@ -271,6 +276,11 @@ class _Watch:
         if self.record.due(step):
             share = self.account.figures()["effective"]
             self.record.scalars(step, {"run/effective": share if share is not None else math.nan})
+        if self.probe is not None and (last or self.probe.due(step)):
+            figures = self.probe.look(self.engine)
+            if figures:
+                named = {f"probe/{name}": value for name, value in figures.items()}
+                self.record.scalars(step, named)
         if self.feed.held_out is None:
             return
         if last or step % self.recipe.evaluate_every == 0:

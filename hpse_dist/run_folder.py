@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import torch
 
-from hpse_dist.config import ConfigError, build, dump, read_yaml, to_dict
+from hpse_dist.config import ConfigError, build, dump, flat, read_yaml, to_dict
 from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import TrainingRecipe, collection_of
 from hpse_dist.world import World
@@ -42,22 +42,12 @@ def check_folder(recipe: TrainingRecipe, folder: Path) -> None:
     if path.is_file():
         before = build(type(recipe), read_yaml(path), where=str(path))
         if before.hash() != recipe.hash():
-            old, new = _flat(to_dict(before)), _flat(to_dict(recipe))
-            changed = [k for k in old | new if old.get(k) != new.get(k) and k[:8] != "machine."]
+            old, new = (flat(to_dict(one), ignore=("machine",)) for one in (before, recipe))
+            changed = [k for k in old | new if old.get(k) != new.get(k)]
             raise ConfigError(
                 f"{folder} holds a run of another recipe, different in {', '.join(changed)}; "
                 "give this one another name, or remove that folder"
             )
-
-
-def _flat(values: Any, key: str = "") -> dict[str, Any]:
-    """Nested plain values by their dotted keys."""
-    if not isinstance(values, Mapping):
-        return {key: values}
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{key}.{name}" if key else name)
-    return flat
 
 
 @contextlib.contextmanager

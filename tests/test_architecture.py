@@ -23,7 +23,7 @@ LAYERS: list[list[str]] = [
     ],
     ["hpse_dist.run_folder", "hpse_dist.feed", "hpse_dist.examples", "hpse_dist.study_recipe"],
     ["hpse_dist.recipe hpse_dist.machine"],
-    ["hpse_dist.train", "hpse_dist.probe", "hpse_dist.whole_set"],
+    ["hpse_dist.train", "hpse_dist.probe", "hpse_dist.live_probe", "hpse_dist.whole_set"],
     ["hpse_dist.guard", "hpse_dist.accounting"],
     [
         "hpse_dist.objectives hpse_dist.tasks",

@@ -18,7 +18,7 @@ def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
     """What TensorBoard would draw."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
 

@@ -117,6 +117,22 @@ class CrossAttention(nn.Module):
             q, k = rotate(q, rotation), rotate(k, memory_rotation)
         return self.proj(attend(q, k, v).flatten(-2))
 
+    def weights(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        rotation: Rotation | None = None,
+        memory_rotation: Rotation | None = None,
+    ) -> Tensor:
+        """How much each token looks at each of the memory, mean of the heads: (B, N, M), rows sum
+        to 1. Written out, so slow and large: for pictures of a few samples."""
+        q = self.q(x).unflatten(-1, (self.heads, -1))
+        k = self.kv(memory).unflatten(-1, (2, self.heads, -1)).select(2, 0)
+        if rotation is not None and memory_rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, memory_rotation)
+        logits = torch.einsum("bnhd,bmhd->bhnm", q.float(), k.float()) / q.shape[-1] ** 0.5
+        return logits.softmax(-1).mean(1)
+
 
 class Block(nn.Module):
     """Self-attention, then MLP, each on its norm and added to its input."""
@@ -168,3 +184,15 @@ class CrossBlock(nn.Module):
         memory = self.norm_memory(memory)
         x = x + self.cross_attn(self.norm2(x), memory, rotation, memory_rotation)
         return x + self.mlp(self.norm3(x))
+
+    def weights(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        rotation: Rotation | None = None,
+        memory_rotation: Rotation | None = None,
+    ) -> Tensor:
+        """The cross-attention's weights (B, N, M) for the same x and memory as `forward`'s."""
+        x = x + self.attn(self.norm1(x), rotation)
+        memory = self.norm_memory(memory)
+        return self.cross_attn.weights(self.norm2(x), memory, rotation, memory_rotation)

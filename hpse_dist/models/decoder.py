@@ -6,7 +6,7 @@ Sizes as in CroCo (Weinzaepfel et al. 2022, 2023): v1's decoder is `small`, v2's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,11 +99,28 @@ class Decoder(nn.Module):
         reference (None without one), hidden (B, L) the indices to predict, grids in rows and
         columns -> (B, L, 3pp), in the order of `masking.patchify`.
         """
-        num_patches = grid[0] * grid[1]
-        known = self.embed(tokens)
-        x = self.mask_token.to(known.dtype).expand(len(known), num_patches, -1)
-        x = x.scatter(1, visible[..., None].expand(-1, -1, self.dim), known)
+        x = self._filled(tokens, visible, grid)
         return self.head(self.norm(take(self._look(x, memory, grid, memory_grid), hidden)))
+
+    def looks_at(
+        self, tokens: Tensor, visible: Tensor, memory: Tensor, grid: Grid, memory_grid: Grid
+    ) -> Tensor:
+        """Which patches of the reference each patch looks at in the last block, mean of the heads.
+
+        As for `forward` -> (B, patches, M), rows sum to 1. For pictures of a few samples.
+        """
+        rotation, x = self._placed(self._filled(tokens, visible, grid), grid)
+        memory_rotation, memory = self._placed(self.embed(memory), memory_grid)
+        for block in self.blocks[:-1]:
+            x = block(x, memory, rotation, memory_rotation)
+        last = cast(CrossBlock, self.blocks[-1])
+        return last.weights(x, memory, rotation, memory_rotation)
+
+    def _filled(self, tokens: Tensor, visible: Tensor, grid: Grid) -> Tensor:
+        """Tokens (B, N, dim) of all patches: the visible ones' own, else the mask's."""
+        known = self.embed(tokens)
+        x = self.mask_token.to(known.dtype).expand(len(known), grid[0] * grid[1], -1)
+        return x.scatter(1, visible[..., None].expand(-1, -1, self.dim), known)
 
     def read(self, tokens: Tensor, memory: Tensor, grid: Grid, memory_grid: Grid) -> Tensor:
         """What it makes of a picture with nothing hidden beside a second one, before pixels.

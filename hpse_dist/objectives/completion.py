@@ -18,6 +18,7 @@ from torch import Tensor
 from hpse_dist.fields import Batch
 from hpse_dist.models.decoder import Decoder, DecoderConfig
 from hpse_dist.models.encoder import Encoder
+from hpse_dist.objectives.attention_panels import ATTENTION_COLUMNS, attention_rows
 from hpse_dist.objectives.base import PANEL_ROWS, sheet, to_rgb
 from hpse_dist.objectives.hidden import HiddenConfig, HiddenPatches
 
@@ -121,7 +122,8 @@ class Completion(HiddenPatches):
 
     @torch.no_grad()
     def panels(self, batch: Batch) -> dict[str, Tensor]:
-        """What is given (hidden | reference) and what comes of it, beside the truth."""
+        """What is given (hidden | reference) and what comes of it, beside the truth; and where in
+        the reference some hidden patches look."""
         batch = {name: value[:PANEL_ROWS] for name, value in batch.items()}
         image = batch["image"]
         visible, hidden = self._hide(batch, 0)
@@ -131,7 +133,18 @@ class Completion(HiddenPatches):
         columns["reference"] = to_rgb(batch["image_ref"])
         captions = [KINDS[kind] for kind in batch["pair_kind"].tolist()]
         rows = list(zip(*columns.values(), strict=True))
-        return {"completion": sheet(rows, list(columns), captions)}
+        weights = self.decoder.looks_at(
+            tokens,
+            visible,
+            memory,
+            self.encoder.grid(image),
+            self.encoder.grid(batch["image_ref"]),
+        )
+        looks = attention_rows(image, batch["image_ref"], hidden, weights, self.encoder.grid(image))
+        return {
+            "completion": sheet(rows, list(columns), captions),
+            "attention": sheet(looks, ATTENTION_COLUMNS, captions),
+        }
 
     def _decode(
         self, tokens: Tensor, visible: Tensor, hidden: Tensor, memory: Tensor, batch: Batch
