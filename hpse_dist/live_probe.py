@@ -26,6 +26,7 @@ from hpse_dist.fields import Batch
 CELLS = 2  # tokens are pooled to CELLS x CELLS: where a joint is must still be told
 LABELS = ("joints3d", "joints2d")  # the first that the collection has
 FEWEST = 8  # frames on either side
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # penalties, see `regressed`
 log = logging.getLogger(__name__)
 
 
@@ -37,14 +38,12 @@ class LiveProbeConfig:
     """Optimizer steps between two looks."""
     frames: int = 400
     """At most this many held-out frames with joints, spread over the people."""
-    ridge: float = 0.1
-    """Weight of the penalty, as a share of the features' mean square."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.frames < 2 * FEWEST or self.ridge <= 0:
+        if self.every < 1 or self.frames < 2 * FEWEST:
             raise ValueError(
-                f"every must be at least 1, frames at least {2 * FEWEST} and ridge above 0, found "
-                f"{self.every}, {self.frames} and {self.ridge}"
+                f"every must be at least 1 and frames at least {2 * FEWEST}, found {self.every} "
+                f"and {self.frames}"
             )
 
 
@@ -84,7 +83,7 @@ class LiveProbe:
             self._say(f"its frames cannot be cut by subject into two of at least {FEWEST}")
             return {}
         unit = "error_mm" if self.label == "joints3d" else "error_percent"
-        error, of_mean = crossed(found, sides, self.config.ridge)
+        error, of_mean = crossed(found, sides)
         scale = 1000.0 if self.label == "joints3d" else 100.0
         return {unit: scale * error, "explained": 100.0 * (1.0 - error / of_mean)}
 
@@ -148,18 +147,22 @@ def halves(subject: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def crossed(
-    found: dict[str, np.ndarray], sides: tuple[np.ndarray, np.ndarray], ridge: float
+    found: dict[str, np.ndarray],
+    sides: tuple[np.ndarray, np.ndarray],
+    ridge: float | None = None,
 ) -> tuple[float, float]:
     """Mean distance of predicted joints from true ones, of ridge regression and of the mean pose;
-    each side is predicted from the other."""
+    each side is predicted from the other. Without a penalty the best of RIDGES for halves of the
+    side that is regressed on: a fixed one would suit one encoder and not the next."""
     sums, count = np.zeros(2), 0
     for fit, test in (sides, sides[::-1]):
+        weight = _best_ridge({k: v[fit] for k, v in found.items()}) if ridge is None else ridge
         known = found["known"][fit]
         places = found["places"][fit].astype(np.float64)
         mean = (places * known[..., None]).sum(0) / known.sum(0).clip(1)[:, None]
         away = np.where(known[..., None], places - mean, 0.0)  # the unknown pull nowhere
         guess = mean + regressed(
-            found["tokens"][fit], away.reshape(len(fit), -1), found["tokens"][test], ridge
+            found["tokens"][fit], away.reshape(len(fit), -1), found["tokens"][test], weight
         ).reshape(len(test), *mean.shape)
         true, seen = found["places"][test], found["known"][test]
         for number, one in enumerate((guess, np.broadcast_to(mean, true.shape))):
@@ -167,6 +170,13 @@ def crossed(
         count += int(seen.sum())
     error, of_mean = sums / count if count else (math.nan, math.nan)
     return float(error), float(of_mean)
+
+
+def _best_ridge(found: dict[str, np.ndarray]) -> float:
+    inner = halves(found["subject"])
+    if inner is None:
+        return RIDGES[-2]
+    return min(RIDGES, key=lambda ridge: crossed(found, inner, ridge)[0])
 
 
 def regressed(x: np.ndarray, y: np.ndarray, new: np.ndarray, ridge: float) -> np.ndarray:

@@ -46,8 +46,8 @@ def test_joints_that_are_linear_in_the_tokens_are_found_and_others_are_not() -> 
     error, of_mean = crossed(found, sides, 1e-6)
     assert math.isfinite(of_mean) and error < 0.5 * of_mean
     noise = {**found, "tokens": rng.normal(size=(200, 6))}
-    error, of_mean = crossed(noise, sides, 1e-6)
-    assert 0.95 < error / of_mean < 1.3
+    error, of_mean = crossed(noise | {"subject": np.arange(200) // 20}, sides)
+    assert 0.97 < error / of_mean < 1.05  # no worse than the mean: the penalty is chosen
 
 
 def test_no_subject_is_on_both_sides() -> None:
