@@ -32,7 +32,8 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 
 mapfile -t machines < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head="${machines[0]}"
-on() { srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; }
+# for subshells: what is killed there is srun itself
+on() { exec srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; }
 
 # an address that the others reach: never the loopback that /etc/hosts may give
 address="$(on "$head" bash -c "hostname -I | tr ' ' '\n' | grep -m1 -v '^127\.\|:'")"
@@ -45,6 +46,7 @@ start='ulimit -n 65536 2>/dev/null || true
         ${SLURM_GPUS_ON_NODE:+--num-gpus="$SLURM_GPUS_ON_NODE"} "$@"'
 
 started=()
+# shellcheck disable=SC2317  # the trap calls it
 finish() { kill "${started[@]}" 2>/dev/null || true; wait; }
 trap finish EXIT
 trap 'exit 143' TERM
@@ -63,4 +65,12 @@ for machine in "${machines[@]:1}"; do
     started+=($!)
 done
 
-python -m "pipelines.$1" "${@:2}"
+# in the background, so that the end of Ray's head, or of the job's time, is noticed meanwhile
+python -m "pipelines.$1" "${@:2}" &
+run=$!
+started+=("$run")
+code=0
+wait -n "$run" "${started[0]}" || code=$?
+if kill -0 "${started[0]}" 2>/dev/null; then exit "$code"; fi
+echo "slurm.sh: Ray ended on $head; the same command goes on from the run folder" >&2
+exit 1

@@ -138,3 +138,38 @@ def test_slurm_script_says_what_is_missing(
         text=True,
     )
     assert done.returncode != 0 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("ray", "python", "code", "said"),
+    [
+        ("exec sleep 60", "exit 0", 0, ""),
+        ("exec sleep 60", "exit 3", 3, ""),  # the command's own
+        ("sleep 1; exit 1", "exec sleep 60", 1, "slurm.sh: Ray ended on one; the same command"),
+    ],
+)
+def test_slurm_script_ends_with_the_command_and_with_ray(
+    tmp_path: Path, ray: str, python: str, code: int, said: str
+) -> None:
+    """Nothing is real here but the script; it leaves no process behind."""
+    stand_ins = {
+        "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
+        "scontrol": "echo one",
+        "hostname": "echo 192.0.2.1",
+        "ray": f"[ $1 = health-check ] && exit 0\n{ray}",
+        "python": python,
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    job = {"HPSE_ENV": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "one"}
+    done = subprocess.run(
+        ["bash", CLUSTER / "slurm.sh", "pretrain", "recipe.yaml"],
+        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **job},
+        capture_output=True,  # waits for whoever still holds the other end
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
