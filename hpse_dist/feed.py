@@ -111,6 +111,7 @@ class Feed:
             "image_px": recipe.encoder.image_px,
             "patch_px": self.patch_px,
             "threads": recipe.machine.loader_threads,
+            "decode_limit_s": recipe.machine.decode_limit_s,
             "label_fraction": getattr(recipe, "label_fraction", 1.0),
             "depth_order": getattr(recipe, "depth_order", None),
         }

@@ -7,6 +7,7 @@ before it and skip the batches that were seen since; the same batches elsewhere 
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from collections import deque
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 
 from hpse_dist.engine import Refusal
 from hpse_dist.world import World
+
+_log = logging.getLogger(__name__)
 
 INCIDENTS_FILE = "incidents.jsonl"
 
@@ -107,6 +110,45 @@ class Guard:
         if self._writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+
+
+class DataGuard:
+    """Takes note of records that cannot be decoded, and ends a run that has too many."""
+
+    def __init__(self, most: float, num_records: int, folder: Path, world: World) -> None:
+        """`most`: the share of the `num_records` that may be bad."""
+        self._most, self._num_records = most, num_records
+        self._path, self._writes = Path(folder) / INCIDENTS_FILE, world.is_main
+        named = [x for x in read_incidents(self._path) if x["kind"] == "bad_record"]
+        self._known = {int(x["sample"]) for x in named}
+
+    @property
+    def bad_records(self) -> int:
+        """How many records are known to be bad."""
+        return len(self._known)
+
+    def note(self, step: int, bad: list[tuple[int, str]], hung: list[str]) -> None:
+        """Take note of the bad records (sample id, where) and hung threads of all ranks up to a
+        step; ValueError where they are too many."""
+        for what in hung:
+            self._write({"kind": "hung_decode", "step": step, "why": what})
+        for sample, where in bad:
+            if sample not in self._known:
+                self._known.add(sample)
+                _log.warning("%s cannot be decoded; another record stands for it", where)
+                self._write({"kind": "bad_record", "step": step, "sample": sample, "where": where})
+        if self.bad_records > self._most * self._num_records:
+            where = f", the last of them {bad[-1][1]}" if bad else ""
+            raise ValueError(
+                f"step {step}: {self.bad_records} of {self._num_records} training records cannot "
+                f"be decoded{where}: more than machine.bad_records, {self._most:g}, allows; check "
+                "the collection with prepare --verify and prepare it again, or allow more"
+            )
+
+    def _write(self, incident: dict[str, Any]) -> None:
+        if self._writes:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(incident) + "\n")
 
 
 def read_incidents(path: Path) -> list[dict[str, Any]]:

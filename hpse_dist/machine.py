@@ -46,6 +46,11 @@ class Machine:
     """auto takes a GPU when there is one."""
     loader_threads: int = 1
     """Decoding threads per trainer."""
+    decode_limit_s: float = 90.0
+    """A decoding thread that is at one micro-batch for longer is named and replaced."""
+    bad_records: float = 0.01
+    """Share of the training records that may be undecodable, and replaced by others, before the run
+    stops."""
     checkpoint_every: int = 500
     """Optimizer steps between checkpoints."""
     keep_checkpoints: int = 2
@@ -75,6 +80,10 @@ class Machine:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.min_workers is not None and self.min_workers < 1:
             raise ValueError(f"min_workers must be at least 1 or null, found {self.min_workers}")
+        if self.decode_limit_s <= 0:
+            raise ValueError(f"decode_limit_s must be above 0, found {self.decode_limit_s:g}")
+        if not 0 <= self.bad_records <= 1:
+            raise ValueError(f"bad_records must be in 0..1, found {self.bad_records:g}")
         if self.engine == "plain" and self.workers > 1:
             raise ValueError("engine plain has one worker; for more choose ddp or zero")
         if self.zero_stage not in (0, 1, 2, 3):

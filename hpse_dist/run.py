@@ -28,10 +28,11 @@ from hpse_dist.accounting import Account, Clock
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.config import build, dump, flat, to_dict
 from hpse_dist.data.leakage import KEY as LEAKAGE
+from hpse_dist.data.loader import Loader
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.examples import in_order, write_examples
 from hpse_dist.feed import Feed, make_feed, sources_of
-from hpse_dist.guard import Guard
+from hpse_dist.guard import DataGuard, Guard
 from hpse_dist.live_probe import LiveProbe
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
 from hpse_dist.meter import Meter
@@ -215,7 +216,7 @@ def _run(
         with RunLog(folder, world, every=machine.log_every, start=start) as record:
             record.text("recipe", dump(recipe))
             record.settings(flat(to_dict(recipe), ignore=("machine", "name", "collections")))
-            watch = _Watch(recipe, engine, record, account, meter, feed)
+            watch = _Watch(recipe, engine, record, account, meter, feed, loader)
             reached = train(
                 engine,
                 loader,
@@ -261,7 +262,15 @@ class _Watch:
         account: Account,
         meter: Meter,
         feed: Feed,
+        loader: Loader,
     ) -> None:
+        self.loader = loader
+        self.data = DataGuard(
+            recipe.machine.bad_records,
+            sum(len(items.first) for items in loader.items),
+            record.folder,
+            engine.world,
+        )
         self.recipe, self.engine, self.record, self.account = recipe, engine, record, account
         self.meter, self.feed = meter, feed
         config, seen = recipe.machine.probe, (recipe.encoder.image_px, recipe.evaluation_batch)
@@ -273,6 +282,7 @@ class _Watch:
         self.account.made(step)
         if self.record.due(step) or last:
             self.account.used(self.engine.gather(self.meter.read()))
+            self._look_at_data(step)
         if self.record.due(step):
             share = self.account.figures()["effective"]
             self.record.scalars(step, {"run/effective": share if share is not None else math.nan})
@@ -290,6 +300,17 @@ class _Watch:
             batch = next(iter(self.feed.pictures(together)))
             with self.engine.evaluating() as module:  # all ranks: a sharded module needs them
                 self.record.panels(step, cast(Objective, module).panels(batch))
+
+    def _look_at_data(self, step: int) -> None:
+        """Take note of what went wrong with the data of all ranks since the last time."""
+        loader = self.loader
+        mine = ([(one.sample_id, str(one)) for one in loader.bad_records], [*loader.hung])
+        loader.bad_records.clear()
+        loader.hung.clear()
+        ranks = self.engine.gather(mine)
+        self.data.note(step, [x for bad, _ in ranks for x in bad], [x for _, h in ranks for x in h])
+        if self.data.bad_records:
+            self.record.scalars(step, {"run/bad_records": self.data.bad_records})
 
     def _collectors(self) -> list[Collector]:
         """What makes figures of the whole held-out set, of a task in the end."""

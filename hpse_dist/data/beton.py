@@ -30,7 +30,16 @@ import torch
 from hpse_dist.data.child import Child
 from hpse_dist.data.rows import Row, ShardSpec, check_rows, layouts
 
-__all__ = ["BetonWriter", "Row", "Shard", "ShardSpec", "read_encoded", "read_rows", "write_shard"]
+__all__ = [
+    "BetonWriter",
+    "Damaged",
+    "Row",
+    "Shard",
+    "ShardSpec",
+    "read_encoded",
+    "read_rows",
+    "write_shard",
+]
 
 _MIN_PAGE = 1 << 21  # FFCV's smallest page, 2 MiB; a sample must fit into one page
 _STORED_NAME_LENGTH = 16  # FFCV cuts longer names in silence
@@ -92,6 +101,15 @@ def _stored_name(name: str) -> str:
         return name
     mark = hashlib.blake2b(name.encode(), digest_size=2).hexdigest()
     return f"{name.encode('ascii', 'replace').decode()[:11]}~{mark}"
+
+
+class Damaged(ValueError):
+    """Pictures that cannot be decoded; all others that were asked for are in their places."""
+
+    def __init__(self, message: str, which: np.ndarray) -> None:
+        super().__init__(message)
+        self.which = which
+        """Their places among the rows that were asked for."""
 
 
 class Shard:
@@ -186,10 +204,11 @@ class Shard:
             codes: np.ndarray = np.zeros(len(rows), np.int32)
             self._decode(self._data, starts, sizes, places, out, codes)
             if codes.any():
-                bad = int(rows[np.flatnonzero(codes)[0]])
-                raise ValueError(
-                    f"{self.path}: row {bad}: the picture is damaged; "
-                    "check the collection with prepare --verify"
+                which = np.flatnonzero(codes)
+                raise Damaged(
+                    f"{self.path}: row {int(rows[which[0]])}: the picture is damaged; "
+                    "check the collection with prepare --verify",
+                    which,
                 )
             return
         flat: np.ndarray = out.reshape(len(out), -1).view(np.uint8)

@@ -12,6 +12,7 @@ disk: a collection is there whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -130,6 +131,14 @@ class Collection:
     def _table(self, name: str) -> pa.Table:
         # opened once: by its path pyarrow would open it twice, perhaps another file the second time
         with closing(self.hold(name)) as file, file.path.open("rb") as stream:
+            if name == "frames.parquet":  # pairs may have been mined anew since, frames never
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+                if found != self.manifest["files"][name]["sha256"]:
+                    raise ValueError(
+                        f"{self.folder / name}: changed since it was written; check the collection "
+                        "with prepare --verify, and prepare it again"
+                    )
+                stream.seek(0)
             return pq.read_table(stream)
 
     @property

@@ -1,29 +1,25 @@
-"""Rows of shards into the buffers of a micro-batch, on threads, in order."""
+"""Rows of shards into the buffers of a micro-batch."""
 
 from __future__ import annotations
 
-import queue
+import itertools
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hpse_dist.data import depth_order
-from hpse_dist.data.beton import Shard
+from hpse_dist.data.beton import Damaged, Shard
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.items import FLAGS, Items
+from hpse_dist.data.prefetch import Buffer, Layout
+from hpse_dist.data.publish import check_sampled
 from hpse_dist.data.stage import Copy, NoRoom
+from hpse_dist.data.substitutes import TRIES, BadRecord, substitutes
 
-Job = TypeVar("Job")
-Layout = tuple[tuple[int, ...], np.dtype]  # (shape, dtype)
 _FLAGGED = {  # a label a source may lack, since its rows say so themselves
     "joints2d": "its confidence",
     "joints3d": "its confidence",
@@ -47,23 +43,19 @@ class Rows:
     valid: np.ndarray
 
 
-class Buffer:
-    """Host memory for one micro-batch; on CUDA page-locked, and busy until a copy is through."""
-
-    def __init__(self, layouts: dict[str, Layout], pinned: bool) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        for name, (shape, dtype) in layouts.items():
-            kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            self.tensors[name] = torch.empty(shape, dtype=kind, pin_memory=pinned)
-        self.arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
-        self.copied: torch.cuda.Event | None = None
-
-
 class Decoder:
-    """Fills buffers with the rows of a run's sources; callable from several threads."""
+    """Fills buffers with the rows of a run's sources; callable from several threads.
 
-    def __init__(self, sources: Sequence[Items], labels: Sequence[str]) -> None:
+    With `replaces`, others stand for records that cannot be decoded; else they are an error.
+    """
+
+    def __init__(
+        self, sources: Sequence[Items], labels: Sequence[str], replaces: bool = False
+    ) -> None:
         self.sources = sources
+        self._replaces = replaces
+        self.reading: dict[int, str] = {}
+        """What each thread, by its number, was last at."""
         self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
         self._copies: dict[tuple[int, int], Copy] = {}
         weakref.finalize(self, _close_all, self._copies)
@@ -116,10 +108,11 @@ class Decoder:
         return Buffer(layouts, pinned)
 
     def fill(self, rows: Rows, buffer: Buffer) -> Buffer:
-        """Read a micro-batch. ValueError names a shard that cannot be read."""
+        """Read a micro-batch; `buffer.bad` says what was replaced. ValueError names a shard that
+        cannot be read."""
         if buffer.copied is not None:
             buffer.copied.synchronize()
-        out = buffer.arrays
+        out, buffer.bad = buffer.arrays, []
         out["epoch"][:], out["valid"][:] = rows.epoch, rows.valid
         if "pair_weight" in out:
             out["pair_weight"][:] = rows.pair_weight
@@ -127,64 +120,129 @@ class Decoder:
             places = np.flatnonzero(rows.source == number)
             if len(places) == 0:
                 continue
-            item = rows.item[places]
+            item = rows.item[places].copy()
+            buffer.bad += self._pictures(number, item, rows.epoch[places], places, out)
             frames = items.first[item]
             out["sample_id"][places] = items.sample_id[frames] + items.offset
             out["subject"][places] = items.subject[frames]
             for name in FLAGS:
                 out[name][places] = items.flags[name][frames]
-            self._read(
-                number, frames, places, {"image": "image", **{k: k for k in self._labels}}, out
-            )
+            self._read_labels(number, frames, places, out)
             if items.second is not None:
                 out["pair_kind"][places] = items.kind[item]
-                self._read(number, items.second[item], places, {"image": "image_ref"}, out)
         return buffer
 
-    def _read(
+    def _pictures(
         self,
         number: int,
-        frames: np.ndarray,
+        item: np.ndarray,
+        epoch: np.ndarray,
         places: np.ndarray,
-        names: dict[str, str],
         out: dict[str, np.ndarray],
-    ) -> None:
-        """Stored fields of some frames into out[names[field]][places], shard by shard."""
+    ) -> list[BadRecord]:
+        """Read the pictures of items (n,), of which those that cannot be are exchanged."""
+        items, found = self.sources[number], list[BadRecord]()
+        wanted, todo = item.copy(), np.arange(len(item))
+        for attempt in itertools.count():
+            broken: np.ndarray = np.zeros(len(todo), bool)
+            for name, frames in (("image", items.first), ("image_ref", items.second)):
+                if frames is not None:
+                    damaged = self._decode(number, frames[item[todo]], places[todo], out[name])
+                    found += self._named(number, frames[item[todo[damaged]]])
+                    broken |= damaged
+            todo = todo[broken]
+            if len(todo) == 0:
+                break
+            if attempt == TRIES:
+                raise ValueError(
+                    f"{found[0]}: the picture is damaged, and so are the {TRIES} tried in its "
+                    "place; prepare the collection again"
+                )
+            item[todo] = substitutes(items, wanted[todo], epoch[todo], attempt)
+        return list(dict.fromkeys(found))
+
+    def _named(self, number: int, frames: np.ndarray) -> list[BadRecord]:
         items = self.sources[number]
-        shards = items.shard[frames]
-        for index in np.unique(shards):
-            here = shards == index
-            shard = self._shard(number, int(index))
-            for name, target in names.items():
-                if name == "image" or name in items.source.collection.fields:
-                    shard.read(name, items.row[frames[here]], out[target], places[here])
+        shards = items.source.collection.shards
+        return [
+            BadRecord(
+                int(items.sample_id[k] + items.offset), shards[items.shard[k]], int(items.row[k])
+            )
+            for k in frames.tolist()
+        ]
+
+    def _decode(
+        self, number: int, frames: np.ndarray, places: np.ndarray, out: np.ndarray
+    ) -> np.ndarray:
+        """Pictures of frames (n,) into out[places]; (n,) bool: those that are damaged."""
+        damaged: np.ndarray = np.zeros(len(frames), bool)
+        for here, shard in self._by_shard(number, frames):
+            rows = self.sources[number].row[frames[here]]
+            try:
+                shard.read("image", rows, out, places[here])
+            except Damaged as error:
+                if not self._replaces:
+                    raise
+                damaged[here[error.which]] = True
+        return damaged
+
+    def _read_labels(
+        self, number: int, frames: np.ndarray, places: np.ndarray, out: dict[str, np.ndarray]
+    ) -> None:
+        """Stored labels of frames (n,) into out[name][places]; zeros where a source has none."""
+        items = self.sources[number]
+        for here, shard in self._by_shard(number, frames):
+            for name in self._labels:
+                if name in items.source.collection.fields:
+                    shard.read(name, items.row[frames[here]], out[name], places[here])
                 else:
-                    out[target][places[here]] = 0
+                    out[name][places[here]] = 0
+
+    def _by_shard(self, number: int, frames: np.ndarray) -> Iterator[tuple[np.ndarray, Shard]]:
+        """(places among the frames, shard) for each shard that some of the frames are in."""
+        items, thread = self.sources[number], threading.get_ident()
+        shards = items.shard[frames]
+        for index in np.unique(shards).tolist():
+            self.reading[thread] = str(items.source.collection.shards[index])
+            yield np.flatnonzero(shards == index), self._shard(number, index)
 
     def _shard(self, number: int, index: int) -> Shard:
-        """An open shard, after comparing its sample ids with frames.parquet once."""
+        """An open shard."""
         key = (number, index)
         with self._lock:
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
-            items = self.sources[number]
-            copy = self._hold(items.source.collection, index)
-            shard = Shard(copy.path)
-            frames = np.flatnonzero(items.shard == index)
-            stored: np.ndarray = np.empty(shard.num_rows, np.int64)
-            shard.read("sample_id", np.arange(shard.num_rows), stored, np.arange(shard.num_rows))
-            stored += items.source.collection.sample_id_starts[index]
-            rows = items.row[frames]
-            if rows.max() >= len(stored) or np.any(stored[rows] != items.sample_id[frames]):
-                raise ValueError(
-                    f"{shard.path}: its rows are not those of frames.parquet; "
-                    "check the collection with prepare --verify"
-                )
+        # without the lock: a disk that does not answer must not hold up all other threads
+        shard, copy = self._opened(number, index)
+        with self._lock:
+            if key in self._open:  # another thread was faster
+                copy.close()
+                return self._open[key]
             self._open[key], self._copies[key] = shard, copy
             while len(self._open) > _SHARDS_OPEN:
                 self._forget()
             return shard
+
+    def _opened(self, number: int, index: int) -> tuple[Shard, Copy]:
+        """A shard, after comparing samples of it with its hash, and its sample ids with
+        frames.parquet."""
+        items = self.sources[number]
+        collection = items.source.collection
+        copy = self._hold(collection, index)
+        check_sampled(copy.path, collection.manifest["files"][collection.manifest["shards"][index]])
+        shard = Shard(copy.path)
+        frames = np.flatnonzero(items.shard == index)
+        stored: np.ndarray = np.empty(shard.num_rows, np.int64)
+        shard.read("sample_id", np.arange(shard.num_rows), stored, np.arange(shard.num_rows))
+        stored += collection.sample_id_starts[index]
+        rows = items.row[frames]
+        if rows.max() >= len(stored) or np.any(stored[rows] != items.sample_id[frames]):
+            raise ValueError(
+                f"{shard.path}: its rows are not those of frames.parquet; "
+                "check the collection with prepare --verify"
+            )
+        return shard, copy
 
     def _hold(self, collection: Collection, index: int) -> Copy:
         """A shard on this machine's disk; where copies fill their budget, older ones are let go."""
@@ -192,9 +250,10 @@ class Decoder:
             try:
                 return collection.hold_shard(index)
             except NoRoom:
-                if not self._open:
-                    raise
-                self._forget()
+                with self._lock:
+                    if not self._open:
+                        raise
+                    self._forget()
 
     def _forget(self) -> None:
         """Close the shard that was not used for longest."""
@@ -227,98 +286,3 @@ def provided_by(collections: Sequence[Collection], pairs: bool) -> tuple[str, ..
     if "depth_pairs" not in labels and depth_order.basis(collections):
         labels |= {*depth_order.FIELDS}  # made of the joints, batch by batch
     return (*names, *sorted(labels | flags))
-
-
-class Prefetcher(Generic[Job]):
-    """Fills buffers for a stream of jobs on `threads` threads, a few ahead, results in order.
-
-    The threads hold nothing of this object, so that dropping it ends them; `close` does so at
-    once. What a thread raises, its death included, is raised by `take`.
-    """
-
-    def __init__(
-        self,
-        fill: Callable[[Job, Buffer], Buffer],
-        jobs: Iterator[Job],
-        buffers: Sequence[Buffer],
-        threads: int,
-    ) -> None:
-        self._jobs = jobs
-        self._free = list(buffers)
-        self._running: OrderedDict[Future[Buffer], Buffer] = OrderedDict()
-        self._todo: queue.SimpleQueue[tuple[Future[Buffer], Job, Buffer] | None] = (
-            queue.SimpleQueue()
-        )
-        self._threads = [
-            threading.Thread(target=_work, args=(self._todo, fill), name=f"decode-{i}", daemon=True)
-            for i in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-        self._stop = weakref.finalize(self, _end, self._todo, self._threads)
-        self._submit()
-
-    def _submit(self) -> None:
-        while self._free:
-            job = next(self._jobs, None)
-            if job is None:
-                return
-            buffer, future = self._free.pop(), Future[Buffer]()
-            self._running[future] = buffer
-            self._todo.put((future, job, buffer))
-
-    def take(self) -> Buffer | None:
-        """The next filled buffer, or None after the last; give it back with `release`."""
-        if not self._running:
-            return None
-        future, _ = self._running.popitem(last=False)
-        while True:
-            try:
-                error = future.exception(timeout=0.5)
-                break
-            except NotYet:
-                if not all(thread.is_alive() for thread in self._threads) and not future.done():
-                    self.close()
-                    raise RuntimeError("a decoding thread has died; its batch is lost") from None
-        if error is None:
-            return future.result()
-        self.close()
-        if isinstance(error, Exception):
-            raise error
-        raise RuntimeError(f"a decoding thread was ended by {type(error).__name__}") from error
-
-    def release(self, buffer: Buffer) -> None:
-        """The contents are no longer needed: the buffer may be filled again."""
-        self._free.append(buffer)
-        self._submit()
-
-    def close(self) -> None:
-        """End the threads; calling this twice is fine."""
-        self._stop()
-
-
-def _work(
-    todo: queue.SimpleQueue[tuple[Future[Buffer], Job, Buffer] | None],
-    fill: Callable[[Job, Buffer], Buffer],
-) -> None:
-    """A decoding thread: fill buffers until None comes."""
-    while (task := todo.get()) is not None:
-        future, job, buffer = task
-        try:
-            future.set_result(fill(job, buffer))
-        except BaseException as error:
-            future.set_exception(error)
-        del task, future, job, buffer
-
-
-def _end(todo: queue.SimpleQueue, threads: Sequence[threading.Thread]) -> None:
-    while True:  # what is still waiting will not be needed
-        try:
-            todo.get_nowait()
-        except queue.Empty:
-            break
-    for _ in threads:
-        todo.put(None)
-    for thread in threads:
-        if thread is not threading.current_thread():
-            thread.join()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from hpse_dist.data.ahead import Ahead, check_budget
 from hpse_dist.data.augment import AugmentConfig, augment
-from hpse_dist.data.decode import Buffer, Decoder, Prefetcher, Rows, provided
+from hpse_dist.data.decode import Decoder, Rows, provided
 from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
 from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
 from hpse_dist.data.items import FLAGS, Items, Source, read_items
 from hpse_dist.data.mirror import Mirror, chosen, mirror_of, mirrored
 from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
+from hpse_dist.data.prefetch import Buffer, Prefetcher
+from hpse_dist.data.substitutes import BadRecord
 from hpse_dist.draws import uniform
 from hpse_dist.fields import FIELDS, Batch, missing
 from hpse_dist.world import World
@@ -58,9 +61,11 @@ class Loader:
         label_fraction: float = 1.0,
         depth_order: DepthOrderConfig | None = None,
         window: int = 8,
+        decode_limit_s: float | None = None,
     ) -> None:
         """`window`: about how many shards are open at a time; it decides the order. `depth_order`:
-        how relations of depth are made where they are needed."""
+        how relations of depth are made where they are needed. `decode_limit_s`: a thread that is
+        at one micro-batch for longer is replaced."""
         _check_batches(global_batch, micro_batch, world, threads)
         if not sources:
             raise ValueError("a loader needs at least one source")
@@ -74,7 +79,12 @@ class Loader:
         self._finish = _Finish(
             items, needs, augment, seed, True, image_px, patch_px, torch.device(device), depth_order
         )
-        self._decoder = Decoder(items, self._finish.labels)
+        self._decoder = Decoder(items, self._finish.labels, replaces=True)
+        self._limit_s = decode_limit_s
+        self.bad_records: list[BadRecord] = []
+        """What was replaced in the batches handed out; whoever takes note of it empties it."""
+        self.hung: list[str] = []
+        """The same of threads that hung."""
         weights = [source.weight for source in sources]
         check_budget(sources, window)
         curricula = [i.curriculum(global_batch) for i in items]
@@ -150,15 +160,22 @@ class Loader:
         start = time.perf_counter()
         self.close()
         pinned = self._finish.device.type == "cuda"
-        buffers = [
-            self._decoder.buffer(self._micro_batch, pinned)
-            for _ in range(self._threads + _AHEAD + 1)
-        ]
-        active = Prefetcher(self._decoder.fill, self._rows(), buffers, self._threads)
+        reading = self._decoder.reading
+        spare = partial(self._decoder.buffer, self._micro_batch, pinned)
+        buffers = [spare() for _ in range(self._threads + _AHEAD + 1)]
+        active = Prefetcher(
+            *(self._decoder.fill, self._rows(), buffers, self._threads),
+            limit_s=self._limit_s,
+            spare=spare,
+            doing=lambda thread: reading.get(thread, "a micro-batch"),
+        )
         self._active = active
         ahead = Ahead(self._order, self._items, self._place)
         try:
             while (buffer := active.take()) is not None:
+                self.bad_records += buffer.bad
+                self.hung += active.hung
+                active.hung.clear()
                 batch = self._finish.move(buffer)
                 if not decoded:
                     batch = self._finish.augment(batch)

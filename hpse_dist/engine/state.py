@@ -79,10 +79,15 @@ class SavedState:
         self.folder = folder
         self.facts: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._files = [safe_open(path, "pt", device="cpu") for path in paths]
         self._where: dict[str, list[tuple[int, int, int]]] = {}  # name: (start, end, file)
-        for number, file in enumerate(self._files):
-            self._read_index(number, file)
+        self._files: list[Any] = []
+        for number, path in enumerate(paths):
+            try:
+                self._files.append(safe_open(path, "pt", device="cpu"))
+                self._read_index(number, self._files[number])
+            except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ValueError(f"{path}: no training state, or a damaged one ({words})") from None
 
     def _read_index(self, number: int, file: Any) -> None:
         about = json.loads((file.metadata() or {})["about"])

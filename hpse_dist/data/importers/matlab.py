@@ -1,20 +1,86 @@
 """Annotation in Matlab files: read through scipy, which runs nothing that a file brings.
 
+scipy's reader dies of some damaged files (a segmentation fault), so it works in a child process.
+
 Matlab counts pixels from 1, so that the middle of the first lies at 1 there and at 0.5 here.
 """
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 from scipy.io.matlab import mat_struct
 
 from hpse_dist.data.importers.official import Bad
 
 PIXEL = -0.5  # from Matlab's pixels to ours
+_CHILD = """
+import pickle, sys
+from scipy.io import loadmat
+while True:
+    try:
+        path, names, objects = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        break
+    try:
+        found = loadmat(path, struct_as_record=not objects, variable_names=names)
+        answer = {name: found[name] for name in names if name in found}
+    # scipy raises what it likes for a broken file; nothing is hidden, the message says it
+    except BaseException as error:
+        answer = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    pickle.dump(answer, sys.stdout.buffer, protocol=5)
+    sys.stdout.buffer.flush()
+"""
+
+
+class _Reader:
+    """A process that reads Matlab files for this one, one after the other."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def is_mine(self) -> bool:
+        """False in a fork of the process that made it: pipes are not shared."""
+        return self._owner == os.getpid()
+
+    def read(self, path: Path, names: tuple[str, ...], objects: bool) -> dict[str, Any] | str:
+        """The variables that are there, or what is wrong with the file."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            weakref.finalize(self, _end, self._process)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            pickle.dump((str(path), names, objects), self._process.stdin, protocol=5)
+            self._process.stdin.flush()
+            return pickle.load(self._process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            _end(self._process)
+            self._process = None
+            return "its reader died of it; it is damaged"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None and process.stdout is not None
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+_reader: _Reader | None = None
 
 
 def read_mat(path: Path, names: tuple[str, ...], objects: bool = False) -> dict[str, Any]:
@@ -22,12 +88,12 @@ def read_mat(path: Path, names: tuple[str, ...], objects: bool = False) -> dict[
 
     objects: structs as `mat_struct`, else as arrays with named fields.
     """
-    try:
-        found = loadmat(path, struct_as_record=not objects, variable_names=names)
-    # scipy raises what it likes for a broken file; nothing is hidden, the message says it
-    except Exception as error:
-        words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise Bad(f"{path.name} cannot be read as a MATLAB file: {words}") from None
+    global _reader
+    if _reader is None or not _reader.is_mine():
+        _reader = _Reader()
+    found = _reader.read(path, names, objects)
+    if isinstance(found, str):
+        raise Bad(f"{path.name} cannot be read as a MATLAB file: {found}")
     lacking = [name for name in names if name not in found]
     if lacking:
         raise Bad(f"{path.name} lacks {', '.join(lacking)}")
