@@ -135,8 +135,8 @@ class Collection:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
                 if found != self.manifest["files"][name]["sha256"]:
                     raise ValueError(
-                        f"{self.folder / name}: changed since it was written; check the collection "
-                        "with prepare --verify, and prepare it again"
+                        f"{self.folder / name}: damaged, or replaced by another collection since "
+                        "this one was opened; check it with prepare --verify"
                     )
                 stream.seek(0)
             return pq.read_table(stream)
