@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
@@ -40,9 +40,9 @@ from hpse_dist.log import METRICS_FILE, read_metrics
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
 from hpse_dist.world import World
-from pipelines import chaos, command_parser, progress_bar, run_command
+from pipelines import chaos, command_parser, progress_bar, run_command, step_bench
 from pipelines.bench_prepare import bench_prepare
-from pipelines.figures import Figure, figure, figures, table
+from pipelines.figures import Figure, figure, figures, in_turn, table
 
 _PREFETCHED = 12  # batches that may have been ready before a measurement began
 
@@ -159,19 +159,6 @@ def rate(counts: Iterator[int], seconds: float) -> float:
     while (passed := time.perf_counter() - start) < seconds:
         done += next(counts)
     return done / passed
-
-
-def in_turn(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """`rounds` rounds of every measure; each round begins with another."""
-    names = list(measures)
-    measured: dict[str, list[float]] = {name: [] for name in names}
-    with progress_bar(rounds * len(names), "bench") as bar:
-        for number in range(rounds):
-            for i in range(len(names)):
-                name = names[(number + i) % len(names)]
-                measured[name].append(measures[name]())
-                bar.update()
-    return measured
 
 
 # ------------------------------------------------------------------------------------- synth
@@ -328,6 +315,7 @@ def parser() -> argparse.ArgumentParser:
     mining.add_argument("--per-moment", type=int, default=64, help="rule pairs.max_view_per_moment")
     mining.add_argument("--per-subject", type=int, help="rule pairs.max_per_subject")
     chaos.add_arguments(parts)
+    step_bench.add_arguments(parts)
     for part, rounds in ((loader, 7), (rendering, 3), (step, 3), (mining, 3)):
         part.add_argument("--rounds", type=int, default=rounds, help="repeats, candidates in turn")
         part.add_argument("--json", type=Path, help="write the figures here too")
@@ -354,6 +342,13 @@ def main(options: argparse.Namespace) -> None:
     elif options.part == "synth":
         lines = bench_synth(
             crop_px=options.crop_px, sequences=options.sequences, rounds=options.rounds
+        )
+    elif options.part == "completion":
+        lines = step_bench.bench_completion(
+            options.recipe,
+            options.overrides,
+            steps=options.steps,
+            rounds=options.rounds,
         )
     elif options.part == "pairs":
         rules = PairsConfig(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from pipelines import progress_bar
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,16 @@ def table(lines: list[Figure]) -> str:
         row[0].ljust(widths[0]) + "".join(f"  {row[i].rjust(widths[i])}" for i in range(1, 5))
         for row in rows
     )
+
+
+def in_turn(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """`rounds` rounds of every measure; each round begins with another."""
+    names = list(measures)
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    with progress_bar(rounds * len(names), "bench") as bar:
+        for number in range(rounds):
+            for i in range(len(names)):
+                name = names[(number + i) % len(names)]
+                measured[name].append(measures[name]())
+                bar.update()
+    return measured

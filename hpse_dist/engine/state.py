@@ -168,7 +168,8 @@ def take_whole(
         if steps:
             moments = {m: saved.whole(f"{m}:{name}", parameter) for m in MOMENTS}
             state[parameter] = {
-                "step": torch.tensor(float(steps)),  # AdamW counts its steps on the CPU
+                # where the parameter is: fused AdamW counts its steps there
+                "step": torch.tensor(float(steps), device=parameter.device),
                 **{key: value.to(parameter.device) for key, value in moments.items()},
             }
 

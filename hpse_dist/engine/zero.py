@@ -239,7 +239,7 @@ class ZeroEngine(Engine):
             return {}
         if MOMENTS[0] not in state[flat]:
             state[flat].update({moment: torch.zeros_like(flat) for moment in MOMENTS})
-        state[flat]["step"] = torch.tensor(float(steps))  # AdamW counts its steps on the CPU
+        state[flat]["step"] = torch.tensor(float(steps), device=flat.device)
         return {moment: state[flat][moment] for moment in MOMENTS}
 
     @property

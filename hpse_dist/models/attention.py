@@ -97,16 +97,13 @@ def _attend_packed(
     """Packed sequences without a mask: each run of equal lengths is a view of a dense batch."""
     assert q.shape[0] == 1 and len(q_lengths) == len(k_lengths)
     assert sum(q_lengths) == q.shape[1] and sum(k_lengths) == k.shape[1]
-    outs, q_start, k_start = [], 0, 0
     pairs = zip(q_lengths, k_lengths, strict=True)
-    for (q_length, k_length), run in itertools.groupby(pairs):
-        count = len(list(run))
-        q_stop, k_stop = q_start + count * q_length, k_start + count * k_length
-        out = _attend_torch(
-            q[0, q_start:q_stop].unflatten(0, (count, q_length)),
-            k[0, k_start:k_stop].unflatten(0, (count, k_length)),
-            v[0, k_start:k_stop].unflatten(0, (count, k_length)),
-        )
-        outs.append(out.flatten(0, 1))
-        q_start, k_start = q_stop, k_stop
+    runs = [(lengths, len(list(run))) for lengths, run in itertools.groupby(pairs)]
+    # split, not slices: the gradient of each slice would be a whole tensor of zeros, to be added
+    qs = q[0].split([count * length for (length, _), count in runs])
+    ks, vs = (part[0].split([count * length for (_, length), count in runs]) for part in (k, v))
+    outs = []
+    for q_run, k_run, v_run, (_, count) in zip(qs, ks, vs, runs, strict=True):
+        dense = (part.unflatten(0, (count, -1)) for part in (q_run, k_run, v_run))
+        outs.append(_attend_torch(*dense).flatten(0, 1))
     return (outs[0] if len(outs) == 1 else torch.cat(outs)).unsqueeze(0)

@@ -8,6 +8,7 @@ H heads, D channels per head.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from hpse_dist.models.attention import Lengths, attend
 from hpse_dist.models.drop_path import dropped
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of every token's rotary angles, each (B, N, 1, 2, D/4) float32."""
+"""Cosine and signed sine of every token's rotary angles, each (B, N, 1, D) float32."""
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
@@ -35,23 +36,40 @@ def init_weights(modules: Iterable[nn.Module]) -> None:
 
 
 def rotation_table(positions: Tensor, head_dim: int, base: float = 100.0) -> Rotation:
-    """Rotary angles of 2D positions: (B, N, 2) rows and columns -> cosine, sine (B, N, 1, 2, D/4).
+    """Rotary angles of 2D positions: (B, N, 2) rows and columns -> cosine, sine (B, N, 1, D).
 
     RoPE2D of CroCo v2: half of a head's channels turns with the row, half with the column; with
-    d = D/2 the i-th frequency of a half is base^(-2i/d).
+    d = D/2 the i-th frequency of a half is base^(-2i/d). The sine has the sign of its term.
     """
     half = head_dim // 2
     exponent = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
     angles = positions.float()[:, :, None, :, None] * base**-exponent
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()  # (B, N, 1, 2, D/4)
+    return torch.stack((cos, cos), -2).flatten(-3), torch.stack((-sin, sin), -2).flatten(-3)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turns channel i of each half against channel i + D/4: x (B, N, H, D) -> same shape, dtype."""
-    cos, sin = rotation
-    a, b = x.unflatten(-1, (2, 2, x.shape[-1] // 4)).unbind(-2)  # each (B, N, H, 2, D/4)
-    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-2)
-    return turned.flatten(-3).to(x.dtype)
+    return _Rotate.apply(x, *rotation)
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation, whose gradient is the rotation back: nothing of x is kept, in two passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(gradient, *ctx.saved_tensors, -1.0), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
+    """In float32 whatever x is; way is 1 forth and -1 back."""
+    across = x.unflatten(-1, (2, 2, x.shape[-1] // 4)).flip(-2).flatten(-3)
+    return (x * cos).addcmul_(across.to(cos.dtype), sin, value=way).to(x.dtype)
 
 
 class Mlp(nn.Module):
@@ -84,9 +102,12 @@ class SelfAttention(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """(B, N, C) -> (B, N, C); mask (N, N) bool, True where a token sees another."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        qkv = self.qkv(x).unflatten(-1, (3 * self.heads, -1))
+        if rotation is None:
+            q, k, v = qkv.chunk(3, dim=2)
+        else:
+            qk, v = qkv.split((2 * self.heads, self.heads), dim=2)
+            q, k = rotate(qk, rotation).chunk(2, dim=2)  # both in one go
         return self.proj(attend(q, k, v, lengths, mask).flatten(-2))
 
 

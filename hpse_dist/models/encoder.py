@@ -190,7 +190,8 @@ class Encoder(nn.Module):
             cos, sin = (pack(a, b, batch) for a, b in pairs)
             rotation = cos, sin
         tokens = self._run(pack(x, y, batch), rotation, (lengths, lengths))[0]
-        return tokens[:split].unflatten(0, (batch, -1)), tokens[split:].unflatten(0, (batch, -1))
+        first, second = tokens.split((split, len(tokens) - split))
+        return first.unflatten(0, (batch, -1)), second.unflatten(0, (batch, -1))
 
     def grid(self, image: Tensor) -> Grid:
         """Rows and columns of patches of a picture (B, 3, H, W)."""
