@@ -122,22 +122,32 @@ class PlainCrossBlock(nn.Module):
         return x + self.mlp(self.norm3(x))
 
 
+class PlainPatches(nn.Module):
+    def __init__(self, patch_px: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_px, patch_px)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
 class PlainEncoder(nn.Module):
+    pos_embed: Tensor | None
+
     def __init__(self, ours: Completion) -> None:
         super().__init__()
         config = ours.encoder.config
         dim, depth, heads = config.sizes()
         rotary = PlainRotary(dim // heads) if config.positions == "rotary" else None
         table = sincos_table(config.grid(), dim) if rotary is None else None
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, dim, config.patch_px, config.patch_px)
+        self.patch_embed = PlainPatches(config.patch_px, dim)
         self.register_buffer("pos_embed", table)
         self.blocks = nn.ModuleList(PlainBlock(dim, heads, rotary) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, image: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
         """All tokens of image (B, 3, H, W), or those where `visible` (B, N) bool is True."""
-        x = self.patch_embed.proj(image).flatten(2).transpose(1, 2)
+        x = self.patch_embed(image)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         if visible is not None:
@@ -149,6 +159,8 @@ class PlainEncoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
+    positions: Tensor | None
+
     def __init__(self, ours: Completion) -> None:
         super().__init__()
         config = ours.encoder.config

@@ -114,7 +114,9 @@ def steppers(recipe: PretrainRecipe, pairs: int, device: torch.device) -> dict[s
     }
 
 
-def per_second(work: Callable[[], None], times: int, amount: float, device: torch.device) -> float:
+def per_second(
+    work: Callable[[], object], times: int, amount: float, device: torch.device
+) -> float:
     """`amount` of each call over its time: by the processor's own on a CPU, which others share."""
     now = time.perf_counter if device.type == "cuda" else time.process_time
     if device.type == "cuda":
