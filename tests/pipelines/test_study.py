@@ -41,7 +41,8 @@ def study(tmp_path: Path) -> Path:
     fields = {
         name: {"shape": [1], "dtype": "float32"} for name in (*BodyMeshConfig().needs, "person")
     }
-    manifest = {"schema": 1, "files": {}, "fields": fields}
+    counts = {"frames": 8}
+    manifest = {"schema": 1, "counts": counts, "shards": [], "files": {}, "fields": fields}
     (tmp_path / "collection" / "manifest.json").write_text(json.dumps(manifest))
     return tmp_path / "study.yaml"
 
