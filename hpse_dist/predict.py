@@ -18,9 +18,9 @@ from hpse_dist.protocols import Protocol, named
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import FILES, score_files, write, write_coco
 from hpse_dist.recipe import FinetuneRecipe
-from hpse_dist.run import set_up_process, task_model
 from hpse_dist.run_folder import check_folder, is_done, keep_scores
 from hpse_dist.source import fill_finished
+from hpse_dist.starting import set_up_process, task_model
 from hpse_dist.whole_set import Arrays, Collector
 from hpse_dist.world import World
 
