@@ -15,151 +15,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from hpse_dist import synth
 from hpse_dist.config import load
-from hpse_dist.data.augment import AugmentConfig
-from hpse_dist.data.beton import ffcv_batches, read_rows
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.loader import Loader, Source
 from hpse_dist.data.mining.cost import make_tables, mining_cost
 from hpse_dist.data.pairs import PairsConfig
 from hpse_dist.log import METRICS_FILE, read_metrics
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
-from hpse_dist.world import World
-from pipelines import chaos, command_parser, progress_bar, run_command, step_bench
+from pipelines import bench_loader, chaos, command_parser, progress_bar, run_command, step_bench
 from pipelines.bench_prepare import bench_prepare
 from pipelines.figures import Figure, figure, figures, in_turn, table
-
-_PREFETCHED = 12  # batches that may have been ready before a measurement began
-
-
-# ------------------------------------------------------------------------------------ loader
-
-
-def bench_loader(
-    collection: Collection, *, batch: int, threads: int, rounds: int, seconds: float
-) -> list[Figure]:
-    """Frames/s of one shard's pictures: bare FFCV, our loader, torch's with PIL."""
-    one = largest_shard(collection)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpse_bench_")))
-        write_jpegs(one, folder)
-        candidates = {
-            "FFCV's own loop": _lengths(ffcv_batches(one.shards[0], batch, threads)),
-            "our loader": _lengths(_ours(one, batch, threads, stack).decoded()),
-            "our loader, cropped and coloured": _lengths(iter(_ours(one, batch, threads, stack))),
-            "torch DataLoader, PIL": _lengths(_torch_batches(folder, batch, threads)),
-        }
-        for iterator in candidates.values():
-            stack.enter_context(closing(iterator))
-        measured = in_turn(
-            {name: partial(rate, it, seconds) for name, it in candidates.items()}, rounds
-        )
-    return figures(measured, "frames/s", "FFCV's own loop", {"our loader": "at least 0.85"})
-
-
-def largest_shard(collection: Collection) -> Collection:
-    """A collection of one shard: the same file for all."""
-    shards = np.asarray(collection.frames["shard"])
-    number = int(np.bincount(shards).argmax())
-    manifest = {
-        **collection.manifest,
-        "shards": [collection.manifest["shards"][number]],
-        "sample_id_starts": [collection.sample_id_starts[number]],
-    }
-    one = Collection(collection.folder, manifest)
-    rows = collection.frames.filter(pc.equal(collection.frames["shard"], number))
-    zeros = np.zeros(rows.num_rows, np.int32)
-    place = rows.schema.get_field_index("shard")
-    one.__dict__["frames"] = rows.set_column(place, "shard", [zeros])
-    return one
-
-
-def write_jpegs(one: Collection, folder: Path) -> None:
-    """The shard's frames as one JPEG file each."""
-    quality = one.config.jpeg_quality
-    for start in range(0, len(one.frames), 256):
-        index = range(start, min(start + 256, len(one.frames)))
-        for i, image in zip(
-            index, read_rows(one.shards[0], index, ["image"])["image"], strict=True
-        ):
-            Image.fromarray(image).save(folder / f"{i:06d}.jpg", quality=quality)
-
-
-def _ours(one: Collection, batch: int, threads: int, stack: ExitStack) -> Loader:
-    loader = Loader(
-        [Source(one, split=None)],
-        needs=["image"],
-        sampling="frames",
-        world=World(),
-        seed=0,
-        global_batch=batch,
-        micro_batch=batch,
-        augment=AugmentConfig(),
-        image_px=one.config.crop_px * 7 // 8,
-        patch_px=one.config.crop_px * 7 // 8,
-        threads=threads,
-    )
-    stack.callback(loader.close)
-    return loader
-
-
-class _Files(Dataset[torch.Tensor]):
-    """What a plain torch data set of JPEG files does."""
-
-    def __init__(self, folder: Path) -> None:
-        self.paths = sorted(folder.glob("*.jpg"))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        with Image.open(self.paths[index]) as file:
-            return torch.from_numpy(np.array(file.convert("RGB")))
-
-
-def _torch_batches(folder: Path, batch: int, threads: int) -> Iterator[torch.Tensor]:
-    """Endless; worker processes in place of threads."""
-    loader = DataLoader(
-        _Files(folder),
-        batch_size=batch,
-        shuffle=True,
-        num_workers=threads,
-        persistent_workers=True,
-        multiprocessing_context="forkserver",  # forking a process with threads is not safe
-    )
-    while True:
-        yield from loader
-
-
-def _lengths(batches: Iterator[Any]) -> Generator[int, None, None]:
-    for batch in batches:
-        yield len(batch["image"] if isinstance(batch, dict) else batch)
-
-
-def rate(counts: Iterator[int], seconds: float) -> float:
-    """Things per second of an endless iterator, what was ready beforehand left out."""
-    for _ in range(_PREFETCHED):
-        next(counts)
-    done, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < seconds:
-        done += next(counts)
-    return done / passed
-
 
 # ------------------------------------------------------------------------------------- synth
 
@@ -288,11 +160,7 @@ def parser() -> argparse.ArgumentParser:
     )
     kinds = "loader|synth|step|pairs|chaos|prepare"
     parts = made.add_subparsers(dest="part", required=True, metavar=kinds)
-    loader = parts.add_parser("loader", help="decoded frames/s beside bare FFCV and torch with PIL")
-    loader.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
-    loader.add_argument("--batch", type=int, default=64)
-    loader.add_argument("--threads", type=int, default=1, help="decoding threads of each loader")
-    loader.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    bench_loader.add_arguments(parts)
     rendering = parts.add_parser("synth", help="crops/s of the renderer on one core")
     rendering.add_argument("--crop-px", type=int, default=128)
     rendering.add_argument("--sequences", type=int, default=2, help="of 16 moments, each round")
@@ -316,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     mining.add_argument("--per-subject", type=int, help="rule pairs.max_per_subject")
     chaos.add_arguments(parts)
     step_bench.add_arguments(parts)
-    for part, rounds in ((loader, 7), (rendering, 3), (step, 3), (mining, 3)):
+    for part, rounds in ((rendering, 3), (step, 3), (mining, 3)):
         part.add_argument("--rounds", type=int, default=rounds, help="repeats, candidates in turn")
         part.add_argument("--json", type=Path, help="write the figures here too")
     return made
@@ -332,7 +200,7 @@ def main(options: argparse.Namespace) -> None:
     if options.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, found {options.rounds}")
     if options.part == "loader":
-        lines = bench_loader(
+        lines = bench_loader.bench_loader(
             Collection.open(options.collection),
             batch=options.batch,
             threads=options.threads,

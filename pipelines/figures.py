@@ -5,8 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipelines import progress_bar
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,12 @@ def table(lines: list[Figure]) -> str:
     )
 
 
-def in_turn(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(
+    measures: Mapping[str, Callable[[], Measured]], rounds: int
+) -> dict[str, list[Measured]]:
     """`rounds` rounds of every measure; each round begins with another."""
     names = list(measures)
-    measured: dict[str, list[float]] = {name: [] for name in names}
+    measured: dict[str, list[Measured]] = {name: [] for name in names}
     with progress_bar(rounds * len(names), "bench") as bar:
         for number in range(rounds):
             for i in range(len(names)):

@@ -1,7 +1,7 @@
 """FFCV's files: writing shards, and reading their rows; the only module that imports ffcv.
 
 A shard is a plain FFCV file (`.beton`): one image field of constant size, `sample_id`, and labels
-of fixed shape. Any FFCV loader can read it (`ffcv_batches` does, for comparison).
+of fixed shape. Any FFCV loader can read it (`yardsticks` does, for comparison).
 
 We read it with FFCV's own decoder, compiled by FFCV's own compiler, but without FFCV's `Loader`.
 A `Loader` compiles its pipeline anew for each file and field (0.5 to 2 s each), owns a thread that
@@ -17,9 +17,8 @@ import contextlib
 import errno
 import hashlib
 import os
-import queue
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ _WRITE = "hpse_dist.data.beton:write_file"
 
 
 @cache
-def _ffcv() -> Any:
+def ffcv_package() -> Any:
     """The package, imported late and tamed: its import compiles for 3 s and sets torch's threads.
 
     What it compiles is a table of two numbers in numba's typed dictionary, which is a plain one
@@ -76,9 +75,9 @@ def _ffcv() -> Any:
 @cache
 def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
     """(decode, copy), compiled for the process; call them on ranges that were checked before."""
-    compiler = _ffcv().pipeline.compiler.Compiler
-    imdecode = compiler.compile(_ffcv().libffcv.imdecode)
-    memcpy = compiler.compile(_ffcv().libffcv.memcpy)
+    compiler = ffcv_package().pipeline.compiler.Compiler
+    imdecode = compiler.compile(ffcv_package().libffcv.imdecode)
+    memcpy = compiler.compile(ffcv_package().libffcv.memcpy)
 
     def decode(data, starts, sizes, places, images, codes):  # type: ignore[no-untyped-def]
         height, width = images.shape[1], images.shape[2]
@@ -122,7 +121,7 @@ class Shard:
         self.path = Path(path)
         self._check_length()
         try:
-            reader = _ffcv().reader.Reader(str(path))
+            reader = ffcv_package().reader.Reader(str(path))
         except Exception as error:
             raise ValueError(f"{path}: not readable as an FFCV shard ({error})") from error
         self.num_rows = int(reader.num_samples)
@@ -140,7 +139,7 @@ class Shard:
 
     def _check_length(self) -> None:
         """FFCV writes the header last and the table of allocations at the end, without checks."""
-        types = _ffcv().types
+        types = ffcv_package().types
         try:
             size = self.path.stat().st_size
             header = np.fromfile(self.path, types.HeaderType, count=1)
@@ -162,7 +161,10 @@ class Shard:
         starts, sizes = table["ptr"][order].astype(np.int64), table["size"][order].astype(np.int64)
         ranges = {}
         for name, metadata in self._metadata.items():
-            if isinstance(self._fields[name], _ffcv().fields.IntField | _ffcv().fields.FloatField):
+            if isinstance(
+                self._fields[name],
+                ffcv_package().fields.IntField | ffcv_package().fields.FloatField,
+            ):
                 continue  # numbers are kept in the metadata
             pointers = (metadata["data_ptr"] if name == "image" else metadata).astype(np.int64)
             found = np.searchsorted(starts, pointers)
@@ -247,34 +249,6 @@ def read_encoded(path: Path, rows: Sequence[int] | np.ndarray) -> list[np.ndarra
     return Shard(path).encoded(np.asarray(rows, np.int64))
 
 
-def ffcv_batches(path: Path, batch_size: int, num_workers: int = 1) -> Iterator[np.ndarray]:
-    """The bare FFCV loop over a shard's pictures, in order: the yardstick of `pipelines.bench`.
-
-    Yields (b, crop, crop, 3) uint8, valid until the next one is asked for. Endless, so that the
-    compilation of the first pass can be left out of a measurement.
-    """
-    ffcv, threads = _ffcv(), torch.get_num_threads()
-    names = ffcv.reader.Reader(str(path)).field_names
-    pipelines = {name: None for name in names if name != "image"}
-    loader = ffcv.Loader(
-        str(path), batch_size=batch_size, num_workers=num_workers, pipelines=pipelines
-    )
-    torch.set_num_threads(threads)
-    try:
-        while True:
-            epoch = iter(loader)
-            try:
-                for (images,) in epoch:
-                    yield images.numpy()
-            finally:
-                epoch.close()
-                while epoch.is_alive():  # its last word waits for ever for room in a full queue
-                    with contextlib.suppress(queue.Empty):
-                        epoch.output_queue.get(timeout=0.05)
-    finally:
-        torch.set_num_threads(threads)
-
-
 class BetonWriter:
     """Writes shards one after the other in one child process; use it in `with`.
 
@@ -337,7 +311,7 @@ class _Rows:
 
 def write_file(path: str, rows: Sequence[Row], spec: ShardSpec) -> None:
     """Write a shard, read it back, make it durable; may wait for ever, so see `BetonWriter`."""
-    fields = _ffcv().fields
+    fields = ffcv_package().fields
     columns: dict[str, Any] = {}
     for name, (shape, dtype) in layouts(spec).items():
         if name == "image":
@@ -352,7 +326,7 @@ def write_file(path: str, rows: Sequence[Row], spec: ShardSpec) -> None:
     assert len(columns) == len(layouts(spec)), "two labels share a stored name"
     page = max(_MIN_PAGE, 1 << (spec.sample_bytes() - 1).bit_length())
     # one worker: the file's bytes then depend on the rows alone
-    writer = _ffcv().DatasetWriter(path, columns, page_size=page, num_workers=1)
+    writer = ffcv_package().DatasetWriter(path, columns, page_size=page, num_workers=1)
     writer.from_indexed_dataset(_Rows(rows, list(layouts(spec))))
     _compare(path, rows, spec)
     with open(path, "rb") as file:
@@ -370,7 +344,7 @@ def _encode(
     if image.ndim > 1:
         encode(destination, image, malloc)
         return
-    destination["mode"] = _ffcv().fields.rgb_image.IMAGE_MODES["jpg"]
+    destination["mode"] = ffcv_package().fields.rgb_image.IMAGE_MODES["jpg"]
     destination["height"] = destination["width"] = crop_px
     destination["data_ptr"], storage = malloc(image.nbytes)
     storage[:] = image

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpse_dist.data import beton
+from hpse_dist.data import beton, yardsticks
 from hpse_dist.data.rows import check_rows
 from tests.data.made_collection import picture
 
@@ -86,13 +86,20 @@ def test_rows_land_where_they_are_wanted(folder: Path) -> None:
 
 def test_equal_to_the_bare_ffcv_loop_and_threads_are_left_alone(folder: Path) -> None:
     torch.set_num_threads(2)
-    loop = beton.ffcv_batches(folder / "jpg.beton", 10)
+    loop = yardsticks.ffcv_batches(folder / "jpg.beton", 10)
     for start in (0, 10, 20, 30, 0):  # the fifth begins the next pass
         ours = beton.read_rows(folder / "jpg.beton", range(start, start + 10), ["image"])["image"]
         assert np.array_equal(next(loop), ours)
     loop.close()
     assert torch.get_num_threads() == 2
     assert not [thread for thread in threading.enumerate() if "Epoch" in type(thread).__name__]
+
+
+def test_libjpeg_turbo_alone_gives_the_same_pixels(folder: Path) -> None:
+    rows = range(5, 12)
+    out = np.zeros((7, 32, 32, 3), np.uint8)
+    yardsticks.decode_alone(beton.read_encoded(folder / "jpg.beton", rows), out)
+    assert np.array_equal(out, beton.read_rows(folder / "jpg.beton", rows, ["image"])["image"])
 
 
 def test_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,21 +12,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
-from pipelines import bench, run_command
+from pipelines import bench, bench_loader, figures, run_command
 from tests.data.made_collection import frame, made_collection
 
 
 def test_ratios_are_of_one_round() -> None:
     rounds = {"base": [10.0, 20.0, 40.0], "other": [9.0, 10.0, 36.0]}
-    base, other = bench.figures(rounds, "x/s", "base", {"other": "at least 0.85"})
+    base, other = figures.figures(rounds, "x/s", "base", {"other": "at least 0.85"})
     assert base.median == 20
     assert base.ratio is None
     assert other.median == 10
     assert other.ratio == pytest.approx(0.9), "not the ratio of medians, which is 0.5"
     assert base.spread == pytest.approx(0.75)
-    text = bench.table([base, other])
+    text = figures.table([base, other])
     assert "0.900  at least 0.85" in text
     assert len({len(line) for line in text.splitlines()}) == 1
 
@@ -37,7 +39,7 @@ def test_candidates_take_turns() -> None:
         seen.append(name)
         return float(len(seen))
 
-    measured = bench.in_turn({n: lambda n=n: measure(n) for n in "abc"}, rounds=3)
+    measured = figures.in_turn({n: lambda n=n: measure(n) for n in "abc"}, rounds=3)
     assert seen == list("abcbcacab")
     assert measured["a"] == [1, 6, 8]
 
@@ -50,7 +52,33 @@ def test_a_rate_leaves_out_what_was_ready() -> None:
             time.sleep(0.01)
             yield 2
 
-    assert 0 < bench.rate(counts(), 0.2) <= 220
+    assert 0 < bench_loader.rate(counts(), 0.2).clock <= 220
+
+
+def test_a_rate_per_core_is_over_the_time_that_processors_worked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([7.0, 7.25])
+    monkeypatch.setattr(bench_loader, "processor_seconds", lambda: next(seconds))
+    handed = iter(range(1_000_000))
+    measured = bench_loader.rate((next(handed) * 0 + 3 for _ in iter(int, 1)), 0.05)
+    frames = 3 * (next(handed) - bench_loader._PREFETCHED)
+    assert measured.core == pytest.approx(frames / 0.25)
+
+
+def test_children_count_as_the_processor_time_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        started = psutil.Process(child.pid)
+        assert started in psutil.Process().children()
+        monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: [started])  # no others
+        assert child.stdout is not None
+        child.stdout.readline()
+        before = time.process_time()
+        assert bench_loader.processor_seconds() - before >= 0.37
+        child.kill()
 
 
 def test_the_loader_beside_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -60,15 +88,21 @@ def test_the_loader_beside_others(tmp_path: Path, capfd: pytest.CaptureFixture[s
     text = capfd.readouterr().out
     assert "FFCV's own loop" in text
     assert "1 rounds on" in text
-    lines = json.loads(out.read_text())["figures"]
-    assert [line["name"] for line in lines][-1] == "torch DataLoader, PIL"
-    assert all(line["median"] > 0 for line in lines)
-    assert [line["ratio"] is None for line in lines] == [True, False, False, False]
+    lines = {line["name"]: line for line in json.loads(out.read_text())["figures"]}
+    names = [*bench_loader.CANDIDATES]
+    measured = [*names, *(f"{name}, by the clock" for name in names)]
+    assert {*measured} < {*lines}
+    assert all(line["median"] > 0 for line in lines.values())
+    assert [lines[name]["ratio"] is None for name in names] == [True] + [False] * 5
+    rivals = [f"{ours} / {other}" for ours, other in bench_loader.RIVALS.items()]
+    assert {*lines} - {*measured} == {*rivals}
+    ours, other = (lines[name] for name in next(iter(bench_loader.RIVALS.items())))
+    assert lines[rivals[0]]["median"] == pytest.approx(ours["median"] / other["median"])
 
 
 def test_one_shard_stands_for_a_collection() -> None:
     whole = made_collection()
-    one = bench.largest_shard(whole)
+    one = bench_loader.largest_shard(whole)
     assert len(one.shards) == 1
     assert set(one.frames["shard"].to_pylist()) == {0}
     sizes = np.bincount(np.asarray(whole.frames["shard"]))
