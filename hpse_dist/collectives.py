@@ -1,4 +1,4 @@
-"""Tensors that every rank holds a part of; without a process group each is its own whole."""
+"""What every rank holds a part of; without a process group each is its own whole."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from torch import Tensor
 def num_ranks() -> int:
     """Ranks that take part; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on every rank; values are small. Collective."""
+    values: list[Any] = [value] * num_ranks()
+    if num_ranks() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def gather_rows(x: Tensor) -> Tensor:

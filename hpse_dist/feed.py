@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from hpse_dist.data.decoding import Hire, Sampling
 from hpse_dist.data.items import Source as DataSource
 from hpse_dist.data.items import has_items
-from hpse_dist.data.loader import Loader, Sampling, evaluation_batches
+from hpse_dist.data.loader import Loader, evaluation_batches
 from hpse_dist.fields import Batch
 from hpse_dist.models.frozen import FrozenEncoder
 from hpse_dist.objectives.base import Objective
@@ -54,21 +55,30 @@ def held_out(recipe: TrainingRecipe, sampling: Sampling) -> DataSource | None:
 
 
 def make_feed(
-    recipe: TrainingRecipe, module: Objective, world: World, device: torch.device
+    recipe: TrainingRecipe,
+    module: Objective,
+    world: World,
+    device: torch.device,
+    hire: Hire | None = None,
 ) -> Feed:
-    """The data of a run of this module."""
+    """The data of a run of this module; `hire` gets the data workers of `machine.loader`."""
     if isinstance(module.encoder, FrozenEncoder):
         return ProbeFeed(recipe, module, world, device)
-    return Feed(recipe, module, world, device)
+    return Feed(recipe, module, world, device, hire)
 
 
 class Feed:
     """Batches of pictures."""
 
     def __init__(
-        self, recipe: TrainingRecipe, module: Objective, world: World, device: torch.device
+        self,
+        recipe: TrainingRecipe,
+        module: Objective,
+        world: World,
+        device: torch.device,
+        hire: Hire | None = None,
     ) -> None:
-        self.recipe, self.world, self.device = recipe, world, device
+        self.recipe, self.world, self.device, self.hire = recipe, world, device, hire
         self.needs, self.patch_px = module.needs, module.encoder.patch_px
         self.sampling = sampling_of(module)
         self.held_out = held_out(recipe, self.sampling)
@@ -76,7 +86,13 @@ class Feed:
     def loader(self) -> Loader:
         """The training data; a field that the module needs and a collection lacks is a
         ValueError."""
-        return Loader(sources_of(self.recipe, "train"), device=self.device, **self._settings())
+        return Loader(
+            sources_of(self.recipe, "train"),
+            device=self.device,
+            kind=self.recipe.machine.loader,
+            hire=self.hire,
+            **self._settings(),
+        )
 
     def evaluation(self, limit: int | None) -> Iterator[Batch]:
         """The held-out samples once over all ranks, at most `limit`."""

@@ -127,11 +127,11 @@ class DataGuard:
         """How many records are known to be bad."""
         return len(self._known)
 
-    def note(self, step: int, bad: list[tuple[int, str]], hung: list[str]) -> None:
-        """Take note of the bad records (sample id, where) and hung threads of all ranks up to a
-        step; ValueError where they are too many."""
-        for what in hung:
-            self._write({"kind": "hung_decode", "step": step, "why": what})
+    def note(self, step: int, bad: list[tuple[int, str]], incidents: list[tuple[str, str]]) -> None:
+        """Take note of the bad records (sample id, where) and of the decoding that hung or was
+        lost (kind, why), on all ranks up to a step; ValueError where bad records are too many."""
+        for kind, why in incidents:
+            self._write({"kind": kind, "step": step, "why": why})
         for sample, where in bad:
             if sample not in self._known:
                 self._known.add(sample)

@@ -44,10 +44,17 @@ class Machine:
     """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
+    loader: Literal["inline", "workers", "resident"] = "inline"
+    """Where training data is decoded: inline, by threads of each trainer; workers, by Ray data
+    workers, on CPUs of the same machine or of others; resident, once before the first step, and
+    held in the machine's memory from then on. The batches are the same."""
     loader_threads: int = 1
-    """Decoding threads per trainer."""
+    """Decoding threads per trainer, not of workers."""
+    data_workers: int = 1
+    """Ray data workers per trainer where loader is workers, one decoding process each."""
     decode_limit_s: float = 90.0
-    """A decoding thread that is at one micro-batch for longer is named and replaced."""
+    """A decoding thread, or data worker, that is at one micro-batch for longer is named and
+    replaced."""
     bad_records: float = 0.01
     """Share of the training records that may be undecodable, and replaced by others, before the run
     stops."""
@@ -75,7 +82,8 @@ class Machine:
     def __post_init__(self) -> None:
         if self.stage_gb <= 0:
             raise ValueError(f"stage_gb must be above 0, found {self.stage_gb:g}")
-        for name in ("workers", "micro_batch", "loader_threads", "checkpoint_every", "log_every"):
+        counts = ("workers", "micro_batch", "loader_threads", "data_workers")
+        for name in (*counts, "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.min_workers is not None and self.min_workers < 1:

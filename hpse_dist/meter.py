@@ -20,12 +20,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 
 from hpse_dist.world import World
 
 RAPL = Path("/sys/class/powercap")
 PROCESS = Path("/proc/self")
+CONTAINER = Path("/sys/fs/cgroup")
 NVML = "libnvidia-ml.so.1"
 
 
@@ -78,6 +80,17 @@ def _peak_memory_mb() -> float:
     if found is None:
         raise ValueError("no VmHWM")
     return int(found[1]) / 1024
+
+
+def free_memory() -> int:
+    """Bytes that may still be taken here: the machine's, or less where a container may not."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no such group, or one without a limit
+        used = int((CONTAINER / "memory.current").read_text())
+        kept = re.search(r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.M)
+        limit = int((CONTAINER / "memory.max").read_text())
+        free = min(free, limit - used + int(kept[1] if kept else 0))
+    return max(0, free)
 
 
 class Rapl:

@@ -285,6 +285,11 @@ class FinetuneRecipe(TrainingRecipe):
                 f"task {self.task_name()} looks at two pictures together, so there are no tokens "
                 "of one to keep; set encoder_frozen to false"
             )
+        if self.machine.loader != "inline":
+            raise ValueError(
+                "encoder_frozen decodes every picture once, before training, so machine.loader "
+                f"{self.machine.loader} has nothing to do; set it to inline"
+            )
         if self.optim.layer_decay is not None and self.optim.layer_decay < 1:
             raise ValueError(
                 "encoder_frozen leaves optim.layer_decay no layers to slow down; set one of them "

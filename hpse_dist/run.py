@@ -24,6 +24,7 @@ import torch
 from hpse_dist.accounting import Account, Clock
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.config import build, dump, flat, to_dict
+from hpse_dist.data.decoding import Hire
 from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.data.loader import Loader
 from hpse_dist.engine import Engine, build_engine
@@ -61,22 +62,25 @@ from hpse_dist.world import World
 log = logging.getLogger(__name__)
 
 
-def pretrain(recipe: Any, world: World, folder: Path) -> None:
-    """Run a pre-training recipe (or its plain values) to its end in `folder`."""
-    _begin(build(PretrainRecipe, recipe), world, folder)
+def pretrain(recipe: Any, world: World, folder: Path, hire: Hire | None = None) -> None:
+    """Run a pre-training recipe (or its plain values) to its end in `folder`.
+
+    `hire` gets the data workers that its `machine.loader` may ask for.
+    """
+    _begin(build(PretrainRecipe, recipe), world, folder, hire)
 
 
-def finetune(recipe: Any, world: World, folder: Path) -> None:
-    """Run a fine-tuning recipe (or its plain values) to its end in `folder`."""
-    _begin(build(FinetuneRecipe, recipe), world, folder)
+def finetune(recipe: Any, world: World, folder: Path, hire: Hire | None = None) -> None:
+    """Run a fine-tuning recipe (or its plain values) to its end in `folder`; see `pretrain`."""
+    _begin(build(FinetuneRecipe, recipe), world, folder, hire)
 
 
-def _begin(recipe: TrainingRecipe, world: World, folder: Path) -> None:
+def _begin(recipe: TrainingRecipe, world: World, folder: Path, hire: Hire | None) -> None:
     with opened(recipe, world, folder) as to_do:
         if to_do:
             device = set_up_process(recipe, world)
             module, facts = module_of(recipe)
-            _run(recipe, module, facts, world, folder, device)
+            _run(recipe, module, facts, world, folder, device, hire)
 
 
 def _run(
@@ -86,13 +90,14 @@ def _run(
     world: World,
     folder: Path,
     device: torch.device,
+    hire: Hire | None,
 ) -> None:
     """Train and evaluate to the recipe's last step, then export and report."""
     machine = recipe.machine
     clock = Clock()
     account = Account(folder, world, clock)  # from here on: making the data is part of the cost
     meter = Meter(world, device)
-    feed = make_feed(recipe, module, world, device)  # a probe's tokens are part of its cost
+    feed = make_feed(recipe, module, world, device, hire)  # a probe's tokens are part of its cost
     loader = feed.loader()
     engine = build_engine(
         machine.engine,
@@ -184,7 +189,9 @@ class _Watch:
         last = step == self.recipe.steps
         self.account.made(step)
         if self.record.due(step) or last:
-            self.account.used(self.engine.gather(self.meter.read()))
+            used = self.meter.read()
+            used["core_seconds"] += self.loader.core_seconds
+            self.account.used(self.engine.gather(used))
             self._look_at_data(step)
         if self.record.due(step):
             share = self.account.figures()["effective"]
@@ -207,11 +214,12 @@ class _Watch:
     def _look_at_data(self, step: int) -> None:
         """Take note of what went wrong with the data of all ranks since the last time."""
         loader = self.loader
-        mine = ([(one.sample_id, str(one)) for one in loader.bad_records], [*loader.hung])
+        bad = [(one.sample_id, str(one)) for one in loader.bad_records]
+        mended = [(one.kind, one.why) for one in loader.incidents]
         loader.bad_records.clear()
-        loader.hung.clear()
-        ranks = self.engine.gather(mine)
-        self.data.note(step, [x for bad, _ in ranks for x in bad], [x for _, h in ranks for x in h])
+        loader.incidents.clear()
+        ranks = self.engine.gather((bad, mended))
+        self.data.note(step, [x for bad, _ in ranks for x in bad], [x for _, i in ranks for x in i])
         if self.data.bad_records:
             self.record.scalars(step, {"run/bad_records": self.data.bad_records})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.launch import launch
+from hpse_dist.data.loader import NO_CREW
 from hpse_dist.recipe import PretrainRecipe, TrainingRecipe, load_checked
 from hpse_dist.run import pretrain
 from hpse_dist.run_folder import check_folder, is_done
@@ -54,6 +55,8 @@ def start(
                 f"--without-ray runs one worker, machine.workers is {recipe.machine.workers}; "
                 "leave --without-ray out, or add machine.workers=1"
             )
+        if recipe.machine.loader == "workers":
+            raise ValueError(NO_CREW)
         run(recipe, World(), folder)
     else:
         launch(

@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -41,6 +42,13 @@ class Rows:
     epoch: np.ndarray
     pair_weight: np.ndarray
     valid: np.ndarray
+
+
+class Readable(Protocol):
+    """What rows are read from: an open shard, or what was decoded of it before."""
+
+    def read(self, name: str, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
+        """As `Shard.read`."""
 
 
 class Decoder:
@@ -198,7 +206,7 @@ class Decoder:
                 else:
                     out[name][places[here]] = 0
 
-    def _by_shard(self, number: int, frames: np.ndarray) -> Iterator[tuple[np.ndarray, Shard]]:
+    def _by_shard(self, number: int, frames: np.ndarray) -> Iterator[tuple[np.ndarray, Readable]]:
         """(places among the frames, shard) for each shard that some of the frames are in."""
         items, thread = self.sources[number], threading.get_ident()
         shards = items.shard[frames]
@@ -206,7 +214,7 @@ class Decoder:
             self.reading[thread] = str(items.source.collection.shards[index])
             yield np.flatnonzero(shards == index), self._shard(number, index)
 
-    def _shard(self, number: int, index: int) -> Shard:
+    def _shard(self, number: int, index: int) -> Readable:
         """An open shard."""
         key = (number, index)
         with self._lock:

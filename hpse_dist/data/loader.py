@@ -10,29 +10,30 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hpse_dist.data.ahead import Ahead, check_budget
-from hpse_dist.data.augment import AugmentConfig, augment
+from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.decode import Decoder, Rows, provided
-from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
-from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
-from hpse_dist.data.items import FLAGS, Items, Source, read_items
-from hpse_dist.data.mirror import Mirror, chosen, mirror_of, mirrored
+from hpse_dist.data.decoding import Crew, Hire, Incident, Kind, Reading, Sampling
+from hpse_dist.data.depth_order import DepthOrderConfig
+from hpse_dist.data.finish import Finish
+from hpse_dist.data.items import Items, Source, read_items
 from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
-from hpse_dist.data.prefetch import Buffer, Prefetcher
+from hpse_dist.data.prefetch import Prefetcher
+from hpse_dist.data.resident import Resident
 from hpse_dist.data.substitutes import BadRecord
-from hpse_dist.draws import uniform
-from hpse_dist.fields import FIELDS, Batch, missing
+from hpse_dist.fields import Batch
 from hpse_dist.world import World
 
 __all__ = ["Loader", "Source", "evaluation_batches"]
 
-Sampling = Literal["pairs", "frames"]
+NO_CREW = (
+    "machine.loader is workers, and there are no Ray data workers here: they come with trainers "
+    "that Ray has started; leave --without-ray out, or set machine.loader to inline or resident"
+)
 _AHEAD = 2  # micro-batches decoded or waiting, besides one per thread and the consumer's
 
 
@@ -40,7 +41,7 @@ class Loader:
     """An endless iterator of micro-batches with a place that can be saved.
 
     Iterating goes on from the current place; one iterator at a time. `close` ends its threads, and
-    so does dropping the iterator.
+    so does dropping the iterator; a crew of `workers` stays for the next.
     """
 
     def __init__(
@@ -62,10 +63,13 @@ class Loader:
         depth_order: DepthOrderConfig | None = None,
         window: int = 8,
         decode_limit_s: float | None = None,
+        kind: Kind = "inline",
+        hire: Hire | None = None,
     ) -> None:
         """`window`: about how many shards are open at a time; it decides the order. `depth_order`:
         how relations of depth are made where they are needed. `decode_limit_s`: a thread that is
-        at one micro-batch for longer is replaced."""
+        at one micro-batch for longer is replaced. `kind`: where pictures are decoded; of `workers`,
+        `hire` gets them."""
         _check_batches(global_batch, micro_batch, world, threads)
         if not sources:
             raise ValueError("a loader needs at least one source")
@@ -76,15 +80,18 @@ class Loader:
         self.provides = provided(items)
         self._items, self._world, self._threads = items, world, threads
         self._global_batch, self._micro_batch = global_batch, micro_batch
-        self._finish = _Finish(
+        self._finish = Finish(
             items, needs, augment, seed, True, image_px, patch_px, torch.device(device), depth_order
         )
         self._decoder = Decoder(items, self._finish.labels, replaces=True)
-        self._limit_s = decode_limit_s
+        self._kind, self._hire, self._limit_s = kind, hire, decode_limit_s
+        labels = tuple(self._finish.labels)
+        self._reading = Reading(tuple(sources), sampling, label_fraction, labels, micro_batch)
+        self._crew: Crew | None = None
         self.bad_records: list[BadRecord] = []
         """What was replaced in the batches handed out; whoever takes note of it empties it."""
-        self.hung: list[str] = []
-        """The same of threads that hung."""
+        self.incidents: list[Incident] = []
+        """The same of decoding that hung or was lost."""
         weights = [source.weight for source in sources]
         check_budget(sources, window)
         curricula = [i.curriculum(global_batch) for i in items]
@@ -134,7 +141,7 @@ class Loader:
                 f"epoch has {self.samples_per_epoch} samples, a global batch {self._global_batch}; "
                 "use the collections and the global_batch of the run that saved it"
             )
-        self.close()
+        self._end()
         self._taken = batches * self._per_global_batch
 
     def _rows(self) -> Iterator[Rows]:
@@ -158,24 +165,13 @@ class Loader:
 
     def _run(self, decoded: bool) -> Iterator[Batch]:
         start = time.perf_counter()
-        self.close()
-        pinned = self._finish.device.type == "cuda"
-        reading = self._decoder.reading
-        spare = partial(self._decoder.buffer, self._micro_batch, pinned)
-        buffers = [spare() for _ in range(self._threads + _AHEAD + 1)]
-        active = Prefetcher(
-            *(self._decoder.fill, self._rows(), buffers, self._threads),
-            limit_s=self._limit_s,
-            spare=spare,
-            doing=lambda thread: reading.get(thread, "a micro-batch"),
-        )
-        self._active = active
-        ahead = Ahead(self._order, self._items, self._place)
+        self._end()
+        active = self._active = self._prefetcher()
+        staging = self._items if self._crew is None or not self._crew.apart else []
+        ahead = Ahead(self._order, staging, self._place)
         try:
             while (buffer := active.take()) is not None:
-                self.bad_records += buffer.bad
-                self.hung += active.hung
-                active.hung.clear()
+                self._note(buffer.bad, active.hung)
                 batch = self._finish.move(buffer)
                 if not decoded:
                     batch = self._finish.augment(batch)
@@ -193,11 +189,57 @@ class Loader:
             ahead.close()
             active.close()
 
-    def close(self) -> None:
-        """End the decoding threads; iterating again starts new ones."""
+    def _prefetcher(self) -> Prefetcher[Rows]:
+        """What makes the micro-batches from the current place on."""
+        pinned = self._finish.device.type == "cuda"
+        if self._kind == "workers":
+            crew = self._crew = self._crew or self._hired()
+            buffers = [
+                crew.buffer(self._micro_batch, pinned) for _ in range(crew.threads + _AHEAD + 1)
+            ]
+            return Prefetcher(crew.fill, self._rows(), buffers, crew.threads)
+        if self._kind == "resident" and not isinstance(self._decoder, Resident):
+            self._decoder = Resident(self._items, self._finish.labels, self._world, self._threads)
+        reading = self._decoder.reading
+        spare = partial(self._decoder.buffer, self._micro_batch, pinned)
+        buffers = [spare() for _ in range(self._threads + _AHEAD + 1)]
+        return Prefetcher(
+            *(self._decoder.fill, self._rows(), buffers, self._threads),
+            limit_s=self._limit_s,
+            spare=spare,
+            doing=lambda thread: reading.get(thread, "a micro-batch"),
+        )
+
+    def _hired(self) -> Crew:
+        if self._hire is None:
+            raise ValueError(NO_CREW)
+        return self._hire(self._reading, self._limit_s)
+
+    def _note(self, bad: list[BadRecord], hung: list[str]) -> None:
+        """Keep what went wrong for whoever takes note of it."""
+        self.bad_records += bad
+        self.incidents += [Incident("hung_decode", why) for why in hung]
+        hung.clear()
+        if self._crew is not None:
+            self.incidents += self._crew.incidents()
+
+    @property
+    def core_seconds(self) -> float:
+        """Processor time that other processes have used for it."""
+        return self._crew.core_seconds if self._crew is not None else 0.0
+
+    def _end(self) -> None:
+        """End a running iterator."""
         if self._active is not None:
             self._active.close()
             self._active = None
+
+    def close(self) -> None:
+        """End what decodes; iterating again starts anew."""
+        if self._crew is not None:
+            self._crew.close()  # first: threads may wait for it
+            self._crew = None
+        self._end()
 
 
 def _check_batches(global_batch: int, micro_batch: int, world: World, threads: int) -> None:
@@ -255,121 +297,6 @@ def _gather(sources: Sequence[Items], stretch: Stretch, column: str) -> np.ndarr
     return values
 
 
-class _Finish:
-    """What happens to a filled buffer: to the device, augmented, only what is needed."""
-
-    def __init__(
-        self,
-        sources: Sequence[Items],
-        needs: Sequence[str],
-        config: AugmentConfig,
-        seed: int,
-        train: bool,
-        image_px: int,
-        patch_px: int,
-        device: torch.device,
-        depth_order: DepthOrderConfig | None = None,
-    ) -> None:
-        provides = provided(sources)
-        lacking = missing([name for name in needs if name != "valid"], provides)
-        if lacking:
-            folders = ", ".join(str(items.source.collection.folder) for items in sources)
-            raise ValueError(
-                f"{folders}: no field {', '.join(lacking)}; there are {', '.join(provides)}"
-            )
-        self._needs, self._config, self._seed, self._train = tuple(needs), config, seed, train
-        self._px, self._patch_px, self.device = image_px, patch_px, device
-        made = {"image", "image_ref", "sample_id", "epoch", "subject", "pair_kind"}
-        made |= {"pair_weight", *FLAGS, "valid"}
-        self.labels = [name for name in FIELDS if name in needs and name not in made]
-        self._depth_order: DepthOrder | None = None
-        if {*needs} & {*DEPTH_FIELDS}:
-            self._make_depth_order(sources, depth_order)
-        if train and config.rotation_deg > 0:
-            self._read_for_rotation(provides)
-        self._mirror: Mirror | None = None
-        if train and config.flip > 0:
-            self._read_for_flip(sources, provides)
-
-    def _make_depth_order(self, sources: Sequence[Items], config: DepthOrderConfig | None) -> None:
-        """Where relations of depth are not stored they are made of the stored joints."""
-        collections = [items.source.collection for items in sources]
-        if all("depth_pairs" in collection.fields for collection in collections):
-            return
-        found = basis(collections)
-        assert found is not None  # since they are provided
-        self._joints, joint_set = found
-        self._depth_order = DepthOrder(joint_set, config)
-        self.labels = [name for name in self.labels if name not in DEPTH_FIELDS]
-        self.labels += [self._joints] if self._joints not in self.labels else []
-
-    def _relations(self, raw: Batch) -> Batch:
-        """Relations of depth, of the joints as they are stored: whole and upright."""
-        assert self._depth_order is not None
-        people = raw[self._joints]
-        people = people if people.ndim == 4 else people[:, None]
-        if not self._train:
-            return self._depth_order(people)
-        couples = people.shape[1] * (people.shape[1] - 1) // 2
-        draw = uniform(self._seed, "depth_order", raw["epoch"], raw["sample_id"], couples)
-        return self._depth_order(people, (draw * people.shape[2]).long())
-
-    def _read_for_rotation(self, provides: Sequence[str]) -> None:
-        """Turning the camera needs its matrix, and turning a body its pelvis."""
-        placed = bool({"transl", "hand_transl"} & {*self.labels})
-        if placed and "joints3d" not in provides:
-            raise ValueError(
-                "rotation_deg above 0 with a field transl needs joints3d (its first joint is the "
-                "root), which these collections do not hold; set rotation_deg to 0"
-            )
-        extra = ["intrinsics", *(["joints3d"] if placed else [])]
-        self.labels += [n for n in extra if n in provides and n not in self.labels]
-
-    def _read_for_flip(self, sources: Sequence[Items], provides: Sequence[str]) -> None:
-        """Mirroring a body needs its pelvis, where that is known."""
-        if "transl" in self.labels and "joints3d" in provides and "joints3d" not in self.labels:
-            self.labels.append("joints3d")
-        names = [*self._needs, *self.labels]
-        self._mirror = mirror_of([items.source.collection for items in sources], names)
-
-    def move(self, buffer: Buffer) -> Batch:
-        """A buffer's contents on the device; on the CPU the buffer itself."""
-        if self.device.type != "cuda":
-            return dict(buffer.tensors)
-        batch = {
-            name: tensor.to(self.device, non_blocking=True)
-            for name, tensor in buffer.tensors.items()
-        }
-        buffer.copied = torch.cuda.Event()
-        buffer.copied.record()
-        return batch
-
-    def augment(self, raw: Batch) -> Batch:
-        """The needed fields of a batch; nothing of it shares memory with `raw`."""
-        if self._mirror is not None:
-            rows = chosen(raw, self._config.flip, self._seed)
-            raw = mirrored(raw, rows, self._mirror)
-        fields = augment(
-            raw,
-            self._config,
-            seed=self._seed,
-            train=self._train,
-            image_px=self._px,
-            patch_px=self._patch_px,
-        )
-        if self._depth_order is not None:
-            fields |= self._relations(raw)
-        wanted = [*self._needs, *([] if self._train else ["valid"])]
-        return {name: _own(fields[name], raw.get(name)) for name in dict.fromkeys(wanted)}
-
-
-def _own(value: Tensor, source: Tensor | None) -> Tensor:
-    """`value`, copied where it is still the buffer's memory."""
-    if source is not None and value.data_ptr() == source.data_ptr():
-        return value.clone()
-    return value
-
-
 def evaluation_batches(
     source: Source,
     *,
@@ -396,7 +323,7 @@ def evaluation_batches(
         raise ValueError(f"limit must be at least 1, or None for all; found {limit}")
     items = read_items(source, sampling)
     config = augment or AugmentConfig(crop_scale=(1.0, 1.0))
-    finish = _Finish(
+    finish = Finish(
         [items], needs, config, 0, False, image_px, patch_px, torch.device(device), depth_order
     )
     decoder = Decoder([items], finish.labels)
@@ -423,7 +350,7 @@ def evaluation_rows(items: Items, order: np.ndarray, world: World, micro_batch: 
 
 
 def _evaluate(
-    decoder: Decoder, finish: _Finish, rows: list[Rows], micro_batch: int
+    decoder: Decoder, finish: Finish, rows: list[Rows], micro_batch: int
 ) -> Iterator[Batch]:
     pinned = finish.device.type == "cuda"
     buffers = [decoder.buffer(micro_batch, pinned) for _ in range(_AHEAD + 2)]

@@ -41,6 +41,11 @@ class Buffer:
         self.bad: list[BadRecord] = []
         """Records that another stands for, since they cannot be decoded."""
 
+    def hold(self, arrays: dict[str, np.ndarray]) -> None:
+        """Be these arrays, which are only read, until it holds others."""
+        self.arrays = arrays
+        self.tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+
 
 @dataclass(eq=False)
 class _Task(Generic[Job]):

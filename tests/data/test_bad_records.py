@@ -147,8 +147,9 @@ def test_a_hung_thread_is_named_and_another_does_its_work(monkeypatch: pytest.Mo
     found += take(batches, 9)  # more than are decoded ahead
     for name in ("image", "sample_id"):
         assert torch.equal(joined(found)[name], joined(wanted)[name])
-    (said,) = hanging.hung
-    assert "decode-0 has been at " in said and ".beton for " in said
+    (incident,) = hanging.incidents
+    assert incident.kind == "hung_decode"
+    assert "decode-0 has been at " in incident.why and ".beton for " in incident.why
     answered.set()
     hung[0].join(10)
     assert not hung[0].is_alive()
