@@ -62,8 +62,13 @@ class Tally:
     def check(self) -> None:
         """ValueError where no frame is left, with the most frequent reasons."""
         if self.frames == 0:
-            reasons = [f"{count} x {reason}" for reason, count in self.rejects.most_common(3)]
-            raise ValueError(f"no usable frame: {'; '.join(reasons) or 'the source holds none'}")
+            reasons = told(self.rejects)
+            raise ValueError(f"no usable frame: {reasons or 'the source holds none'}")
+
+
+def told(rejects: Counter[str]) -> str:
+    """The most frequent reasons why records were left out, as part of a sentence."""
+    return "; ".join(f"{count} x {reason}" for reason, count in rejects.most_common(3))
 
 
 def store(

@@ -17,8 +17,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,11 @@ from hpse_dist.data.publish import (
 from hpse_dist.data.reprojection import Reprojection
 from hpse_dist.data.shards import FRAME_SCHEMA, Fields, moment_of
 from hpse_dist.data.splits import Splits
-from hpse_dist.data.store import Rejects, Tally
+from hpse_dist.data.store import Rejects, Tally, told
 from hpse_dist.records import Provenance, Reject
+
+logger = logging.getLogger(__name__)
+_MANY = 1000  # records without a single frame, after which the user hears of it
 
 
 class Work:
@@ -247,6 +252,7 @@ class Todo:
         self._work, self.finished = work, finished
         self._next = 0
         self._again: list[int] = []
+        self._silent = True  # nothing has been said of a source that gives no frame
         self._unknowing: list[int] = []  # failed without the first part's fields: tried with them
 
     @property
@@ -297,6 +303,7 @@ class Todo:
             self._work.note_count(min(number, self.count if self.count is not None else number))
             return
         self.finished[number] = part
+        self._warn_of_nothing()
         known = self.known_fields
         if known is None:
             return
@@ -304,6 +311,19 @@ class Todo:
             del self.finished[other.number]
             self._work.discard(other.number)
             self._again.append(other.number)
+
+    def _warn_of_nothing(self) -> None:
+        """Say early, and once, that all is left out: a limit that does not fit, most often."""
+        records = sum(part.records for part in self.finished.values())
+        if self._silent and records >= _MANY and self.frames == 0:
+            self._silent = False
+            rejects = sum((Counter(part.rejects) for part in self.finished.values()), Counter())
+            logger.warning(
+                "all of the first %d records were left out (%s); if that is not meant, stop and "
+                "change the recipe",
+                records,
+                told(rejects),
+            )
 
     def failed(self, number: int, knowing: bool) -> bool:
         """A part could not be made; whether it is worth another try, when more is known."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hpse_dist.data.parts import Part, Stretches
 from hpse_dist.data.work import Todo, Work
@@ -101,3 +103,21 @@ def test_an_empty_first_part_says_nothing_of_fields(tmp_path: Path) -> None:
     assert some.take() == 2  # now it is the first
     some.done(2, part(2, label="int64"))
     assert some.known_fields == {"label": ((1,), "int64")}
+
+
+def test_a_source_of_which_all_is_left_out_is_told_early_and_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = {"the box is N px, below N": 600}
+    some = todo(tmp_path)
+    for number in range(4):
+        some.done(number, replace(part(number, frames=0), rejects=small))
+        assert len(caplog.messages) == (number > 0)
+    assert "all of the first 1200 records" in caplog.text
+    assert "1200 x the box is N px, below N" in caplog.text
+
+    caplog.clear()
+    other = todo(tmp_path / "other")
+    for number in range(3):
+        other.done(number, replace(part(number, frames=1), rejects=small))
+    assert not caplog.messages
