@@ -113,6 +113,8 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
     own = _address() is None
     if own:  # a machine of one's own is not taken away: one process less to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # its head does not come back: Ray would wait a minute for it
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     if ray.is_initialized():
         yield Cluster(nodes_of(ray.nodes()), own)
         return

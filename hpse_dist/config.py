@@ -13,7 +13,8 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
@@ -45,25 +46,65 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} stands twice, line {node.start_mark.line + 1}")
+        _refuse_twice([key for key in keys if isinstance(key, Hashable)], node)
         return super().construct_mapping(node, deep)
+
+
+class _OpenCVLoader(yaml.BaseLoader):
+    """What OpenCV's FileStorage writes: matrices as mappings, every number as the text it is."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag not in _OPENCV_TAGS:
+            raise yaml.YAMLError(f"tag {node.tag} is not allowed, line {node.start_mark.line + 1}")
+        return super().construct_object(node, deep)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _refuse_twice([key.value for key, _ in node.value if isinstance(key.value, str)], node)
+        return super().construct_mapping(node, deep)
+
+
+_OPENCV_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "opencv-matrix")}
+
+
+def _refuse_twice(keys: list[Any], node: yaml.Node) -> None:
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise yaml.YAMLError(f"key {twice[0]!r} stands twice, line {node.start_mark.line + 1}")
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """The mapping in a YAML file; no tags, no aliases, no duplicate keys, at most 1 MiB."""
-    path = Path(path)
+    return _read(Path(path), "recipe", _Loader)
+
+
+def read_opencv_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file of OpenCV's; a matrix is one of rows, cols, dt and data.
+
+    Its scalars are texts: an unquoted 01 is no number, as names of cameras are none. As `read_yaml`
+    in all else. OpenCV's own reader ends the process at some damaged files.
+    """
+    return _read(Path(path), "calibration", _OpenCVLoader)
+
+
+def _read(path: Path, what: str, loader: type[yaml.SafeLoader | yaml.BaseLoader]) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe file")
+        raise ConfigError(f"{path}: no such {what} file")
     if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path}: over {MAX_BYTES} bytes, which no recipe is")
+        raise ConfigError(f"{path}: over {MAX_BYTES} bytes, which no {what} is")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("%YAML:"):  # OpenCV's first line, which is not YAML's
+            text = text.partition("\n")[2]
+        values = yaml.load(text, loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of keys, found {type(values).__name__}")
+        raise ConfigError(f"{path}: a {what} is a mapping of keys, found {type(values).__name__}")
     return values
 
 

@@ -80,10 +80,12 @@ class Machine:
     """Folder in which the run's folder is made."""
 
     def __post_init__(self) -> None:
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures must be at least 0, found {self.max_failures}")
         if self.stage_gb <= 0:
             raise ValueError(f"stage_gb must be above 0, found {self.stage_gb:g}")
-        counts = ("workers", "micro_batch", "loader_threads", "data_workers")
-        for name in (*counts, "checkpoint_every", "log_every"):
+        counts = ("workers", "micro_batch", "loader_threads", "data_workers", "checkpoint_every")
+        for name in (*counts, "log_every", "panels_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.min_workers is not None and self.min_workers < 1:

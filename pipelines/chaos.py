@@ -2,66 +2,95 @@
 
 Workers, the driver and Ray's head get SIGKILL at random moments; after each kill the same command
 is given again where it ended. The two runs must be equal to the bit: losses of all steps, weights,
-optimizer state, place in the data.
+optimizer state, place in the data; and each sample must have come exactly once.
+
+    kills.jsonl   per kill: who, when, seconds until the workers started again and until a new step
+    soak.jsonl    what the processes held on to, see `pipelines.soak`
+    chaos.txt     the table; of a broken-off one, `--show` makes it from the files
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import secrets
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-from safetensors.torch import load_file
-
+from hpse_dist.accounting import STARTS_FILE, read_starts
 from hpse_dist.checkpoint import MANIFEST, Checkpoints
 from hpse_dist.config import load
-from hpse_dist.log import METRICS_FILE, read_metrics
+from hpse_dist.log import METRICS_FILE
 from hpse_dist.recipe import PretrainRecipe, located
-from hpse_dist.run_folder import is_done
+from hpse_dist.run_folder import is_done, write_text
 from pipelines import progress_bar
+from pipelines.same_runs import compare, repeated_and_lost
+from pipelines.soak import MARK, Soak, marked, role_of, soak_table, title_of
 
-VICTIMS = ("worker", "driver", "head")
+VICTIMS = {"worker": ("worker",), "data": ("data",), "driver": (), "head": ("gcs", "raylet")}
+"""Who is killed, and as which of the processes that `pipelines.soak` knows."""
+SHARES = {"worker": 3, "data": 3, "driver": 1, "head": 1}
+"""Lost workers are the most frequent."""
 PATIENCE_S = 180.0  # without a new step the run is not coming back
 _POLL_S = 0.1
-_MARK = ".chaos"  # what is emptied was made here
+_END = 4096  # bytes of the log that hold its last step
+_FOLDER_MARK = ".chaos"  # what is emptied was made here
+KILLS_FILE, FACTS_FILE, TABLE_FILE = "kills.jsonl", "facts.json", "chaos.txt"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill and what came of it."""
+
+    victim: str
+    time: float
+    """Seconds since 1970."""
+    restart_s: float
+    """Until the workers ran again: noticing, starting processes, importing."""
+    recover_s: float
+    """Until the next new step."""
+    left: int
+    """Processes that outlived their driver by more than ten seconds."""
 
 
 @dataclass
 class Chaos:
     """What the kills did."""
 
-    kills: list[tuple[str, float]] = field(default_factory=list)
-    """Victim and seconds until the next new step."""
+    kills: list[Kill] = field(default_factory=list)
     commands: int = 0
     """How often the command was given."""
-    leaked: int = 0
-    """Processes that outlived their driver by more than ten seconds."""
     seconds: float = 0.0
     """Of the whole run, from the first command to its end."""
     useful: float = 0.0
     """Of steps that count."""
 
+    @property
+    def leaked(self) -> int:
+        return sum(kill.left for kill in self.kills)
+
     def table(self) -> str:
         """Kills and recoveries by victim, and what they cost."""
-        lines = [f"{'killed':10}{'times':>6}{'median':>10}{'worst':>10}   until the next new step"]
+        head = f"{'killed':10}{'times':>6}{'median':>10}{'worst':>10}{'to restart':>13}"
+        lines = [f"{head}   until the next new step, and until the workers ran"]
         for victim in VICTIMS:
-            times = [seconds for name, seconds in self.kills if name == victim]
+            times = [kill.recover_s for kill in self.kills if kill.victim == victim]
             if times:
+                restart = statistics.median(k.restart_s for k in self.kills if k.victim == victim)
                 middle, worst = statistics.median(times), max(times)
-                lines.append(f"{victim:10}{len(times):6}{middle:8.1f} s{worst:8.1f} s")
-        share = self.useful / self.seconds
+                row = f"{victim:10}{len(times):6}{middle:8.1f} s{worst:8.1f} s{restart:11.1f} s"
+                lines.append(row)
+        share = self.useful / self.seconds if self.seconds else 0.0
         lines.append(
             f"{self.seconds:.0f} s, {self.useful:.0f} s of them steps that count ({share:.1%}); "
             f"the command was given {self.commands} times; {self.leaked} processes were left behind"
@@ -69,54 +98,118 @@ class Chaos:
         return "\n".join(lines)
 
 
-def chaos(
-    recipe: Path, overrides: Sequence[str], folder: Path, *, kills: int, gap_s: float, seed: int
-) -> Chaos:
+@dataclass(frozen=True)
+class Plan:
+    """How much is killed, and how quickly."""
+
+    kills: int
+    gap_s: float
+    """Mean time from a new step to the next kill."""
+    seed: int
+    victims: tuple[str, ...] = ("worker", "driver", "head")
+    minutes: float = float("inf")
+    """After so many nobody is killed any more."""
+    go_on: bool = False
+    """Whether what was broken off goes on; else what there is is removed."""
+
+    def order(self, draw: random.Random) -> list[str]:
+        """Who is killed, in turn: each kind its share, shuffled.
+
+        Half of those whose driver survives come first: a driver that lives long shows whether its
+        memory grows.
+        """
+        shares = [SHARES[victim] for victim in self.victims]
+        numbers = [self.kills * share // sum(shares) for share in shares]
+        numbers[0] += self.kills - sum(numbers)
+        counts = dict(zip(self.victims, numbers, strict=True))
+        first = [v for v in self.victims if v in ("worker", "data") for _ in range(counts[v] // 2)]
+        rest = [v for v in self.victims for _ in range(counts[v] - first.count(v))]
+        draw.shuffle(first)
+        draw.shuffle(rest)
+        return first + rest
+
+
+def chaos(recipe: Path, overrides: Sequence[str], folder: Path, plan: Plan) -> Chaos:
     """Run a pre-training recipe undisturbed and killed, both under `folder`, and compare them.
 
-    gap_s: mean time from a new step to the next kill. ValueError where the two differ.
+    ValueError where the two differ, or a sample of the killed one came twice or not at all.
     """
     folder = located(folder)
-    if folder.exists() and not (folder / _MARK).is_file():
+    if folder.exists() and not (folder / _FOLDER_MARK).is_file():
         raise ValueError(f"{folder}: exists and is not of an earlier chaos; give another --out")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / _MARK).touch()
-    runs = [_Run(recipe, overrides, folder, name) for name in ("undisturbed", "killed")]
+    if not plan.go_on:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _FOLDER_MARK).touch()
+    word = secrets.token_hex(8)
+    runs = [_Run(recipe, overrides, folder, name, word) for name in ("undisturbed", "killed")]
     _quiet(runs[0])
-    found = _disturbed(runs[1], kills, gap_s, random.Random(seed))
+    soak = Soak(folder, word)
+    soak.start()
+    try:
+        _disturbed(runs[1], plan)
+    finally:
+        soak.stop()
     differences = compare(runs[0].folder, runs[1].folder)
     if differences:
         raise ValueError(f"the killed run differs from the undisturbed: {'; '.join(differences)}")
-    return found
+    samples, repeated, lost = repeated_and_lost(runs[1].folder)
+    if repeated or lost:
+        raise ValueError(f"of {samples} samples {repeated} came twice and {lost} were left out")
+    return read_chaos(folder)
 
 
 class _Run:
     """One recipe's command, and what its folder says."""
 
-    def __init__(self, recipe: Path, overrides: Sequence[str], out: Path, name: str) -> None:
+    def __init__(
+        self, recipe: Path, overrides: Sequence[str], out: Path, name: str, word: str
+    ) -> None:
         settings = [f"name={name}", f"machine.out={out}", "machine.log_every=1"]
-        settings += ["machine.max_failures=1000"]
+        settings += [f"machine.max_failures={1000 if name == 'killed' else 0}"]
         self.command = [sys.executable, "-m", "pipelines.pretrain", str(recipe)]
         self.command += [*overrides, *settings]
         self.recipe = load(PretrainRecipe, recipe, [*overrides, *settings])
         self.folder = self.recipe.folder()
         self.log = out / f"{name}.log"
+        # its own Ray, whose token the soak's questions know
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        self.environment[MARK] = word
 
     def start(self) -> subprocess.Popen[bytes]:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            return subprocess.Popen(self.command, stdout=log, stderr=log)
+            return subprocess.Popen(self.command, stdout=log, stderr=log, env=self.environment)
 
-    def last_step(self) -> float:
-        """When the newest line of its metrics was written, in seconds since 1970; 0 for none."""
+    def step(self) -> int:
+        """The last step in its log."""
         path = self.folder / METRICS_FILE
-        rows = read_metrics(path) if path.is_file() else []
-        return float(rows[-1]["time"]) if rows else 0.0
+        if not path.is_file():
+            return 0
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _END))
+            lines = file.read().splitlines()[1:]
+        steps = [json.loads(line)["step"] for line in lines if line.endswith(b"}")]
+        return int(steps[-1]) if steps else 0
 
-    def useful(self) -> float:
-        report = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
-        return float(report["account"]["useful_s"])
+    def recovered(self, since: float) -> tuple[float, float] | None:
+        """Seconds from `since` to its workers' next start and to that one's first step."""
+        for start in read_starts(self.folder / STARTS_FILE):
+            if start.began > since and start.first is not None:
+                return start.began - since, start.first - since
+        return None
+
+
+def read_chaos(folder: Path) -> Chaos:
+    """What an earlier chaos has written down, to its end or not."""
+    path = folder / KILLS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = Chaos([Kill(**json.loads(line)) for line in lines])
+    facts = folder / FACTS_FILE
+    if facts.is_file():
+        for name, value in json.loads(facts.read_text(encoding="utf-8")).items():
+            setattr(found, name, value)
+    return found
 
 
 def add_arguments(parts: Any) -> None:
@@ -127,21 +220,36 @@ def add_arguments(parts: Any) -> None:
     made.add_argument("--kills", type=int, default=20)
     made.add_argument("--gap", type=float, default=20.0, help="mean seconds of peace between two")
     made.add_argument("--seed", type=int, default=0, help="of who is killed when")
-    made.add_argument("--out", type=Path, default=Path("runs/chaos"), help="emptied first")
+    made.add_argument("--victims", nargs="+", choices=VICTIMS, default=["worker", "driver", "head"])
+    made.add_argument("--minutes", type=float, default=float("inf"), help="then nobody is killed")
+    made.add_argument("--go-on", action="store_true", help="with what was broken off in --out")
+    made.add_argument("--out", type=Path, default=Path("runs/chaos"), help="emptied, as a rule")
+    made.add_argument("--show", action="store_true", help="only what an earlier one wrote to --out")
 
 
 def main(options: argparse.Namespace) -> None:
     """Kill, compare, and print what it cost."""
-    found = chaos(
-        options.recipe,
-        options.overrides,
-        options.out,
-        kills=options.kills,
-        gap_s=options.gap,
-        seed=options.seed,
-    )
-    print(found.table())
-    print(f"done: {len(found.kills)} kills, equal to the undisturbed run to the bit: {options.out}")
+    folder = located(options.out)
+    if not options.show:
+        plan = Plan(
+            options.kills,
+            options.gap,
+            options.seed,
+            tuple(options.victims),
+            options.minutes,
+            options.go_on,
+        )
+        chaos(options.recipe, options.overrides, folder, plan)
+        samples, *_ = repeated_and_lost(folder / "killed")
+    text = "\n".join([read_chaos(folder).table(), *soak_table(folder)])
+    print(text)
+    if not options.show:
+        last = (
+            f"done: {len(read_chaos(folder).kills)} kills, equal to the undisturbed run to the "
+            f"bit, {samples} samples exactly once: {folder}"
+        )
+        print(last)
+        (folder / TABLE_FILE).write_text(f"{text}\n{last}\n", encoding="utf-8")
 
 
 def _quiet(run: _Run) -> None:
@@ -149,31 +257,64 @@ def _quiet(run: _Run) -> None:
         raise RuntimeError(f"the undisturbed run failed, see {run.log}")
 
 
-def _disturbed(run: _Run, kills: int, gap_s: float, draw: random.Random) -> Chaos:
+def _disturbed(run: _Run, plan: Plan) -> None:
     """Kill until there were enough kills, then let it end."""
-    found = Chaos()
-    begun = time.monotonic()
-    process: subprocess.Popen[bytes] | None = None
-    with progress_bar(kills, "kills") as bar:
-        while not is_done(run.folder):
-            if process is None or process.poll() is not None:
-                process, found.commands = run.start(), found.commands + 1
+    draw, began = random.Random(plan.seed), time.monotonic()
+    out, order = run.folder.parent, plan.order(draw)
+    found, process = read_chaos(out), run.start()
+    before, done = found.seconds, len(found.kills)
+    found.commands += 1
+    process = _recovered(run, process, time.time(), found)
+    with progress_bar(len(order), "kills") as bar:
+        for number, victim in enumerate(order[done:], start=done + 1):
+            _peace(run, draw.uniform(0, 2 * plan.gap_s), run.recipe.steps * number // len(order))
+            if is_done(run.folder) or time.monotonic() - began > 60 * plan.minutes:
+                break
             since = time.time()
-            if len(found.kills) < kills:
-                time.sleep(draw.uniform(0, 2 * gap_s))
-                victim = _kill(process, draw, found)
-                if victim is None:
-                    continue
-                since, died = time.time(), victim
-                process = _recovered(run, process, since, found)
-                found.kills.append((died, time.time() - since))
-                bar.update()
-            else:
-                process = _recovered(run, process, since, found)
-    if process is not None:
-        process.wait()  # done is written before the command has ended
-    found.seconds, found.useful = time.monotonic() - begun, run.useful()
-    return found
+            left = _kill(process, victim, draw, run.environment[MARK])
+            if left is None:  # it has just gone of itself
+                continue
+            process = _recovered(run, process, since, found)
+            times = run.recovered(since) or (float("nan"), time.time() - since)
+            found.kills.append(Kill(victim, since, *times, left))
+            found.seconds, found.useful = before + time.monotonic() - began, _useful(run)
+            _write(out, found)
+            bar.update()
+    while not is_done(run.folder):
+        if process.wait() and not is_done(run.folder):
+            process, found.commands = run.start(), found.commands + 1
+    process.wait()  # done is written before the command has ended
+    found.seconds, found.useful = before + time.monotonic() - began, _useful(run)
+    _write(out, found)
+
+
+def _peace(run: _Run, seconds: float, most: int) -> None:
+    """Wait so long, or until the run is at step `most`: it must not end before all are killed."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and run.step() < most and not is_done(run.folder):
+        time.sleep(_POLL_S)
+
+
+def _write(folder: Path, found: Chaos) -> None:
+    """Keep the newest kill, and the facts so far."""
+    lines = [json.dumps(asdict(kill)) + "\n" for kill in found.kills]
+    write_text(folder / KILLS_FILE, "".join(lines))
+    facts = {"commands": found.commands, "seconds": found.seconds, "useful": found.useful}
+    write_text(folder / FACTS_FILE, json.dumps(facts))
+
+
+def _useful(run: _Run) -> float:
+    """Seconds of steps that count, as its newest checkpoint or its report says."""
+    report = run.folder / "report.json"
+    if report.is_file():
+        return float(json.loads(report.read_text(encoding="utf-8"))["account"]["useful_s"])
+    for folder in Checkpoints(run.folder / "checkpoints", 1, 1, "").found():
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except OSError:  # older than those that are kept, just now
+            continue
+        return float(manifest["also"]["clock"]["useful"])
+    return 0.0
 
 
 def _recovered(
@@ -181,7 +322,7 @@ def _recovered(
 ) -> subprocess.Popen[bytes]:
     """Wait for a new step, or the run's end; where the command has ended it is given again."""
     deadline = time.monotonic() + PATIENCE_S
-    while run.last_step() <= since and not is_done(run.folder):
+    while run.recovered(since) is None and not is_done(run.folder):
         if process.poll() is not None:
             process, found.commands = run.start(), found.commands + 1
         if time.monotonic() > deadline:
@@ -191,81 +332,33 @@ def _recovered(
     return process
 
 
-def _kill(process: subprocess.Popen[bytes], draw: random.Random, found: Chaos) -> str | None:
-    """Kill someone; who it was, None where nobody of that kind is there yet."""
-    victim = draw.choice(VICTIMS)
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
+def _kill(
+    process: subprocess.Popen[bytes], victim: str, draw: random.Random, word: str
+) -> int | None:
+    """Kill someone; how many of a dead driver's processes stayed, None where nobody was killed."""
+    if process.poll() is not None:
         return None
     if victim == "driver":
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        found.leaked += _left_behind(family)
-        return victim
-    wanted: Callable[[str], bool] = _is_worker if victim == "worker" else _is_head
-    candidates = [one for one in family if wanted(_title(one))]
-    if not candidates:
-        return None
-    draw.choice(candidates).kill()
-    if victim == "head":  # without its head the driver has nothing to hold on to
-        process.wait(timeout=PATIENCE_S)
-        found.leaked += _left_behind(family)
-    return victim
+    else:
+        roles = VICTIMS[victim]
+        candidates = [one for one in marked(word) if role_of(title_of(one)) in roles]
+        if not candidates:
+            return None
+        draw.choice(candidates).kill()
+        if victim != "head":
+            return 0
+    process.wait(timeout=PATIENCE_S)  # without its head the driver has nothing to hold on to
+    return _left_behind(word)
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has just gone
-        return ""
-
-
-def _is_worker(title: str) -> bool:
-    return title.startswith("ray::") and "TrainWorker" in title
-
-
-def _is_head(title: str) -> bool:
-    program = title.split(" ", 1)[0]
-    return program.endswith(("gcs_server", "raylet/raylet"))
-
-
-def _left_behind(family: list[psutil.Process]) -> int:
+def _left_behind(word: str) -> int:
     """How many of a dead driver's processes are still there after ten seconds; they are killed."""
-    _, alive = psutil.wait_procs(family, timeout=10.0)
-    for process in alive:
-        process.kill()
-    return len(alive)
-
-
-def compare(one: Path, other: Path) -> list[str]:
-    """In what two finished runs of one recipe differ; nothing: an empty list."""
-    losses = [_losses(folder) for folder in (one, other)]
-    states = [_state(folder) for folder in (one, other)]
-    found = []
-    if losses[0] != losses[1]:
-        steps = [s for s in losses[0] if losses[0][s] != losses[1].get(s)]
-        found.append(f"losses of steps {steps[:5]}")
-    if states[0]["place"] != states[1]["place"]:
-        found.append(f"places in the data {states[0]['place']} and {states[1]['place']}")
-    tensors = [state["tensors"] for state in states]
-    if tensors[0].keys() != tensors[1].keys():
-        return [*found, "names of the tensors"]
-    different = [n for n in tensors[0] if not torch.equal(tensors[0][n], tensors[1][n])]
-    return [*found, f"tensors {different[:5]}"] if different else found
-
-
-def _losses(folder: Path) -> dict[int, float]:
-    return {
-        row["step"]: row["loss"] for row in read_metrics(folder / METRICS_FILE) if "loss" in row
-    }
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    """The last checkpoint's tensors and place."""
-    newest = Checkpoints(folder / "checkpoints", 1, 1, "").found()[0]
-    manifest = json.loads((newest / MANIFEST).read_text(encoding="utf-8"))
-    tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(newest.glob("state-*.safetensors")):
-        tensors |= {f"{path.name}/{name}": value for name, value in load_file(path).items()}
-    return {"place": (manifest["step"], manifest["loader"]), "tensors": tensors}
+    deadline = time.monotonic() + 10.0
+    while left := [*marked(word)]:
+        if time.monotonic() > deadline:
+            for process in left:
+                process.kill()
+            return len(left)
+        time.sleep(_POLL_S)
+    return 0

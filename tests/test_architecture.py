@@ -58,6 +58,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.draws",
         "hpse_dist.config",
         "hpse_dist.safety",
+        "hpse_dist.arrays",
     ],
 ]
 DOORS = {

@@ -6,7 +6,6 @@ A file has `poses` (T, 66 or more; SMPL-H's 156 as distributed, of which the bod
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from hpse_dist.arrays import read_npz
 from hpse_dist.body.poses import NUM_NUMBERS, upright
 
 _NUMBERS = 66  # axis-angles of the pelvis and 21 joints
@@ -53,20 +53,9 @@ def find_clips(folder: Path) -> list[str]:
 def read_clip(path: Path) -> Clip:
     """The motion in a file; ValueError says what is wrong with it, in words of a reject."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            for name in archive.files:
-                _check_size(archive.zip, name)
-            arrays = {name: archive[name] for name in _NAMES if name in archive.files}
-    # zipfile, zlib and numpy raise what they like for a broken file; nothing is hidden
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        zipfile.BadZipFile,
-        MemoryError,
-    ) as error:
-        raise ValueError(f"cannot be read: {' '.join(str(error).split())}") from None
+        arrays = read_npz(path, _NAMES, _MOST_BYTES)
+    except ValueError as error:
+        raise ValueError(f"cannot be read: {error}") from None
     rate = next((arrays[name] for name in _RATES if name in arrays), None)
     if rate is None or "poses" not in arrays or "trans" not in arrays:
         raise ValueError("has no poses, trans and mocap_framerate")
@@ -87,12 +76,6 @@ def _in_our_world(poses: np.ndarray, path: np.ndarray, rate: float) -> Clip:
     whole: np.ndarray = np.zeros((len(poses), NUM_NUMBERS), np.float32)
     whole[:, :_NUMBERS] = upright(poses[:, :_NUMBERS].astype(np.float32))
     return Clip(whole, path[:, [0, 2, 1]] * [1, 1, -1], rate)
-
-
-def _check_size(archive: zipfile.ZipFile, name: str) -> None:
-    size = next((one.file_size for one in archive.infolist() if one.filename == f"{name}.npy"), 0)
-    if size > _MOST_BYTES:
-        raise ValueError(f"{name} takes {size} bytes, more than any clip")
 
 
 def _numbers(value: np.ndarray, name: str) -> np.ndarray:

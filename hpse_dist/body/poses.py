@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hpse_dist.arrays import read_npz
 from hpse_dist.body.joints import PARENTS
 from hpse_dist.body.kinematics import place_joints
 from hpse_dist.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
@@ -45,9 +45,8 @@ def read_poses(path: Path | str, rest: Tensor) -> Tensor:
 def _read(file: Path) -> np.ndarray | None:
     """(T, 72) axis-angles of one file, world y up; None for a file of something else."""
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in _NAMES}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        arrays = read_npz(file, _NAMES)
+    except ValueError as error:
         raise ValueError(f"poses: {file} cannot be read: {error}") from None
     if "poses" in arrays:
         numbers = upright(_matrix(file, "poses", arrays["poses"], _BODY_NUMBERS))

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from hpse_dist.arrays import read_npz
+
 REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
 OPTIONAL = ("hands_mean", "vertex_uv", "corner_uv", "vertex_part", "tips")
 
@@ -49,12 +51,9 @@ def read_body_file(path: str | Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        # numpy leaves a file open that it opened itself and found broken
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return {name: file[name] for name in (*REQUIRED, *OPTIONAL) if name in file.files}
-    # zipfile, zlib and numpy raise what they like for a broken file; nothing is hidden.
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a body model .npz: {error!r}.") from error
+        return read_npz(path, (*REQUIRED, *OPTIONAL), _MOST_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a body model .npz: {error}.") from None
 
 
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:

@@ -29,6 +29,8 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_RATIO = 200  # contents over archive; pictures have 1, annotation in JSON 5 to 30
 _FREE_RATIO_BYTES = 1 << 20  # a single file up to this size may be packed as well as it likes
 _MOST_FILES = 20_000_000
+_MOST_HEADER_BYTES = 256 << 10  # of a tar's long names and attributes, which it holds in memory
+_MOST_GLOBAL = 1000  # attributes that hold for all files of a tar
 _CHUNK = 1 << 20
 Progress = Callable[[int], object]
 
@@ -174,7 +176,7 @@ def _zipped(archive: Path) -> Iterator[Entry]:
 
 def _tarred(archive: Path) -> Iterator[Entry]:
     """Files of a tar, in the order they are in it."""
-    with tarfile.open(archive, mode="r|*") as file:
+    with tarfile.open(archive, mode="r|*", tarinfo=_Bounded) as file:
         for one in file:
             _check_kind(one.name, one.isreg() or one.isdir())
             _check_name(one.name)
@@ -182,6 +184,34 @@ def _tarred(archive: Path) -> Iterator[Entry]:
                 yield Entry(one.name, one.size, partial(_member, file, one))
             # of millions of files it would remember every one
             file.members = []  # type: ignore[attr-defined]
+
+
+class _Bounded(tarfile.TarInfo):
+    """An entry of a tar whose headers are refused before they fill the memory."""
+
+    def _proc_member(self, file: tarfile.TarFile) -> tarfile.TarInfo:
+        header = self.type in _HEADERS
+        if header and self.size > _MOST_HEADER_BYTES:
+            raise ValueError(
+                f"a header in it has {self.size} bytes, more than the {_MOST_HEADER_BYTES} that "
+                "names and attributes take"
+            )
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._refuse_sparse()
+        if len(file.pax_headers) > _MOST_GLOBAL:
+            raise ValueError(f"it holds more than {_MOST_GLOBAL} attributes of all its files")
+        return super()._proc_member(file)  # type: ignore[misc]
+
+    def _refuse_sparse(self, *_: object) -> None:
+        raise ValueError("a file with holes (sparse) is in it; unpack it by hand")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 def _member(file: tarfile.TarFile, one: tarfile.TarInfo) -> IO[bytes]:

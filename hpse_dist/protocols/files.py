@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from hpse_dist.arrays import read_npz
 from hpse_dist.body.joints import PARENTS
 from hpse_dist.body.smpl_files import read_pickled_arrays
 from hpse_dist.metrics.average_precision import keypoint_ap
@@ -88,13 +89,9 @@ def write(protocol: Protocol, examples: Examples, path: Path) -> Path:
 
 def _read_npz(path: Path) -> Examples:
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    # numpy, zipfile and zlib raise what they like for a broken file; the message says it
-    except Exception as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ValueError(f"{path}: not readable as .npz ({words}); is it whole?") from None
-    return Examples(str(path), arrays)
+        return Examples(str(path), read_npz(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as .npz ({error}); is it whole?") from None
 
 
 def read_json(path: Path) -> Any:

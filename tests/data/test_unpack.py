@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import stat
@@ -140,6 +141,49 @@ def test_hostile_archives_write_nothing(
         unpack(config(archive), root)
     assert files(root) == {}
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {archive.name}
+
+
+def tarred_raw(path: Path, *blocks: tuple[bytes, bytes, int]) -> Path:
+    """A .tar.gz of headers (type, content, size that the header gives)."""
+    data = b""
+    for kind, content, size in blocks:
+        entry = tarfile.TarInfo("a")
+        entry.type, entry.size = kind, size
+        data += entry.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+    path.write_bytes(gzip.compress(data + bytes(1024), 9))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (tarfile.XHDTYPE, "a header in it has 1073741824 bytes"),
+        (tarfile.XGLTYPE, "a header in it has 1073741824 bytes"),
+        (tarfile.GNUTYPE_LONGNAME, "a header in it has 1073741824 bytes"),
+        (tarfile.GNUTYPE_SPARSE, "with holes"),
+    ],
+)
+def test_a_giant_header_is_refused_before_it_is_read(
+    tmp_path: Path, kind: bytes, message: str
+) -> None:
+    archive = tarred_raw(tmp_path / "a.tar.gz", (kind, bytes(1 << 20), 1 << 30))
+    with pytest.raises(ValueError, match=f"is refused: .*{message}"):
+        unpack(config(archive), tmp_path / "root")
+
+
+def test_attributes_of_all_files_are_bounded_and_ordinary_ones_are_read(tmp_path: Path) -> None:
+    many = "".join(f"{len(f'00 k{n:06d}=v') + 1} k{n:06d}=v\n" for n in range(1100)).encode()
+    block = (tarfile.XGLTYPE, many, len(many))
+    archive = tarred_raw(tmp_path / "a.tar.gz", block, (tarfile.REGTYPE, b"x", 1))
+    with pytest.raises(ValueError, match="more than 1000 attributes"):
+        unpack(config(archive), tmp_path / "root")
+    name = "d/" * 60 + "a" * 120 + ".txt"
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.pax_headers = 1, {"comment": "c" * 5000}
+        file.addfile(entry, io.BytesIO(b"x"))
+    unpack(config(tmp_path / "b.tar"), tmp_path / "root")
+    assert (tmp_path / "root" / name).read_bytes() == b"x"
 
 
 def test_a_bomb_of_many_files_and_one_inside_an_archive(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from hpse_dist.arrays import read_npz
 from hpse_dist.body.joints import JOINT_SETS
 from hpse_dist.data.importers.official import Bad, numbers, picture_at
 from hpse_dist.data.importers.rest_skeleton import MOST_PX, Posed, Undecided, solve_bones, turns_of
@@ -53,12 +54,9 @@ class Labels:
 def read_labels(path: Path, model: Model) -> Labels:
     """The rows of a file; Bad for a broken one, ValueError for one of the other model."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            wanted = (*_NEEDED, "trans_cam", "sub")
-            found = {name: file[name] for name in wanted if name in file.files}
-    # zipfile, zlib and numpy raise what they like for a broken file: the message says it
-    except Exception as error:
-        raise Bad(f"cannot be read as an .npz of numbers: {error!r}") from None
+        found = read_npz(path, (*_NEEDED, "trans_cam", "sub"))
+    except ValueError as error:
+        raise Bad(f"cannot be read as an .npz of numbers: {error}") from None
     lacking = [name for name in _NEEDED if name not in found]
     if lacking:
         raise Bad(f"lacks {', '.join(lacking)}")

@@ -12,14 +12,13 @@ R and T lead from the world to the camera in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from hpse_dist.config import read_opencv_yaml
 from hpse_dist.data.importers import rig_cameras
 from hpse_dist.data.importers.rig_cameras import Camera, camera_of
 
@@ -38,15 +37,14 @@ def read_calibration(path: Path, unit_m: float = 1.0) -> dict[str, Camera]:
     """
     if path.suffix.lower() not in (".yml", ".yaml"):
         return rig_cameras.read_calibration(path, unit_m)
-    with _storage(path) as file:
-        if not file.getNode("names").empty():
-            return _easymocap(path, file, unit_m)
-        root = file.root()
-        names = [key for key in root.keys() if root.getNode(key).isMap()]  # noqa: SIM118
-        cameras = {}
-        for name in names:
+    values = read_opencv_yaml(path)
+    if "names" in values:
+        return _easymocap(path, values, unit_m)
+    cameras = {}
+    for name, camera in values.items():
+        if isinstance(camera, dict) and "data" not in camera:  # a matrix is a mapping too
             where = f"{path}, {name}"
-            cameras[name] = camera_of(where, name, _opencv(root.getNode(name)), unit_m)
+            cameras[name] = camera_of(where, str(name), _opencv(where, camera), unit_m)
     if not cameras:
         raise ValueError(
             f"{path}: no camera in it; each needs a map with image_width, image_height, "
@@ -55,41 +53,42 @@ def read_calibration(path: Path, unit_m: float = 1.0) -> dict[str, Camera]:
     return cameras
 
 
-def _opencv(node: Any) -> dict[str, Any]:
+def _opencv(where: str, camera: Mapping[str, Any]) -> dict[str, Any]:
     """A camera's map under the names of the TOML files."""
     values: dict[str, Any] = {}
     for name, keys in _OPENCV.items():
-        found = [array for key in keys if (array := _array(node.getNode(key))) is not None]
-        if found:
-            values[name] = found[0]
-    width, height = (_number(node.getNode(key)) for key in ("image_width", "image_height"))
+        found = _first(where, camera, *keys)
+        if found is not None:
+            values[name] = found
+    width, height = (_number(camera.get(key)) for key in ("image_width", "image_height"))
     if width is not None and height is not None:
         values["size"] = [width, height]
-    values["fisheye"] = bool(_number(node.getNode("fisheye_model")) or 0)
+    values["fisheye"] = bool(_number(camera.get("fisheye_model")) or 0)
     return _flat(values)
 
 
-def _easymocap(path: Path, intri: Any, unit_m: float) -> dict[str, Camera]:
-    listed = intri.getNode("names")
-    names = [_name(listed.at(i)) for i in range(listed.size())]
+def _easymocap(path: Path, intri: Mapping[str, Any], unit_m: float) -> dict[str, Camera]:
+    names = intri["names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: `names` must be a list of the cameras' names")
     cameras: dict[str, Camera] = {}
-    with _storage(path.with_name(path.name.replace("intri", "extri"))) as extri:
-        for name in names:
-            where = f"{path}, camera {name}"
-            given = {
-                "matrix": _array(intri.getNode(f"K_{name}")),
-                "distortions": _first(intri, f"dist_{name}", f"D_{name}"),
-                "rotation": _first(extri, f"R_{name}", f"Rot_{name}"),
-                "translation": _array(extri.getNode(f"T_{name}")),
-            }
-            size = [_number(intri.getNode(f"{key}_{name}")) for key in "WH"]
-            if None in size:
-                raise ValueError(
-                    f"{where}: W_{name} and H_{name} are missing; add the width and height of the "
-                    "pictures that K is for, as whole numbers"
-                )
-            values = {key: value for key, value in given.items() if value is not None}
-            cameras[name] = camera_of(where, name, _flat(values | {"size": size}), unit_m)
+    extri = read_opencv_yaml(path.with_name(path.name.replace("intri", "extri")))
+    for name in names:
+        where = f"{path}, camera {name}"
+        given = {
+            "matrix": _first(where, intri, f"K_{name}"),
+            "distortions": _first(where, intri, f"dist_{name}", f"D_{name}"),
+            "rotation": _first(where, extri, f"R_{name}", f"Rot_{name}"),
+            "translation": _first(where, extri, f"T_{name}"),
+        }
+        size = [_number(intri.get(f"{key}_{name}")) for key in "WH"]
+        if None in size:
+            raise ValueError(
+                f"{where}: W_{name} and H_{name} are missing; add the width and height of the "
+                "pictures that K is for, as whole numbers"
+            )
+        values = {key: value for key, value in given.items() if value is not None}
+        cameras[name] = camera_of(where, name, _flat(values | {"size": size}), unit_m)
     if not cameras:
         raise ValueError(f"{path}: no camera in it; its `names` are empty")
     return cameras
@@ -104,44 +103,31 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _first(file: Any, *keys: str) -> np.ndarray | None:
-    found = [array for key in keys if (array := _array(file.getNode(key))) is not None]
-    return found[0] if found else None
+def _first(where: str, values: Mapping[str, Any], *keys: str) -> np.ndarray | None:
+    """The matrix, or the list of numbers, that stands under the first of these keys there are."""
+    for key in keys:
+        if key in values:
+            return _array(f"{where}: {key}", values[key])
+    return None
 
 
-def _array(node: Any) -> np.ndarray | None:
-    """A matrix, or a list of numbers; None where there is neither."""
-    if node.empty():
+def _array(where: str, value: Any) -> np.ndarray:
+    try:
+        if isinstance(value, list):
+            return np.array([float(number) for number in value])
+        size = int(value["rows"]), int(value["cols"])
+        if min(size) < 1:
+            raise ValueError
+        return np.array([float(number) for number in value["data"]]).reshape(size)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{where} must be a matrix of OpenCV's (rows, cols, dt and as many numbers as data) "
+            "or a list of numbers"
+        ) from None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
         return None
-    if node.isSeq():
-        return np.array([node.at(i).real() for i in range(node.size())])
-    return node.mat() if node.isMap() else None
-
-
-def _number(node: Any) -> float | None:
-    return float(node.real()) if node.isInt() or node.isReal() else None
-
-
-def _name(node: Any) -> str:
-    """A camera's name; OpenCV reads an unquoted 01 as a number."""
-    return str(node.string()) if node.isString() else str(int(node.real()))
-
-
-@contextmanager
-def _storage(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such calibration file; set `calibration`")
-    try:
-        file = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
-    except (cv2.error, SystemError) as error:
-        raise ValueError(f"{path}: cannot be read as OpenCV's YAML: {_words(error)}") from None
-    try:
-        yield file
-    except cv2.error as error:
-        raise ValueError(f"{path}: cannot be read as OpenCV's YAML: {_words(error)}") from None
-    finally:
-        file.release()
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -15,6 +15,7 @@ import numpy as np
 from hpse_dist.geometry.camera import undistort_points
 
 SizeMismatch = Literal["auto", "scale", "letterbox", "crop"]
+_MOST_PX = 65_535
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +97,10 @@ def read_calibration(path: Path, unit_m: float = 1.0) -> dict[str, Camera]:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such calibration file; set `calibration`") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as TOML: {' '.join(str(error).split())}"
+        ) from None
     cameras: dict[str, Camera] = {}
     for section, values in sections.items():
         if section == "metadata" or not isinstance(values, dict):
@@ -126,8 +129,10 @@ def camera_of(where: str, name: str, values: dict[str, Any], unit_m: float) -> C
     translation = _numbers(where, values, "translation", [(3,)]) * unit_m
     if min(size) < 1 or min(matrix[0, 0], matrix[1, 1]) <= 0:
         raise ValueError(f"{where}: size and focal lengths must be above 0")
-    if abs(np.linalg.det(rotation) - 1) > 1e-3:
-        raise ValueError(f"{where}: rotation is no rotation (determinant is not 1)")
+    if max(size) > _MOST_PX:
+        raise ValueError(f"{where}: pictures are at most {_MOST_PX} px wide and high, found {size}")
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
+        raise ValueError(f"{where}: rotation is no rotation (its rows must be at right angles)")
     width, height = round(float(size[0])), round(float(size[1]))
     return Camera(name, (width, height), matrix, distortions, rotation, translation, fisheye)
 
@@ -144,7 +149,8 @@ def _numbers(
     except (TypeError, ValueError):
         numbers = np.array(np.nan)
     if numbers.shape not in shapes or not np.isfinite(numbers).all():
-        raise ValueError(f"{where}: {key!r} needs {wanted} finite numbers, found {values[key]}")
+        found = " ".join(str(values[key]).split())
+        raise ValueError(f"{where}: {key!r} needs {wanted} finite numbers, found {found[:200]}")
     return numbers
 
 

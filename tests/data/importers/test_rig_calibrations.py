@@ -104,5 +104,41 @@ def test_broken_files_are_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no camera in it"):
         read_calibration(path)
     path.write_text("%YAML:1.0\n---\na: [1, {\n")
-    with pytest.raises(ValueError, match="cannot be read as OpenCV"):
+    with pytest.raises(ValueError, match="not readable as YAML"):
         read_calibration(path)
+
+
+def test_what_ends_opencvs_own_reader_ends_in_a_sentence_here(tmp_path: Path) -> None:
+    intri = write_easymocap(tmp_path)
+    text = intri.read_text()
+    assert "dt: d" in text
+    for damaged, words in (
+        (text.replace("data: [", "data: [x, ", 1), "K_cam01 must be a matrix"),
+        (text.replace("rows: 3", "rows: -3", 1), "K_cam01 must be a matrix"),
+        (text.replace("rows: 3", "rows: 99999999999", 1), "K_cam01 must be a matrix"),
+        (text.replace("!!opencv-matrix", "!!python/object/apply:os.system", 1), "is not allowed"),
+        (text.replace("- cam01", "- [1]", 1), "`names` must be a list"),
+        (text.replace("names:", "names: &a", 1).replace("W_02:", "W_02: *a #"), "aliases"),
+    ):
+        intri.write_text(damaged)
+        with pytest.raises(ValueError, match=words) as error:
+            read_calibration(intri)
+        assert "\n" not in str(error.value)
+    # not a number to us, as no name is one
+    intri.write_text(text.replace('"02"', "02"))
+    assert [*read_calibration(intri)] == [*RIG]
+
+
+def test_a_bad_rotation_is_one_line(tmp_path: Path) -> None:
+    path = write_opencv(tmp_path)
+    text = path.read_text()
+    path.write_text(
+        text.replace("R: !!opencv-matrix\n      rows: 3", "R: !!opencv-matrix\n      rows: 1")
+    )
+    with pytest.raises(ValueError, match="R must be a matrix"):
+        read_calibration(path)
+    head, sign, rest = text.partition("R: !!opencv-matrix")
+    path.write_text(head + sign + rest.replace("data: [ ", "data: [ 1", 1))
+    with pytest.raises(ValueError, match="no rotation") as error:
+        read_calibration(path)
+    assert "\n" not in str(error.value)

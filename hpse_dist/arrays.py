@@ -1,0 +1,36 @@
+"""The one way in for .npz files that come from others: arrays of numbers or texts, nothing else."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def read_npz(
+    path: Path, names: Sequence[str] | None = None, most_bytes: int = 1 << 31
+) -> dict[str, np.ndarray]:
+    """The arrays of a file by name: all of them, or those of `names` that it has.
+
+    No pickles, and no array of more than `most_bytes`, whatever the file says. ValueError says in
+    one line what is wrong with the file, without its name.
+    """
+    try:
+        # numpy leaves a file open that it opened itself and found broken
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            held = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+            found = {}
+            for name in held if names is None else [name for name in names if name in held]:
+                if held[name].file_size > most_bytes:
+                    raise ValueError(
+                        f"{name} takes {held[name].file_size} bytes, over {most_bytes}"
+                    )
+                with archive.open(held[name]) as member:
+                    found[name] = np.lib.format.read_array(member, allow_pickle=False)
+    # zipfile, zlib and numpy raise what they like for a broken file; nothing is hidden
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(words[:300]) from None
+    return found

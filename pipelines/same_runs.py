@@ -1,0 +1,79 @@
+"""Whether two finished runs of one recipe are the same to the bit, and whether each sample came
+exactly once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from hpse_dist.checkpoint import MANIFEST, Checkpoints
+from hpse_dist.ledger import Ledger
+from hpse_dist.log import METRICS_FILE, read_metrics
+
+
+def compare(one: Path, other: Path) -> list[str]:
+    """In what two finished runs of one recipe differ; nothing: an empty list."""
+    losses = [_losses(folder) for folder in (one, other)]
+    states = [_state(folder) for folder in (one, other)]
+    found = []
+    if losses[0] != losses[1]:
+        steps = [s for s in losses[0] if losses[0][s] != losses[1].get(s)]
+        found.append(f"losses of steps {steps[:5]}")
+    if states[0]["place"] != states[1]["place"]:
+        found.append(f"places in the data {states[0]['place']} and {states[1]['place']}")
+    tensors = [state["tensors"] for state in states]
+    if tensors[0].keys() != tensors[1].keys():
+        return [*found, "names of the tensors"]
+    different = [n for n in tensors[0] if not torch.equal(tensors[0][n], tensors[1][n])]
+    return [*found, f"tensors {different[:5]}"] if different else found
+
+
+def repeated_and_lost(folder: Path) -> tuple[int, int, int]:
+    """Of a finished run's committed steps: samples, those twice in a pass, those left out of one.
+
+    The last pass is as a rule not a whole one: nothing is missed in it.
+    """
+    taken: Counter[tuple[int, int, int]] = Counter()
+    ledger = Ledger.open(folder)
+    loader = ledger.loader()
+    try:
+        for step in _committed(folder):
+            rows = loader.rows_at(ledger.place(step, loader.samples_per_epoch))
+            taken.update(
+                zip(*(x.tolist() for x in (rows.epoch, rows.source, rows.item)), strict=True)
+            )
+        whole = sum(taken.values()) // loader.samples_per_epoch
+        per_pass = Counter(epoch for epoch, _, _ in taken)
+    finally:
+        loader.close()
+    lost = sum(loader.samples_per_epoch - per_pass[epoch] for epoch in range(whole))
+    return sum(taken.values()), sum(n - 1 for n in taken.values()), lost
+
+
+def _committed(folder: Path) -> Iterator[int]:
+    """The steps of the committed log, as often as they stand there."""
+    for row in read_metrics(folder / METRICS_FILE):
+        if "loss" in row:
+            yield row["step"]
+
+
+def _losses(folder: Path) -> dict[int, float]:
+    return {
+        row["step"]: row["loss"] for row in read_metrics(folder / METRICS_FILE) if "loss" in row
+    }
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """The last checkpoint's tensors and place."""
+    newest = Checkpoints(folder / "checkpoints", 1, 1, "").found()[0]
+    manifest = json.loads((newest / MANIFEST).read_text(encoding="utf-8"))
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(newest.glob("state-*.safetensors")):
+        tensors |= {f"{path.name}/{name}": value for name, value in load_file(path).items()}
+    return {"place": (manifest["step"], manifest["loader"]), "tensors": tensors}
