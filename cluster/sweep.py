@@ -13,15 +13,17 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.halving import Halving, Job, has_ended, is_done, reported
 from cluster.launch import POLL_S, connected, recipe_root
 from cluster.progress import ProgressBar, RunWatch
 from cluster.resources import Need, even_share, gpus_for, places, shortage
 from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final
+from hpse_dist.log import METRICS_FILE
 from hpse_dist.world import World
 
 SWITCHES = {
@@ -29,20 +31,8 @@ SWITCHES = {
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's end brings no figure of its own
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep: `target(recipe, world, folder)` in a process of its own."""
-
-    name: str
-    target: str
-    recipe: Any
-    folder: Path
-    steps: int | None = None
-    refusal: Callable[[], str | None] | None = None
-    """Asked when its turn comes: why it is not to be started after all."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +46,6 @@ class Outcome:
     skipped: bool = False
 
 
-def is_done(folder: Path) -> bool:
-    """Whether a run folder is complete."""
-    return (folder / "DONE").exists()
-
-
 def sweep(
     jobs: Sequence[Job],
     storage: Path,
@@ -68,6 +53,7 @@ def sweep(
     device: str = "cpu",
     at_once: int | None = None,
     max_failures: int = 3,
+    halving: Halving | None = None,
     progress: bool = True,
     debug: bool = False,
 ) -> list[Outcome]:
@@ -75,12 +61,19 @@ def sweep(
 
     storage: folder for Tune's passing records; at_once: None takes as many as the cluster holds.
     A run that fails is reported and the others go on; a run whose process dies is started again up
-    to `max_failures` times and goes on from its folder. Raises ValueError when not even one run
-    fits the cluster.
+    to `max_failures` times and goes on from its folder. With `halving` losers are stopped early,
+    and what ran before is told to the scheduler again, so that an interrupted sweep goes on. Raises
+    ValueError when not even one run fits the cluster.
     """
     jobs = [replace(job, folder=job.folder.absolute()) for job in jobs]
-    waiting = [job for job in jobs if not is_done(job.folder)]
+    waiting = [job for job in jobs if not has_ended(job.folder)]
+    begun = [job for job in jobs if (job.folder / METRICS_FILE).is_file()]
+    todo = {job.name for job in waiting}
+    broken: str | None = None
     if waiting:
+        if halving is not None:  # those that have ended only say again what they came to
+            waiting = [job for job in jobs if has_ended(job.folder) or job.name in todo]
+            waiting.sort(key=lambda job: job not in begun)
         with connected(debug=debug) as cluster:
             gpus, most = gpus_for(device, cluster.nodes), min(at_once or len(waiting), len(waiting))
             need = Need(1, even_share(most, gpus, cluster.nodes), gpus)
@@ -90,20 +83,23 @@ def sweep(
             at_once = max(1, min(most, places(need, cluster.nodes)))
             for job in waiting:
                 forget_final(job.folder)
-            thread = _Trials(waiting, storage.absolute(), need, at_once, max_failures, debug)
+            thread = _Trials(
+                waiting, storage.absolute(), need, at_once, max_failures, debug, halving
+            )
             _watch(thread, waiting, progress)
-        if thread.error is not None and all(not is_done(job.folder) for job in waiting):
+        if thread.error is not None and not any(has_ended(job.folder) for job in waiting):
             raise ChildProcessError(f"Ray Tune stopped: {sentence(thread.error)}")
-    todo = {job.name for job in waiting}
-    return [_outcome(job, skipped=job.name not in todo) for job in jobs]
+        if thread.error is not None:
+            broken = f"Ray Tune stopped: {sentence(thread.error)}"
+    return [_outcome(job, job.name not in todo, broken) for job in jobs]
 
 
-def _outcome(job: Job, skipped: bool) -> Outcome:
-    if is_done(job.folder):
+def _outcome(job: Job, skipped: bool, broken: str | None = None) -> Outcome:
+    if has_ended(job.folder):
         return Outcome(job.name, job.folder, None, _seconds(job.folder), skipped)
     final = read_final(job.folder)
     refused = job.refusal() if job.refusal and not final else None
-    dead = f"its process kept dying; see {job.folder / 'logs'}"
+    dead = broken or f"its process kept dying; see {job.folder / 'logs'}"
     error = final.sentence if final else refused or dead
     return Outcome(job.name, job.folder, error, _seconds(job.folder))
 
@@ -113,7 +109,9 @@ def _seconds(folder: Path) -> float:
     return float(path.read_text()) if path.exists() else 0.0
 
 
-def _trial(config: dict[str, Any], jobs: Sequence[Job], root: str) -> dict[str, Any]:
+def _trial(
+    config: dict[str, Any], jobs: Sequence[Job], root: str, halving: Halving | None
+) -> dict[str, Any]:
     """A trial: the whole run in this process. An error is the run's result, not Tune's affair."""
     job = jobs[config["index"]]
     os.environ["HPSE_ROOT"] = root
@@ -121,7 +119,10 @@ def _trial(config: dict[str, Any], jobs: Sequence[Job], root: str) -> dict[str, 
         return {"done": False}
     started = time.monotonic()
     try:
-        run_target(job.target, job.recipe, World(), job.folder)
+        if halving is None:
+            run_target(job.target, job.recipe, World(), job.folder)
+        else:
+            reported(job.target, job.recipe, job.folder, halving)
     except Exception as error:
         # One process has no peer to lose: the same error would come again, so it is final.
         if read_final(job.folder) is None:
@@ -141,10 +142,12 @@ class _Trials(threading.Thread):
         at_once: int,
         max_failures: int,
         debug: bool,
+        halving: Halving | None = None,
     ) -> None:
         super().__init__(name="ray-tune", daemon=True)
         self.jobs, self.storage, self.need = jobs, storage, need
         self.at_once, self.max_failures, self.debug = at_once, max_failures, debug
+        self.halving = halving
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -171,11 +174,16 @@ class _Trials(threading.Thread):
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:
             resources["GPU"] = self.need.gpus
-        trainable = tune.with_parameters(_trial, jobs=self.jobs, root=recipe_root())
+        trainable = tune.with_parameters(
+            _trial, jobs=self.jobs, root=recipe_root(), halving=self.halving
+        )
         return tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space={"index": tune.grid_search(list(range(len(self.jobs))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=self.at_once),
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=self.at_once,
+                scheduler=self.halving.scheduler(self.jobs) if self.halving else None,
+            ),
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(self.storage),
@@ -196,10 +204,10 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
         while thread.is_alive():
             thread.join(POLL_S)
             for job, watch in zip(jobs, watches, strict=True):
-                ended = is_done(job.folder) or read_final(job.folder) is not None
+                ended = has_ended(job.folder) or read_final(job.folder) is not None
                 if ended and job.name not in finished:
                     finished.add(job.name)
-                    if bar and is_done(job.folder):
+                    if bar and has_ended(job.folder):
                         bar.complete(watch, job.steps)
                     elif bar:
                         bar.say(f"{job.name} failed: {_outcome(job, skipped=False).error}")

@@ -13,7 +13,8 @@ import pytest
 from hpse_dist import recipe as recipes
 from hpse_dist.config import build, dump, load, to_dict
 from hpse_dist.study_recipe import StudyRecipe
-from pipelines import bench, collection, finetune, prepare, pretrain, report, study
+from hpse_dist.sweep import SweepRecipe
+from pipelines import bench, collection, finetune, prepare, pretrain, report, study, sweep
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -21,10 +22,11 @@ KINDS = {
     "pretrain": recipes.PretrainRecipe,
     "finetune": recipes.FinetuneRecipe,
     "study": StudyRecipe,
+    "sweep": SweepRecipe,
 }
 PIPELINES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (bench, collection, finetune, prepare, pretrain, report, study)
+    for module in (bench, collection, finetune, prepare, pretrain, report, study, sweep)
 }
 YAMLS = sorted((ROOT / "configs").glob("*/*.yaml"))
 

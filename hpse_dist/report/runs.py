@@ -14,6 +14,8 @@ from typing import Any
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
 STARTS_FILE = "starts.json"
+STOPPED_FILE = "stopped_early.json"
+STOPPED = "stopped early"
 QUIET_S = 600  # no line for so long: the run was stopped, or its machine was
 PANEL = re.compile(r"step_(\d+)_(.+)\.png")
 
@@ -109,8 +111,9 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
     """A run's folder; what it has not written yet comes from its row in the plan."""
     planned = planned or {}
     state, trouble = state_of(folder)
-    done = state == "done"
-    report = _json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    done = state in ("done", STOPPED)  # what a sweep has stopped tells how far it came
+    said = folder / ("report.json" if state != STOPPED else STOPPED_FILE)
+    report = _json(said) if said.is_file() else {}
     rows = _rows(folder / "metrics.jsonl")
     history = [_numbers(row) for row in report.get("history", [])] or _held_out(rows)
     source = report.get("source", planned.get("source", ""))
@@ -173,6 +176,8 @@ def state_of(folder: Path) -> tuple[str, str]:
     finals = sorted(folder.glob("logs/final_*.json"))
     if finals:
         return "failed", str(_json(finals[0]).get("sentence", ""))
+    if (folder / STOPPED_FILE).is_file():
+        return STOPPED, ""
     marks = [folder / name for name in ("recipe.yaml", "metrics.jsonl", STARTS_FILE)]
     times = [path.stat().st_mtime for path in marks if path.is_file()]
     if not times:

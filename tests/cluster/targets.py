@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -53,6 +54,26 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
         facts["threads"] = os.environ.get("OMP_NUM_THREADS")
         _write(folder / "facts.json", facts)
         (folder / "DONE").touch()
+
+
+def planted(recipe: dict[str, Any], world: World, folder: Path) -> None:
+    """Learn towards an error that depends on the learning rate; 1e-3 is best. Goes on from its log.
+
+    recipe: lr, steps, every (steps between evaluations), pause_s; die_at: SIGKILL there, once.
+    """
+    log = folder / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    for step in range(len(lines) + 1, recipe["steps"] + 1):
+        if step == recipe.get("die_at") and not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        row: dict[str, Any] = {"step": step, "time": time.time()}
+        if step % recipe["every"] == 0:
+            row["val/error"] = abs(math.log10(recipe["lr"]) + 3) + 1 / step
+        with log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        time.sleep(recipe.get("pause_s", 0.0))
+    (folder / "DONE").touch()
 
 
 def say(recipe: Any, world: World, folder: Path) -> None:
