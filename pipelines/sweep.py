@@ -15,6 +15,7 @@ from cluster.launch import connected
 from cluster.study import carry_out
 from cluster.sweep import Job, Outcome, sweep
 from hpse_dist.config import ConfigError, load
+from hpse_dist.draws import permutation
 from hpse_dist.recipe import FinetuneRecipe, load_checked
 from hpse_dist.report import write_report
 from hpse_dist.run_folder import check_folder
@@ -89,6 +90,9 @@ class _Sweep:
 
     def _tried(self, name: str, runs: Sequence[PlannedRun]) -> None:
         recipe = runs[0].recipe
+        # mixed: on a rising learning rate each run would beat all before it, and none would stop
+        mixed = permutation(self.recipe.seed, "sweep", 0, len(runs))
+        runs = [runs[int(place)] for place in mixed]
         outcomes = sweep(
             [Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps) for run in runs],
             self.recipe.folder() / "ray",
