@@ -1,8 +1,8 @@
 """Stopping the losers of a sweep early: Ray Tune's ASHA, fed from the run folders.
 
 A run writes its evaluations into its folder as ever; beside it, in the same process, a loop tells
-Tune of them. What a run that has ended had to say is said again from its folder, so the scheduler
-of an interrupted sweep knows what the one before knew.
+Tune of them. What ended runs had to say is read from their folders, so the scheduler of an
+interrupted sweep knows what the one before knew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from cluster.worker import run_target
@@ -53,8 +54,9 @@ class Halving:
     reduction: int = 3
     """At each look one of so many goes on; looks are at first * reduction^k."""
 
-    def scheduler(self, jobs: Sequence[Job]) -> Any:
-        """Tune's scheduler, in the driver; what it stops says so in its folder at once."""
+    def scheduler(self, jobs: Sequence[Job], ended: Sequence[Job] = ()) -> Any:
+        """Tune's scheduler of some jobs, in the driver, that knows what became of `ended` ones;
+        what it stops says so in its folder at once."""
         from ray.tune.schedulers import AsyncHyperBandScheduler
 
         class Marking(AsyncHyperBandScheduler):
@@ -65,7 +67,7 @@ class Halving:
                     write_text(job.folder / STOPPED_FILE, json.dumps(last_words(job), indent=1))
                 return decision
 
-        return Marking(
+        made = Marking(
             time_attr=STEP,
             metric=VALUE,
             mode="min" if self.lower_is_better else "max",
@@ -73,6 +75,14 @@ class Halving:
             grace_period=self.first,
             reduction_factor=self.reduction,
         )
+        for job in ended:
+            past: Any = SimpleNamespace(trial_id=job.name)
+            nobody: Any = None  # there is no Tune yet to ask
+            made.on_trial_add(nobody, past)
+            for step, value in evaluations(job.folder, self.metric):
+                result = {STEP: step, VALUE: self.told(value)}
+                AsyncHyperBandScheduler.on_trial_result(made, nobody, past, result)
+        return made
 
     def told(self, value: float) -> float:
         """The worst there is for what is not a number."""
@@ -114,8 +124,7 @@ def reported(target: str, recipe: Any, folder: Path, halving: Halving) -> None:
             error.append(raised)
 
     thread = threading.Thread(target=carry_out, name="run", daemon=True)
-    if not has_ended(folder):
-        thread.start()
+    thread.start()
     told = 0
     while True:
         alive = thread.is_alive()

@@ -62,18 +62,16 @@ def sweep(
     storage: folder for Tune's passing records; at_once: None takes as many as the cluster holds.
     A run that fails is reported and the others go on; a run whose process dies is started again up
     to `max_failures` times and goes on from its folder. With `halving` losers are stopped early,
-    and what ran before is told to the scheduler again, so that an interrupted sweep goes on. Raises
+    and what ended before is told to the scheduler, so that an interrupted sweep goes on. Raises
     ValueError when not even one run fits the cluster.
     """
     jobs = [replace(job, folder=job.folder.absolute()) for job in jobs]
     waiting = [job for job in jobs if not has_ended(job.folder)]
-    begun = [job for job in jobs if (job.folder / METRICS_FILE).is_file()]
+    ended = [job for job in jobs if has_ended(job.folder)]
+    waiting.sort(key=lambda job: not (job.folder / METRICS_FILE).is_file())  # the begun go on first
     todo = {job.name for job in waiting}
     broken: str | None = None
     if waiting:
-        if halving is not None:  # those that have ended only say again what they came to
-            waiting = [job for job in jobs if has_ended(job.folder) or job.name in todo]
-            waiting.sort(key=lambda job: job not in begun)
         with connected(debug=debug) as cluster:
             gpus, most = gpus_for(device, cluster.nodes), min(at_once or len(waiting), len(waiting))
             need = Need(1, even_share(most, gpus, cluster.nodes), gpus)
@@ -83,8 +81,11 @@ def sweep(
             at_once = max(1, min(most, places(need, cluster.nodes)))
             for job in waiting:
                 forget_final(job.folder)
+            scheduler = halving.scheduler(waiting, ended) if halving else None
             thread = _Trials(
-                waiting, storage.absolute(), need, at_once, max_failures, debug, halving
+                *(waiting, storage.absolute(), need, at_once, max_failures, debug),
+                halving,
+                scheduler,
             )
             _watch(thread, waiting, progress)
         if thread.error is not None and not any(has_ended(job.folder) for job in waiting):
@@ -143,11 +144,12 @@ class _Trials(threading.Thread):
         max_failures: int,
         debug: bool,
         halving: Halving | None = None,
+        scheduler: Any = None,
     ) -> None:
         super().__init__(name="ray-tune", daemon=True)
         self.jobs, self.storage, self.need = jobs, storage, need
         self.at_once, self.max_failures, self.debug = at_once, max_failures, debug
-        self.halving = halving
+        self.halving, self.scheduler = halving, scheduler
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -182,7 +184,7 @@ class _Trials(threading.Thread):
             param_space={"index": tune.grid_search(list(range(len(self.jobs))))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=self.at_once,
-                scheduler=self.halving.scheduler(self.jobs) if self.halving else None,
+                scheduler=self.scheduler,
             ),
             run_config=tune.RunConfig(
                 name=name,
