@@ -164,4 +164,5 @@ def last_words(job: Job) -> dict[str, Any]:
     if hasattr(about, "protocol"):
         found |= {"protocol": about.protocol(), "seed": about.seed, "task": about.task_name()}
         found |= {"source": about.source_name, "recipe_hash": about.hash()}
+        found |= {"label_fraction": about.label_fraction, "global_batch": about.global_batch}
     return found

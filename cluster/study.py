@@ -50,7 +50,7 @@ def carry_out(
                 ready.append(run)
         for device, group in itertools.groupby(ready, key=lambda run: run.recipe.machine.device):
             for outcome in sweep(
-                [_job(run, refusal) for run in group],
+                [job(run, refusal) for run in group],
                 folder / "ray",
                 device=device,
                 at_once=at_once,
@@ -94,7 +94,8 @@ def _lost(run: PlannedRun, outcomes: Mapping[str, Outcome]) -> str | None:
     return f"its source {lost} failed" if lost else None
 
 
-def _job(run: PlannedRun, refusal: Callable[[], str | None]) -> Job:
+def job(run: PlannedRun, refusal: Callable[[], str | None]) -> Job:
+    """A planned run for a sweep of them."""
     return Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps, refusal)
 
 

@@ -7,9 +7,11 @@ run folder is the truth: Tune's own records are kept under a fresh name for the 
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
 import shutil
+import socket
 import threading
 import time
 import uuid
@@ -17,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from cluster.halving import Halving, Job, has_ended, is_done, reported
 from cluster.launch import POLL_S, connected, recipe_root
@@ -132,6 +136,16 @@ def _trial(
     return {"done": is_done(job.folder)}
 
 
+def forget_killed(storage: Path) -> None:
+    """Remove Tune's records of sweeps of this machine whose process is gone, as after a kill; the
+    run folders are the truth, so nobody reads them."""
+    mine = f"sweep-{socket.gethostname()}-"
+    for folder in storage.glob(f"{glob.escape(mine)}*"):
+        pid = folder.name.removeprefix(mine).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Trials(threading.Thread):
     """`Tuner.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
 
@@ -153,7 +167,8 @@ class _Trials(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        name = f"sweep-{uuid.uuid4().hex[:12]}"
+        forget_killed(self.storage)
+        name = f"sweep-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         # Tune prints boxes whatever its verbosity; meanwhile the main thread draws on stderr only.
         quiet = (
             contextlib.nullcontext() if self.debug else contextlib.redirect_stdout(io.StringIO())

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -25,7 +25,7 @@ from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, component
 from hpse_dist.report.runs import failed_since, state_of
 from hpse_dist.run_folder import check_folder, is_done
 from hpse_dist.study import PlannedRun
-from hpse_dist.study_recipe import StudyRecipe
+from hpse_dist.study_recipe import StudyMachine
 
 CORE_FLOPS, GPU_FLOPS = 3e10, 3e13  # per second and core or GPU, as transformers reach them
 HEADS = 1.5  # decoder or head and data beside the encoder's own arithmetic
@@ -165,10 +165,18 @@ def _modelled(recipe: PretrainRecipe | FinetuneRecipe) -> Estimate:
     return Estimate(seconds, memory, basis)
 
 
+class _Bounded(Protocol):
+    """A study or a sweep."""
+
+    @property
+    def machine(self) -> StudyMachine: ...
+    def folder(self) -> Path: ...
+
+
 class Budget:
     """What a study may use up; asked before each run that would be started, in any process."""
 
-    def __init__(self, study: StudyRecipe, runs: Sequence[PlannedRun]) -> None:
+    def __init__(self, study: _Bounded, runs: Sequence[PlannedRun]) -> None:
         self.machine, self.folder, self.began = study.machine, study.folder(), time.time()
         self.folders = [run.folder for run in runs]
 

@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpse_dist.config import ConfigError
 from hpse_dist.draws import generator
 from hpse_dist.recipe import located
-from hpse_dist.report.runs import STOPPED, STOPPED_FILE
+from hpse_dist.report.meanings import METRICS
+from hpse_dist.report.runs import STOPPED, STOPPED_FILE, SWEEP_FILE
 from hpse_dist.report.tables import metric
 from hpse_dist.run_folder import write_text
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import PLANNED, StudyMachine, StudyRecipe, StudySource
 
-SWEEP_FILE = "sweep.json"
+RANKING = [name for name, what in METRICS.items() if what.better]
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class SweepRecipe:
             raise ValueError(f"samples must be at least 1, or null for all; found {self.samples}")
         if self.reduction < 2:
             raise ValueError(f"reduction must be at least 2, found {self.reduction}")
+        if not metric(self.metric).better:
+            raise ValueError(f"metric: {self.metric} ranks nothing; choose of {', '.join(RANKING)}")
         for key in self.space:
             if key in (*PLANNED, "steps") or key.startswith("machine."):
                 raise ValueError(
@@ -138,15 +142,15 @@ class SweepRecipe:
     def settings(self) -> list[dict[str, Any]]:
         """What is tried, the same for every source."""
         if self.samples is None:
-            grids = [one.grid() for one in self.space.values()]
-            return [
-                dict(zip(self.space, chosen, strict=True)) for chosen in itertools.product(*grids)
+            chosen = list(itertools.product(*(one.grid() for one in self.space.values())))
+        else:
+            draw = generator(self.seed, "sweep").random((self.samples, len(self.space)))
+            spaces = self.space.values()
+            chosen = [
+                tuple(one.draw(float(u)) for one, u in zip(spaces, row, strict=True))
+                for row in draw
             ]
-        draw = generator(self.seed, "sweep").random((self.samples, len(self.space)))
-        found = [
-            {key: one.draw(float(u)) for (key, one), u in zip(self.space.items(), row, strict=True)}
-            for row in draw
-        ]
+        found = [dict(zip(self.space, values, strict=True)) for values in chosen]
         return [one for i, one in enumerate(found) if one not in found[:i]]
 
     def as_study(self, name: str, settings: Sequence[Mapping[str, Any]]) -> list[StudyRecipe]:
@@ -180,6 +184,11 @@ def round_runs(
                 first[run.name] = run
             elif dict(run.settings) in [dict(one) for one in settings[run.source]]:
                 trials.append(run)
+    if len({run.folder for run in trials}) < len(trials):
+        raise ConfigError(
+            f"sweep {sweep.name}, space: two settings differ too little to have folders of their "
+            "own (six digits of a number are told apart); name values that are farther apart"
+        )
     return list(first.values()), trials
 
 
@@ -254,7 +263,13 @@ def write_trials(sweep: SweepRecipe, trials: Sequence[Trial]) -> Path:
         }
         for one in trials
     ]
-    document = {"metric": sweep.metric, "steps_saved": saved, "steps": whole, "trials": rows}
+    document = {
+        "metric": sweep.metric,
+        "rounds": list(sweep.rounds),
+        "steps_saved": saved,
+        "steps": whole,
+        "trials": rows,
+    }
     path = sweep.folder() / SWEEP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(document, indent=1))

@@ -12,15 +12,16 @@ from typing import Any
 
 from cluster.halving import Halving, evaluations
 from cluster.launch import connected
-from cluster.study import carry_out
-from cluster.sweep import Job, Outcome, sweep
+from cluster.study import carry_out, job
+from cluster.sweep import Outcome, sweep
 from hpse_dist.config import ConfigError, load
 from hpse_dist.draws import permutation
 from hpse_dist.recipe import FinetuneRecipe, load_checked
 from hpse_dist.report import write_report
+from hpse_dist.report.live import LivePage
 from hpse_dist.run_folder import check_folder
 from hpse_dist.study import PlannedRun, write_plan
-from hpse_dist.study_state import check_source, free_finished
+from hpse_dist.study_state import Budget, check_source, free_finished
 from hpse_dist.sweep import (
     SweepRecipe,
     Trial,
@@ -55,6 +56,10 @@ class _Sweep:
         self.metric = f"val/{recipe.metric}"
         self.runs: list[PlannedRun] = []  # of all rounds so far, pre-trainings among them
         self.failed: list[Outcome] = []
+        self.every: dict[str, list[Any]] = {name: recipe.settings() for name in recipe.sources}
+        self.planned = [self.plan(name, self.every) for name in recipe.rounds]  # all recipes hold
+        trials = [run for _, runs in self.planned for run in runs]
+        self.budget = Budget(recipe, trials)
 
     def plan(
         self, name: str, settings: Mapping[str, Sequence[Any]]
@@ -79,13 +84,17 @@ class _Sweep:
         self.runs += [run for run in (*first, *runs) if run.name not in known]
         study = self.recipe.as_study(name, self.recipe.settings()[:1])[0]
         write_plan(study, tuple(self.runs))
-        lost = {one.name: one for one in carry_out(first, study.folder(), debug=self.debug)}
-        for source in self.recipe.sources:
-            mine = [run for run in runs if run.source == source]
-            if missing := [lost[one] for run in mine for one in run.after if lost[one].error]:
-                self.failed += missing[:1]
-            elif mine:
-                self._tried(name, mine)
+        write_trials(self.recipe, self.trials())
+        with LivePage(study.folder()):
+            made = carry_out(first, study.folder(), refusal=self.budget.refusal, debug=self.debug)
+            lost = {one.name: one for one in made}
+            for source in self.recipe.sources:
+                mine = [run for run in runs if run.source == source]
+                if missing := [lost[one] for run in mine for one in run.after if lost[one].error]:
+                    self.failed += missing[:1]
+                elif mine:
+                    self._tried(name, mine)
+                    write_trials(self.recipe, self.trials())
         return self.trials(name)
 
     def _tried(self, name: str, runs: Sequence[PlannedRun]) -> None:
@@ -94,7 +103,7 @@ class _Sweep:
         mixed = permutation(self.recipe.seed, "sweep", 0, len(runs))
         runs = [runs[int(place)] for place in mixed]
         outcomes = sweep(
-            [Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps) for run in runs],
+            [job(run, self.budget.refusal) for run in runs],
             self.recipe.folder() / "ray",
             device=recipe.machine.device,
             at_once=self.recipe.machine.concurrent,
@@ -129,21 +138,19 @@ class _Sweep:
 def main(options: argparse.Namespace) -> None:
     recipe = load(SweepRecipe, options.recipe, options.overrides)
     under_way = _Sweep(recipe, options.debug)
-    settings: dict[str, list[Any]] = {name: recipe.settings() for name in recipe.sources}
-    rounds = list(recipe.rounds)
-    planned = [under_way.plan(name, settings) for name in rounds]  # every recipe holds
+    settings = under_way.every
     if options.plan:
-        _say_plan(recipe, planned[0])
+        _say_plan(recipe, under_way.planned[0])
         return
-    for _, runs in planned:
+    for _, runs in under_way.planned:
         load_checked(FinetuneRecipe, runs[0].path, runs[0].overrides)
     recipe.folder().mkdir(parents=True, exist_ok=True)
     with connected(debug=options.debug):
-        for name in rounds:
+        for name in recipe.rounds:
             tried = under_way.carry_out(name, settings)
-            write_trials(recipe, under_way.trials())
             settings = survivors(recipe, tried, recipe.rounds[name].keep)
-    free_finished(under_way.runs)
+    if recipe.machine.free_finished:
+        free_finished(under_way.runs)
     page = write_report(recipe.folder())
     _say_end(recipe, under_way, page)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from hpse_dist.report.breakdown import Breakdown
 from hpse_dist.report.figures import FAINT, INK, canvas, plain, to_svg
-from hpse_dist.report.learning import LabelStudy, Spread
+from hpse_dist.report.learning import LabelStudy, Sensitivity, Spread
 from hpse_dist.report.tables import metric
 
 
@@ -73,7 +74,8 @@ def spread_svg(found: Sequence[Spread], name: str, ink: Mapping[str, str]) -> st
         axes.plot(
             [values.min(), values.max()], [number, number], color=FAINT, linewidth=3, zorder=1
         )
-        axes.plot(values, np.full(len(values), number), "o", markersize=4.5, color=ink[row.source])
+        for value, hollow in zip(values, row.stopped or [False] * len(values), strict=True):
+            _dot(axes, value, number, ink[row.source], hollow)
         axes.plot(float(np.median(values)), number, "|", markersize=13, color=INK)
     axes.set_yticks(range(len(found)), [plain(row.source) for row in reversed(found)])
     axes.set_ylim(-0.6, len(found) - 0.4)
@@ -82,6 +84,32 @@ def spread_svg(found: Sequence[Spread], name: str, ink: Mapping[str, str]) -> st
     axes.set_xlabel(plain(f"{what.label}{f' ({what.unit})' if what.unit else ''}"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return to_svg(figure, f"{what.label} over the grid")
+
+
+def sensitivity_svg(found: Sensitivity, name: str, ink: Mapping[str, str]) -> str:
+    """A dot for each setting tried over one hyper-parameter, and a line through the best at each
+    value; hollow dots were stopped early."""
+    figure, axes = canvas()
+    what = metric(name)
+    for row in found.rows:
+        best: dict[float, float] = {}
+        for place, value, hollow in zip(row.places, row.values, row.stopped, strict=True):
+            at = float(place[found.key])
+            best.setdefault(at, value)  # they come best first
+            _dot(axes, at, value, ink[row.source], hollow)
+        line = sorted(best.items())
+        axes.plot(*zip(*line, strict=True), color=ink[row.source], linewidth=1.2, alpha=0.6)
+    if found.logarithmic:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(plain(found.key.rpartition(".")[2].replace("_", " ")))
+    axes.set_ylabel(plain(f"{what.label}{f' ({what.unit})' if what.unit else ''}"))
+    return to_svg(figure, f"{what.label} over {found.key}")
+
+
+def _dot(axes: Any, x: float, y: float, colour: str, hollow: bool) -> None:
+    axes.plot(x, y, "o", markersize=4.5, color=colour, fillstyle="none" if hollow else "full")
 
 
 def _limit(axes: object, means: Sequence[float]) -> None:

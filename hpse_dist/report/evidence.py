@@ -13,12 +13,14 @@ from hpse_dist.report.breakdown import breakdowns
 from hpse_dist.report.learning import (
     NEAR,
     LabelCurve,
+    Sensitivity,
     convergence,
     label_studies,
+    sensitivities,
     spreads,
 )
 from hpse_dist.report.overview import cell_name
-from hpse_dist.report.runs import Run, Study
+from hpse_dist.report.runs import STOPPED, Run, Study
 from hpse_dist.report.statistics import Interval
 from hpse_dist.report.tables import TaskTable, best_settings, figure, metric, spoken
 
@@ -180,19 +182,28 @@ def settings(study: Study, tables: Sequence[TaskTable], ink: Ink) -> list[dict[s
     for table in tables:
         rows = spreads(study, table)
         if rows:
-            what = metric(table.ranked_by)
+            what, over = metric(table.ranked_by), sensitivities(rows)
             groups.append(
                 {
                     "heading": cell_name(table, tables),
+                    "stopped": _stopped(study, table),
+                    "edges": _edges(over),
+                    "legend": [(row.source, ink[row.source]) for row in rows],
                     "svg": Markup(drawings.spread_svg(rows, table.ranked_by, ink)),
-                    "metric": what.label,
+                    "over": [
+                        {
+                            "caption": f"{what.label} over {_last(found.key)}",
+                            "svg": Markup(drawings.sensitivity_svg(found, table.ranked_by, ink)),
+                        }
+                        for found in over
+                    ],
                     "rows": [
                         (
                             row.source,
-                            figure(row.values[0], what),
+                            figure(row.values[row.best], what),
                             figure(_median(row.values), what),
                             figure(row.values[-1], what),
-                            row.settings[0],
+                            row.settings[row.best],
                             len(row.values),
                         )
                         for row in rows
@@ -200,6 +211,37 @@ def settings(study: Study, tables: Sequence[TaskTable], ink: Ink) -> list[dict[s
                 }
             )
     return groups
+
+
+def _stopped(study: Study, table: TaskTable) -> str:
+    """What stopping losers early has saved in a round of a sweep."""
+    base = next(run.base_task for run in study.runs if run.task == table.task)
+    runs = [run for run in study.runs if run.base_task == base]
+    early = [run for run in runs if run.state == STOPPED]
+    if not study.rounds:
+        return ""
+    saved = sum(run.planned_steps - run.steps for run in early)
+    whole = sum(run.planned_steps for run in runs)
+    return (
+        f"{len(early)} of {len(runs)} trials were stopped early, which saved {saved:,} of "
+        f"{whole:,} steps ({100 * saved / max(whole, 1):.0f} %)."
+    )
+
+
+def _edges(found: Sequence[Sensitivity]) -> str:
+    """Which sources were best at the end of what was tried, so that more might be better."""
+    told = [
+        f"{row.source}’s best {_last(each.key)}, {each.best_at(row):g}"
+        for each in found
+        for row in each.rows
+        if each.at_edge(row)
+    ]
+    ends = "lies at an end" if len(told) == 1 else "lie at ends"
+    return f"{', '.join(told)}, {ends} of the values tried: widen them." if told else ""
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2].replace("_", " ")
 
 
 def _median(values: Sequence[float]) -> float:

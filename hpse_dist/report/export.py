@@ -210,10 +210,13 @@ def csv_rows(study: Study) -> dict[str, Rows]:
                 "settings": text,
                 "mean": value,
                 "rank": rank,
+                **({"stopped_early": early} if study.rounds else {}),
             }
             for table in tables
             for row in spreads(study, table)
-            for rank, (text, value) in enumerate(zip(row.settings, row.values, strict=True), 1)
+            for rank, (text, value, early) in enumerate(
+                zip(row.settings, row.values, row.stopped, strict=True), 1
+            )
         ],
         "conditions": [
             {

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hpse_dist import __version__
+from hpse_dist.report.accounts import Spent, spent, together
 from hpse_dist.report.meanings import protocol_text
 from hpse_dist.report.runs import Run, Study
 from hpse_dist.report.tables import TaskTable, costs, metric, spoken
@@ -54,7 +55,43 @@ def cost(study: Study) -> dict[str, Any]:
             for row in rows
         ],
         "note": _energy_note(study),
+        "accounts": accounts(study),
     }
+
+
+def accounts(study: Study) -> dict[str, Any] | None:
+    """Effective training time, restarts by cause and lost work, of each run and of all."""
+    found = spent(study)
+    if not found:
+        return None
+    whole = together(found)
+    again = whole.starts - len(found)
+    text = f"{100 * whole.effective:.0f} % of the {duration(whole.wall_s)} that runs took went "
+    text += "into steps that count; the rest is starting, evaluations, checkpoints and what was "
+    text += "lost. "
+    if again:
+        text += f"{again} restart{'s' if again > 1 else ''} ({whole.causes}) lost "
+        text += f"{whole.lost_steps:,} steps, {duration(whole.lost_s)} of training."
+    else:
+        text += "No run had to be started again."
+    return {"sentence": text, "rows": [_account(one) for one in _with_whole(found, whole)]}
+
+
+def _with_whole(found: Sequence[Spent], whole: Spent) -> list[Spent]:
+    return [whole, *found] if len(found) > 1 else list(found)
+
+
+def _account(one: Spent) -> tuple[str, ...]:
+    return (
+        one.name,
+        f"{100 * one.effective:.0f} %",
+        duration(one.wall_s),
+        f"{one.starts}",
+        one.causes or "–",
+        f"{one.lost_steps:,}",
+        duration(one.lost_s) if one.lost_steps else "–",
+        duration(one.recover_s),
+    )
 
 
 def _spent(runs: Sequence[Run]) -> str:

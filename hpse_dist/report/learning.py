@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from hpse_dist.report.runs import Run, Study
+from hpse_dist.report.runs import STOPPED, Run, Study
 from hpse_dist.report.statistics import (
     Interval,
     LabelsNeeded,
@@ -171,6 +172,44 @@ class Spread:
     source: str
     settings: tuple[str, ...]
     values: tuple[float, ...]
+    stopped: tuple[bool, ...] = ()
+    """Which of them a sweep stopped early: their values are of the step that they had come to."""
+    places: tuple[Mapping[str, Any], ...] = ()
+    """The settings as keys and values."""
+
+    @property
+    def best(self) -> int:
+        """The place of the best that went to its end."""
+        return self.stopped.index(False) if False in self.stopped else 0
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How the figure hangs on one hyper-parameter, with all the others as they came."""
+
+    key: str
+    logarithmic: bool
+    rows: tuple[Spread, ...]
+
+    def best_at(self, row: Spread) -> float:
+        return float(row.places[row.best][self.key])
+
+    def at_edge(self, row: Spread) -> bool:
+        """Whether the best of at least three values is the lowest or the highest tried."""
+        tried = {float(place[self.key]) for place in row.places}
+        return len(tried) > 2 and self.best_at(row) in (min(tried), max(tried))
+
+
+def sensitivities(rows: Sequence[Spread]) -> list[Sensitivity]:
+    """One for each hyper-parameter that is a number and was given two values or more."""
+    found = []
+    for key in rows[0].places[0] if rows and rows[0].places else ():
+        values = {place[key] for row in rows for place in row.places}
+        numbers = [float(v) for v in values if isinstance(v, (int, float)) and v is not True]
+        if len(numbers) == len(values) > 1:
+            wide = min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
+            found.append(Sensitivity(key, wide, tuple(rows)))
+    return found
 
 
 def spreads(study: Study, table: TaskTable) -> list[Spread]:
@@ -184,6 +223,16 @@ def spreads(study: Study, table: TaskTable) -> list[Spread]:
             text: interval(_finals(seeds, table.ranked_by).values()).mean
             for text, seeds in found.items()
         }
-        order = sorted(means, key=lambda text: sign * means[text])
-        rows.append(Spread(row.source, tuple(order), tuple(means[text] for text in order)))
+        known = [text for text in means if math.isfinite(means[text])]
+        order = sorted(known, key=lambda text: sign * means[text])
+        runs_of = [list(found[text].values()) for text in order]
+        rows.append(
+            Spread(
+                row.source,
+                tuple(order),
+                tuple(means[text] for text in order),
+                tuple(any(run.state == STOPPED for run in mine) for mine in runs_of),
+                tuple(mine[0].settings for mine in runs_of),
+            )
+        )
     return rows if any(len(row.values) > 1 for row in rows) else []

@@ -76,7 +76,10 @@ class Overview:
 
 
 def overview(study: Study, tables: Sequence[TaskTable]) -> Overview | None:
-    """None where there is no baseline to compare with, or one source only."""
+    """None where there is no baseline to compare with, or one source only; a sweep's rounds are no
+    tasks to average over."""
+    if study.rounds:
+        return None
     ranked = tuple(t for t in tables if metric(t.ranked_by).better and t.baseline)
     sources = list(dict.fromkeys(row.source for table in ranked for row in table.rows))
     if len(sources) < 2:

@@ -52,7 +52,7 @@ def render(study: Study) -> str:
     sentence = _gain_sentence(gains(study))
     context: dict[str, Any] = {
         "title": study.name,
-        "kicker": "Study report" if len(study.runs) > 1 else "Run report",
+        "kicker": _kicker(study),
         "answers": answers if tables or not sentence else [sentence],
         "progress": results.progress(study),
         "leaks": leak_warnings(study),
@@ -61,6 +61,7 @@ def render(study: Study) -> str:
         "footing": results.FOOTING,
         "labels": evidence.labels(study, tables, ink),
         "curves": evidence.curves(study, tables, ink),
+        "rounds": study.rounds,
         "settings": evidence.settings(study, tables, ink),
         "errors": evidence.errors(study, tables, ink),
         "people": people,
@@ -82,6 +83,12 @@ def render(study: Study) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(context)
+
+
+def _kicker(study: Study) -> str:
+    return (
+        "Sweep report" if study.rounds else "Study report" if len(study.runs) > 1 else "Run report"
+    )
 
 
 def _people(

@@ -33,7 +33,7 @@ def answers(study: Study, tables: Sequence[TaskTable], whole: Overview | None) -
     if whole is not None and whole.cells > 1:
         return headline(whole, len(study.missing()))
     if tables:
-        return [answer(table) for table in tables]
+        return [answer(table) for table in (tables[:1] if study.rounds else tables)]
     return ["No run of this study is done yet." if study.missing() else "No held-out figures."]
 
 
@@ -199,7 +199,7 @@ def _note(table: TaskTable, run: Run) -> str:
         text += f", their intervals over {over(against)}"
     if any(row.settings for row in table.rows):
         text += (
-            ". Of each source the best settings of the grid are shown, chosen on these same "
-            "subjects, which flatters all of them alike"
+            ". Of each source the best settings tried are shown, chosen on these same subjects, "
+            "which flatters all of them alike"
         )
     return f"{text}."

@@ -14,6 +14,7 @@ from typing import Any
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
 STARTS_FILE = "starts.json"
+SWEEP_FILE = "sweep.json"
 STOPPED_FILE = "stopped_early.json"
 STOPPED = "stopped early"
 QUIET_S = 600  # no line for so long: the run was stopped, or its machine was
@@ -34,7 +35,7 @@ class Run:
     steps: int = 0
     global_batch: int = 0
     state: str = ""
-    """done, running, stopped, failed or waiting."""
+    """done, stopped early (by a sweep), running, stopped, failed or waiting."""
     trouble: str = ""
     """Why it failed, or what it waits for."""
     planned_steps: int = 0
@@ -50,6 +51,8 @@ class Run:
     seconds: float | None = None
     samples_per_s: float | None = None
     world_size: int | None = None
+    account: Mapping[str, Any] = field(default_factory=dict)
+    """Where its time went, over all its starts; empty while the run is not done."""
     recipe_hash: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     protocol: str = ""
@@ -73,6 +76,8 @@ class Study:
     name: str
     runs: tuple[Run, ...]
     baseline: str = ""
+    rounds: tuple[str, ...] = ()
+    """Of a sweep, in order: the last decides, the earlier ones chose what goes into it."""
 
     def of_kind(self, kind: str) -> list[Run]:
         return [run for run in self.runs if run.kind == kind]
@@ -90,7 +95,8 @@ def read_study(folder: Path) -> Study:
     if plan_path.is_file():
         plan = _json(plan_path)
         runs = tuple(read_run(_place(folder, row["folder"]), row) for row in plan["runs"])
-        return Study(str(plan["study"]), runs, str(plan.get("baseline", "")))
+        rounds = tuple(_json(folder / SWEEP_FILE)["rounds"]) if _is_sweep(folder) else ()
+        return Study(str(plan["study"]), runs, str(plan.get("baseline", "")), rounds)
     if is_run(folder):
         return Study(folder.resolve().name, (read_run(folder),))
     runs = tuple(read_run(path) for path in sorted(folder.iterdir()) if is_run(path))
@@ -100,6 +106,10 @@ def read_study(folder: Path) -> Study:
             "in it is a run"
         )
     return Study(folder.resolve().name, runs)
+
+
+def _is_sweep(folder: Path) -> bool:
+    return (folder / SWEEP_FILE).is_file()
 
 
 def is_run(folder: Path) -> bool:
@@ -140,6 +150,7 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
         seconds=report.get("seconds"),
         samples_per_s=report.get("samples_per_s"),
         world_size=report.get("world_size"),
+        account=report.get("account", {}),
         recipe_hash=str(report.get("recipe_hash", "")),
         metrics=_numbers(report.get("metrics", {})) if done else {},
         protocol=str(report.get("protocol", "")),

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hpse_dist.report import accounts
 from hpse_dist.report.examples import Comparison, compare
 from hpse_dist.report.meanings import METRICS, Metric, protocol_named
-from hpse_dist.report.runs import Run, Study
+from hpse_dist.report.runs import STOPPED, Run, Study
 from hpse_dist.report.statistics import LEVEL, Interval, holm, interval
 
 
@@ -58,9 +59,13 @@ def task_tables(study: Study) -> list[TaskTable]:
     """One table for each task with finished runs, and for each protocol: two never share one."""
     runs = judged(study)
     keys = dict.fromkeys((run.task, run.protocol) for run in runs)
-    return [
+    tables = [
         _task_table([run for run in runs if (run.task, run.protocol) == key], study) for key in keys
     ]
+    if study.rounds:  # the last round decides, so it comes first
+        place = {run.task: study.rounds.index(run.base_task) for run in runs}
+        tables.sort(key=lambda table: -place[table.task])
+    return tables
 
 
 def judged(study: Study) -> list[Run]:
@@ -128,8 +133,10 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def best_settings(runs: Sequence[Run], name: str) -> dict[int, Run]:
-    """The runs by seed of the point of the grid with the best mean, among those of most seeds."""
-    found = list(by_settings(runs).values())
+    """The runs by seed of the point of the grid with the best mean, among those of most seeds; one
+    that a sweep stopped early only where none went to its end."""
+    ended = [run for run in runs if run.state != STOPPED]
+    found = list(by_settings(ended or runs).values())
     most = max(len(seeds) for seeds in found)
     sign = -1.0 if metric(name).better == "higher" else 1.0
 
@@ -248,6 +255,7 @@ def costs(study: Study) -> list[dict[str, Any]]:
     """What every run took; `share` is its part of all worker-seconds."""
     spent = [(run.seconds or 0.0) * (run.world_size or 1) for run in study.runs]
     whole = sum(spent)
+    known = {one.name: one for one in accounts.spent(study)}
     return [
         {
             "run": run.name,
@@ -268,6 +276,19 @@ def costs(study: Study) -> list[dict[str, Any]]:
             "gpu_joules": run.cost.get("gpu_joules"),
             "share": part / whole if whole else 0.0,
             "done": run.done,
+            **_account(known.get(run.name)),
         }
         for run, part in zip(study.runs, spent, strict=True)
     ]
+
+
+def _account(one: accounts.Spent | None) -> dict[str, Any]:
+    """Columns of what restarts have cost; empty for a run that kept no account."""
+    return {
+        "effective": one.effective if one else None,
+        "starts": one.starts if one else None,
+        "ended_before": one.causes if one else None,
+        "lost_steps": one.lost_steps if one else None,
+        "lost_seconds": one.lost_s if one else None,
+        "worst_recovery_seconds": one.recover_s if one else None,
+    }

@@ -59,7 +59,8 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
 def planted(recipe: dict[str, Any], world: World, folder: Path) -> None:
     """Learn towards an error that depends on the learning rate; 1e-3 is best. Goes on from its log.
 
-    recipe: lr, steps, every (steps between evaluations), pause_s; die_at: SIGKILL there, once.
+    recipe: lr, steps, every (steps between evaluations); die_at: SIGKILL there, once; wait_at: wait
+    after that step to be stopped, for a minute or two, then go on.
     """
     log = folder / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -72,7 +73,8 @@ def planted(recipe: dict[str, Any], world: World, folder: Path) -> None:
             row["val/error"] = abs(math.log10(recipe["lr"]) + 3) + 1 / step
         with log.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        time.sleep(recipe.get("pause_s", 0.0))
+        if step == recipe.get("wait_at"):
+            time.sleep(100.0)
     (folder / "DONE").touch()
 
 

@@ -1,4 +1,8 @@
-"""ASHA over real Ray trials: a planted best is found, losers stop early, and all of it goes on."""
+"""ASHA over real Ray trials: a planted best is found, losers stop early, and all of it goes on.
+
+One trial at a time, and a loser waits at its first look until it is stopped: nothing hangs on how
+fast the machine is.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 ROOT = Path(__file__).parents[2]
-STEPS, EVERY, BEST = 36, 4, 1e-3
-RATES = (1e-3, 1e-5, 1e-4, 1e-1, 3e-3, 1e-2)  # the first to come is never stopped: let it be best
+STEPS, EVERY, BEST = 12, 4, 1e-3
 HALVING = Halving("val/error", True, EVERY, STEPS, reduction=3)
 
 
@@ -37,41 +40,42 @@ def cluster() -> Iterator[None]:
         os.environ.update(before)
 
 
-def jobs(folder: Path, **changes: object) -> list[Job]:
-    made = []
-    for rate in RATES:
-        recipe = {"lr": rate, "steps": STEPS, "every": EVERY, "pause_s": 0.1} | changes
-        name = f"lr{rate:g}"
-        made.append(Job(name, "tests.cluster.targets:planted", recipe, folder / name, STEPS))
-    return made
+def job(folder: Path, rate: float, **changes: object) -> Job:
+    recipe = {"lr": rate, "steps": STEPS, "every": EVERY} | changes
+    name = f"lr{rate:g}"
+    return Job(name, "tests.cluster.targets:planted", recipe, folder / name, STEPS)
 
 
-def reached(job: Job) -> int:
-    return evaluations(job.folder, "val/error")[-1][0]
+def logged(job: Job) -> list[int]:
+    lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
 
 
 def test_a_planted_best_is_found_and_losers_stop_early(cluster: None, tmp_path: Path) -> None:
-    tried = jobs(tmp_path, die_at=9)  # each process that comes so far dies there once
-    outcomes = sweep(tried, tmp_path / "ray", at_once=2, halving=HALVING, progress=False)
-    assert [one.error for one in outcomes] == [None] * len(RATES)
-    best = tried[RATES.index(BEST)]
-    assert is_done(best.folder)
-    stopped = [job for job in tried if (job.folder / STOPPED_FILE).is_file()]
-    assert len(stopped) >= 3 and all(not is_done(job.folder) for job in stopped)
-    saved = sum(STEPS - reached(job) for job in stopped)
-    assert saved >= len(RATES) * STEPS / 4
-    run = read_run(stopped[0].folder)
-    assert run.state == STOPPED and run.done and run.metrics["error"] > 0.1
-    assert run.steps == reached(stopped[0])
+    first = job(tmp_path, 1e-4)  # nobody came before it, so it goes to its end
+    best = job(tmp_path, BEST, die_at=9)  # its process dies there once
+    losers = [job(tmp_path, rate, wait_at=EVERY) for rate in (1e-1, 1e-6)]
+    tried = [first, best, losers[0]]
+    records = tmp_path / "ray"
+    outcomes = sweep(tried, records, at_once=1, halving=HALVING, progress=False)
+    assert [one.error for one in outcomes] == [None] * 3
+    ended = {one.name: evaluations(one.folder, "val/error") for one in tried if is_done(one.folder)}
+    assert min(ended, key=lambda name: ended[name][-1][1]) == best.name and len(ended) == 2
+    assert logged(best) == list(range(1, STEPS + 1))  # on from where it had died
+    run = read_run(losers[0].folder)
+    assert run.state == STOPPED and run.done and run.steps == EVERY
+    assert run.metrics["error"] > 2
 
-    # interrupted: one trial had not ended, the others have; they are not run again
+    # interrupted: the best had not ended; what the others had come to is not forgotten
     (best.folder / "DONE").unlink()
     log = best.folder / "metrics.jsonl"
-    log.write_text("\n".join(log.read_text().splitlines()[:20]) + "\n")
-    again = sweep(tried, tmp_path / "ray", at_once=2, halving=HALVING, progress=False)
-    assert all(has_ended(job.folder) for job in tried)
-    assert [one.name for one in again if not one.skipped] == [best.name]
-    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert steps == list(range(1, STEPS + 1))  # it went on after its twentieth
-    assert not any(is_done(job.folder) for job in stopped)
-    assert all(one.skipped for one in sweep(tried, tmp_path / "ray", halving=HALVING))
+    log.write_text("\n".join(log.read_text().splitlines()[:10]) + "\n")
+    again = sweep([*tried, losers[1]], records, at_once=1, halving=HALVING, progress=False)
+    assert [one.name for one in again if not one.skipped] == [best.name, losers[1].name]
+    assert is_done(best.folder) and logged(best) == list(range(1, STEPS + 1))
+    for loser in losers:
+        assert (loser.folder / STOPPED_FILE).is_file() and not is_done(loser.folder)
+        assert logged(loser) == list(range(1, EVERY + 1))
+    assert all(has_ended(one.folder) for one in (*tried, *losers))
+    assert all(one.skipped for one in sweep(tried, records, halving=HALVING))
+    assert not records.exists()  # Tune's own records are passing ones

@@ -231,3 +231,44 @@ def _panel(path: Path, rng: np.random.Generator) -> None:
             draw.line((x + 80, y + 98, x + 62, y + 150), fill=ink, width=10)
             draw.line((x + 80, y + 98, x + 98, y + 150), fill=ink, width=10)
     sheet.save(path)
+
+
+def make_sweep(folder: Path) -> Path:
+    """Two sources, three learning rates: a probe of all of them, of which the worst is stopped
+    early with a flattering figure, and the best of each source end to end."""
+    rows = []
+    for source, best in (("random", 1e-2), ("completion", 1e-3)):
+        for task, rates in (("probe", (1e-4, 1e-3, 1e-2)), ("end_to_end", (best,))):
+            for lr in rates:
+                early = task == "probe" and lr == 1e-4
+                error = 50.0 if early else 60.0 + (0 if lr == best else 8) - 9 * (task != "probe")
+                name = f"{source}-{task}-lr{lr:g}"
+                run = make_finetuning(folder / name, source, 0, error)
+                _account(run, task, early, killed=name == "random-probe-lr0.01")
+                row = plan_row(folder, name, "finetune", source, task, 0)
+                rows.append(row | {"steps": 400, "settings": {"optim.lr": lr}})
+    plan = {"study": "tried", "baseline": "random", "runs": rows}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "sweep.json").write_text(json.dumps({"rounds": ["probe", "end_to_end"]}))
+    return folder
+
+
+def _account(folder: Path, task: str, early: bool, killed: bool) -> None:
+    """Of a hundred seconds eighty in steps; one that was killed has lost forty of 400 steps."""
+    report = json.loads((folder / "report.json").read_text())
+    report |= {"task": task, "label_fraction": 0.1 if task == "probe" else 1.0}
+    report["account"] = {
+        "effective": 0.8,
+        "useful_s": 80.0,
+        "wall_s": 100.0,
+        "starts": 2 if killed else 1,
+        "ended": {"killed": 1} if killed else {},
+        "lost_steps": 40 if killed else 0,
+        "recover_s": {"median": 9.0, "worst": 9.0} if killed else {"median": None, "worst": None},
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    if early:
+        del report["account"]
+        (folder / "stopped_early.json").write_text(json.dumps(report | {"steps": 100}))
+        for name in ("report.json", "DONE"):
+            (folder / name).unlink()
