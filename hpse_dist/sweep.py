@@ -27,6 +27,7 @@ from hpse_dist.run_folder import write_text
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import PLANNED, StudyMachine, StudyRecipe, StudySource
 
+UNFINISHED = "unfinished"
 RANKING = [name for name, what in METRICS.items() if what.better]
 
 
@@ -213,7 +214,7 @@ def trial(run: PlannedRun, history: Sequence[tuple[int, float]]) -> Trial:
     """A run with its evaluations (step, value)."""
     ended = (run.folder / "DONE").is_file()
     early = (run.folder / STOPPED_FILE).is_file()
-    state = "done" if ended else STOPPED if early else "unfinished"
+    state = "done" if ended else STOPPED if early else UNFINISHED
     step, value = history[-1] if history else (0, math.nan)
     step = run.recipe.steps if ended else step
     return Trial(
@@ -230,11 +231,12 @@ def trial(run: PlannedRun, history: Sequence[tuple[int, float]]) -> Trial:
 
 
 def survivors(sweep: SweepRecipe, trials: Sequence[Trial], keep: int) -> dict[str, list[Any]]:
-    """Each source's best settings, of runs that went to their end."""
+    """Each source's best settings: of runs that went to their end, then of those that were stopped
+    last, as a run that was stopped at a later look had beaten more of the others."""
     sign = 1.0 if sweep.lower_is_better() else -1.0
     found: dict[str, list[Any]] = {source: [] for source in sweep.sources}
-    ended = [one for one in trials if one.state == "done" and math.isfinite(one.value)]
-    for one in sorted(ended, key=lambda one: sign * one.value):
+    known = [one for one in trials if one.state != UNFINISHED and math.isfinite(one.value)]
+    for one in sorted(known, key=lambda one: (-one.step, sign * one.value)):
         if len(found[one.source]) < keep:
             found[one.source].append(dict(one.settings))
     return found

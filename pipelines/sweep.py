@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.halving import Halving, evaluations
+from cluster.halving import Halving, evaluations, has_ended
 from cluster.launch import connected
 from cluster.study import carry_out, job
 from cluster.sweep import Outcome, sweep
@@ -56,6 +57,7 @@ class _Sweep:
         self.metric = f"val/{recipe.metric}"
         self.runs: list[PlannedRun] = []  # of all rounds so far, pre-trainings among them
         self.failed: list[Outcome] = []
+        self.ray = contextlib.ExitStack()
         self.every: dict[str, list[Any]] = {name: recipe.settings() for name in recipe.sources}
         self.planned = [self.plan(name, self.every) for name in recipe.rounds]  # all recipes hold
         trials = [run for _, runs in self.planned for run in runs]
@@ -85,6 +87,8 @@ class _Sweep:
         study = self.recipe.as_study(name, self.recipe.settings()[:1])[0]
         write_plan(study, tuple(self.runs))
         write_trials(self.recipe, self.trials())
+        if not all(has_ended(run.folder) for run in (*first, *runs)):
+            self.ray.enter_context(connected(debug=self.debug))  # once; until the sweep's end
         with LivePage(study.folder()):
             made = carry_out(first, study.folder(), refusal=self.budget.refusal, debug=self.debug)
             lost = {one.name: one for one in made}
@@ -145,7 +149,7 @@ def main(options: argparse.Namespace) -> None:
     for _, runs in under_way.planned:
         load_checked(FinetuneRecipe, runs[0].path, runs[0].overrides)
     recipe.folder().mkdir(parents=True, exist_ok=True)
-    with connected(debug=options.debug):
+    with under_way.ray:
         for name in recipe.rounds:
             tried = under_way.carry_out(name, settings)
             settings = survivors(recipe, tried, recipe.rounds[name].keep)

@@ -65,7 +65,7 @@ def test_drawn_settings_are_of_the_seed_and_within_the_space(tmp_path: Path) -> 
     assert 5 <= below <= 15  # half of the range on a logarithmic scale
 
 
-def test_the_best_of_each_source_go_on_and_the_stopped_do_not(tmp_path: Path) -> None:
+def test_the_best_of_each_source_go_on_and_what_was_stopped_only_after_them(tmp_path: Path) -> None:
     sweep = recipe(tmp_path)
     trials = [
         made("random", 1e-4, 30.0),
@@ -74,6 +74,7 @@ def test_the_best_of_each_source_go_on_and_the_stopped_do_not(tmp_path: Path) ->
         made("completion", 1e-3, math.nan),
         made("completion", 1e-2, 12.0),
     ]
+    assert survivors(sweep, trials, 4)["random"] == [{"optim.lr": lr} for lr in (1e-3, 1e-4, 1e-2)]
     kept = survivors(sweep, trials, 1)
     assert kept == {"random": [{"optim.lr": 1e-3}], "completion": [{"optim.lr": 1e-2}]}
     document = json.loads(write_trials(sweep, trials).read_text())
