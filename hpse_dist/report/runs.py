@@ -78,6 +78,8 @@ class Study:
     baseline: str = ""
     rounds: tuple[str, ...] = ()
     """Of a sweep, in order: the last decides, the earlier ones chose what goes into it."""
+    metric: str = ""
+    """What a sweep judged its settings by; it ranks its tables."""
 
     def of_kind(self, kind: str) -> list[Run]:
         return [run for run in self.runs if run.kind == kind]
@@ -95,8 +97,14 @@ def read_study(folder: Path) -> Study:
     if plan_path.is_file():
         plan = _json(plan_path)
         runs = tuple(read_run(_place(folder, row["folder"]), row) for row in plan["runs"])
-        rounds = tuple(_json(folder / SWEEP_FILE)["rounds"]) if _is_sweep(folder) else ()
-        return Study(str(plan["study"]), runs, str(plan.get("baseline", "")), rounds)
+        sweep = _json(folder / SWEEP_FILE) if (folder / SWEEP_FILE).is_file() else {}
+        return Study(
+            str(plan["study"]),
+            runs,
+            str(plan.get("baseline", "")),
+            tuple(sweep.get("rounds", ())),
+            str(sweep.get("metric", "")),
+        )
     if is_run(folder):
         return Study(folder.resolve().name, (read_run(folder),))
     runs = tuple(read_run(path) for path in sorted(folder.iterdir()) if is_run(path))
@@ -106,10 +114,6 @@ def read_study(folder: Path) -> Study:
             "in it is a run"
         )
     return Study(folder.resolve().name, runs)
-
-
-def _is_sweep(folder: Path) -> bool:
-    return (folder / SWEEP_FILE).is_file()
 
 
 def is_run(folder: Path) -> bool:

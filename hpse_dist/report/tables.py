@@ -91,6 +91,8 @@ def _task_table(runs: Sequence[Run], study: Study) -> TaskTable:
             "numbers cannot stand in one column"
         )
     names = _ordered_metrics(runs)
+    if study.metric in names:
+        names = (study.metric, *(name for name in names if name != study.metric))
     first = names[0]
     best = {
         source: best_settings([run for run in runs if run.source == source], first)

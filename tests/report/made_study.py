@@ -249,7 +249,9 @@ def make_sweep(folder: Path) -> Path:
                 rows.append(row | {"steps": 400, "settings": {"optim.lr": lr}})
     plan = {"study": "tried", "baseline": "random", "runs": rows}
     (folder / "plan.json").write_text(json.dumps(plan))
-    (folder / "sweep.json").write_text(json.dumps({"rounds": ["probe", "end_to_end"]}))
+    (folder / "sweep.json").write_text(
+        json.dumps({"rounds": ["probe", "end_to_end"], "metric": "mpjpe"})
+    )
     return folder
 
 
