@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.data_workers import DataWorkers, hiring
 from cluster.guardian import guarded
 from cluster.inside import hush, read_authentication_again
 from cluster.progress import ProgressBar, RunWatch
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 300.0  # how long workers of an existing cluster may take to find room
 LOST_TIMEOUT_S = 60.0  # how long a lost machine may take to come back before fewer go on
-OBJECT_STORE_BYTES = 128 << 20  # nothing large travels through Ray; its default is 30 % of memory
+OBJECT_STORE_BYTES = 128 << 20  # for all but data workers, whose batches get Ray's 30 % of memory
 POLL_S = 0.5
 SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing reaches the network
@@ -101,11 +102,12 @@ def _has_token() -> bool:
 
 
 @contextlib.contextmanager
-def connected(*, debug: bool = False) -> Iterator[Cluster]:
+def connected(*, debug: bool = False, batches: bool = False) -> Iterator[Cluster]:
     """A connection to the cluster that RAY_ADDRESS names, as in a Ray job, or to one of our own.
 
     Inside another `connected` block, or with Ray already started, that connection is used. Our own
-    cluster asks for a token that only this process tree has, and ends with the block.
+    cluster asks for a token that only this process tree has, and ends with the block; its object
+    store is large where `batches` are to travel through it.
     """
     prepare_environment()
     import ray
@@ -128,7 +130,7 @@ def connected(*, debug: bool = False) -> Iterator[Cluster]:
         options = {
             "address": "local",
             "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
+            "object_store_memory": None if batches else OBJECT_STORE_BYTES,
         }
     if not debug:
         hush()
@@ -174,6 +176,7 @@ def launch(
     device: str = "cpu",
     cpus_per_worker: float | None = None,
     loader_threads: int = 1,
+    data_workers: int = 0,
     steps: int | None = None,
     max_failures: int = 3,
     progress: bool = True,
@@ -183,7 +186,8 @@ def launch(
 
     target: `module:function`; recipe: anything that pickles; steps: the bar's length; device: auto
     and cuda give each worker a GPU; cpus_per_worker: None shares the machines evenly; fewer:
-    numbers of workers that will do when machines are lost, most first.
+    numbers of workers that will do when machines are lost, most first; data_workers: of each
+    worker, which the target gets by its argument `hire`.
     Crashed or hung workers are started again, all of them, up to `max_failures` times, and go on
     from what the run folder holds. Raises ValueError (ConfigError) for what trying again cannot
     heal, in a worker's own words; ChildProcessError when workers kept crashing; TimeoutError when
@@ -191,13 +195,14 @@ def launch(
     """
     folder = Path(folder).absolute()
     forget_final(folder)
-    with connected(debug=debug) as cluster:
+    with connected(debug=debug, batches=data_workers > 0) as cluster:
         gpus = gpus_for(device, cluster.nodes)
         for need, patience_s in _needs(cluster, (workers, *fewer), gpus, cpus_per_worker):
-            crowded = crowding(need, loader_threads)
+            hire = hiring(need, data_workers, cluster.nodes)
+            crowded = crowding(need, loader_threads) if hire is None else None
             if crowded:
                 logger.warning(crowded)
-            job = _Job(target, recipe, folder, need, patience_s, max_failures, debug)
+            job = _Job(target, recipe, folder, need, patience_s, max_failures, debug, hire)
             _watch(job, RunWatch(folder), steps, progress)
             if not job.found_no_room():
                 break
@@ -253,11 +258,12 @@ class _Job(threading.Thread):
         patience_s: float,
         max_failures: int,
         debug: bool,
+        hire: DataWorkers | None,
     ) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.target, self.recipe, self.folder = target, recipe, folder
         self.need, self.patience_s = need, patience_s
-        self.max_failures, self.debug = max_failures, debug
+        self.max_failures, self.debug, self.hire = max_failures, debug, hire
         self.name_in_ray = f"start-{uuid.uuid4().hex[:12]}"
         self.error: BaseException | None = None
 
@@ -298,6 +304,7 @@ class _Job(threading.Thread):
                 "folder": str(self.folder),
                 "root": recipe_root(),
                 "start": self.name_in_ray,
+                "also": {} if self.hire is None else {"hire": self.hire},
             },
             scaling_config=train.ScalingConfig(
                 num_workers=self.need.workers,
@@ -336,7 +343,7 @@ def _work(config: dict[str, Any]) -> None:
         with _starts_path(folder).open("a") as file:
             file.write(f"{config['start']}\n")
     try:
-        run_target(config["target"], config["recipe"], world, folder)
+        run_target(config["target"], config["recipe"], world, folder, **config["also"])
     except FinalError:
         # When all workers stop for it, returning ends the run at once. Otherwise the others may
         # be waiting for this one: raising makes Ray end them, and the next start returns above.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cluster.launch import POLL_S, connected, recipe_root
 from cluster.resources import Need, Node, describe
-from cluster.worker import sentence
+from cluster.worker import plain_error, sentence
 from hpse_dist.data.parts import Part
 from hpse_dist.data.shards import Fields
 from hpse_dist.data.work import Todo
@@ -79,16 +79,7 @@ class _Worker:
             self._maker = self._maker or PartMaker(self._task, processes=1)
             return self._maker.make(number, fields)
         except Exception as error:
-            return error if isinstance(error, (ValueError, OSError)) else _plain(error)
-
-
-def _plain(error: Exception) -> RuntimeError:
-    """An error that any process can read, and where it came from."""
-    trace, where = error.__traceback__, ""
-    while trace is not None:
-        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return RuntimeError(f"{type(error).__name__} at {where}: {error}")
+            return error if isinstance(error, (ValueError, OSError)) else plain_error(error)
 
 
 class _Crew:

@@ -118,6 +118,26 @@ def crowding(need: Need, threads: int) -> str | None:
     )
 
 
+def data_apart(need: Need, count: int, nodes: Sequence[Node]) -> bool:
+    """Whether each worker's `count` data workers get CPUs of their own, wherever there are some.
+
+    They stay within the worker's own CPUs where these suffice, or where the cluster has no others.
+    """
+    left = sum(node.cpus for node in nodes) - need.workers * need.cpus
+    return count + 1 > need.cpus and left >= need.workers * count
+
+
+def data_crowding(need: Need, count: int) -> str | None:
+    """One sentence where a worker and its data workers have fewer CPUs than they are; else None."""
+    if count == 0 or count + 1 <= need.cpus:
+        return None
+    return (
+        f"each worker and its {_count(count, 'data worker')} share {_count(need.cpus, 'CPU')}, and "
+        "the cluster has no others: they will wait for one another; lower machine.data_workers, or "
+        "set machine.loader to inline"
+    )
+
+
 def describe(nodes: Sequence[Node]) -> str:
     """`the cluster (2 nodes: 8 CPUs, no GPU)`."""
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)

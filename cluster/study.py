@@ -75,6 +75,7 @@ def _pretrain(run: PlannedRun, *, progress: bool, debug: bool) -> Outcome:
             workers=run.recipe.machine.workers,
             fewer=run.recipe.fewer_workers(),
             loader_threads=run.recipe.machine.loader_threads,
+            data_workers=run.recipe.machine.crew_size(),
             device=run.recipe.machine.device,
             steps=run.recipe.steps,
             max_failures=run.recipe.machine.max_failures,

@@ -48,7 +48,7 @@ class Final:
         return (ConfigError if self.kind == "ConfigError" else ValueError)(self.sentence)
 
 
-def resolve(target: str) -> Callable[[Any, World, Path], Any]:
+def resolve(target: str) -> Callable[..., Any]:
     """The function that a `module:function` names; it is called as f(recipe, world, folder)."""
     module, colon, name = target.partition(":")
     if not colon or not module or not name:
@@ -82,12 +82,21 @@ def sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def run_target(target: str, recipe: Any, world: World, folder: Path) -> Any:
+def plain_error(error: Exception) -> RuntimeError:
+    """An error that any process can read, and where it came from."""
+    trace, where = error.__traceback__, ""
+    while trace is not None:
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return RuntimeError(f"{type(error).__name__} at {where}: {error}")
+
+
+def run_target(target: str, recipe: Any, world: World, folder: Path, **also: Any) -> Any:
     """Call the target; whatever it raises is written into the run folder and raised again."""
     folder = Path(folder)
     with worker_log(folder, world.rank):
         try:
-            return resolve(target)(recipe, world, folder)
+            return resolve(target)(recipe, world, folder, **also)
         except Exception as error:
             logging.getLogger(f"{LIBRARY}.worker").info("stopped\n%s", traceback.format_exc())
             if is_final(error):

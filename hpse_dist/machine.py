@@ -98,3 +98,7 @@ class Machine:
             raise ValueError("engine plain has one worker; for more choose ddp or zero")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+
+    def crew_size(self) -> int:
+        """Ray data workers of each trainer; 0 where trainers decode themselves."""
+        return self.data_workers if self.loader == "workers" else 0

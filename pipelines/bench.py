@@ -30,6 +30,7 @@ from hpse_dist.log import METRICS_FILE, read_metrics
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
 from pipelines import bench_loader, chaos, command_parser, progress_bar, run_command, step_bench
+from pipelines.bench_loader_kinds import bench_kinds
 from pipelines.bench_prepare import bench_prepare
 from pipelines.figures import Figure, figure, figures, in_turn, table
 
@@ -200,13 +201,7 @@ def main(options: argparse.Namespace) -> None:
     if options.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, found {options.rounds}")
     if options.part == "loader":
-        lines = bench_loader.bench_loader(
-            Collection.open(options.collection),
-            batch=options.batch,
-            threads=options.threads,
-            rounds=options.rounds,
-            seconds=options.seconds,
-        )
+        lines = bench_loaders(options)
     elif options.part == "synth":
         lines = bench_synth(
             crop_px=options.crop_px, sequences=options.sequences, rounds=options.rounds
@@ -236,6 +231,14 @@ def main(options: argparse.Namespace) -> None:
             rounds=options.rounds,
         )
     finish(lines, options.rounds, options.json)
+
+
+def bench_loaders(options: argparse.Namespace) -> list[Figure]:
+    """Ours beside others, then the kinds of ours, of which one needs Ray."""
+    collection = Collection.open(options.collection)
+    settings = {name: getattr(options, name) for name in ("batch", "threads", "rounds", "seconds")}
+    lines = bench_loader.bench_loader(collection, **settings)
+    return lines if options.without_ray else lines + bench_kinds(collection, **settings)
 
 
 def finish(lines: list[Figure], rounds: int, path: Path | None) -> None:

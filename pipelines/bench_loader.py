@@ -284,4 +284,7 @@ def add_arguments(parts: Any) -> None:
     part.add_argument("--threads", type=int, default=1, help="decoding threads of each loader")
     part.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     part.add_argument("--rounds", type=int, default=7, help="repeats, candidates in turn")
+    part.add_argument(
+        "--without-ray", action="store_true", help="leave out the kinds of machine.loader"
+    )
     part.add_argument("--json", type=Path, help="write the figures here too")

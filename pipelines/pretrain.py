@@ -66,6 +66,7 @@ def start(
             workers=recipe.machine.workers,
             fewer=recipe.fewer_workers(),
             loader_threads=recipe.machine.loader_threads,
+            data_workers=recipe.machine.crew_size(),
             device=recipe.machine.device,
             steps=recipe.steps,
             max_failures=recipe.machine.max_failures,

@@ -90,7 +90,7 @@ def _on(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
     from contextlib import contextmanager
 
     @contextmanager
-    def connected(*, debug: bool = False):
+    def connected(**_: object):
         yield Cluster(nodes, own=True)
 
     monkeypatch.setattr(launching, "connected", connected)

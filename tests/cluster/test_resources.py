@@ -8,6 +8,8 @@ from cluster.resources import (
     Need,
     Node,
     crowding,
+    data_apart,
+    data_crowding,
     even_share,
     fitting,
     gpus_for,
@@ -128,3 +130,27 @@ def test_dead_nodes_do_not_count() -> None:
 def test_impossible_needs_are_refused(need: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="found"):
         Need(**need)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("need", "count", "nodes", "apart"),
+    [
+        (Need(1, 2), 1, LAPTOP, False),  # beside the worker
+        (Need(2, 1), 1, LAPTOP, False),  # too many, and there is nowhere else
+        (Need(8, 8, 1), 7, RACK, False),
+        (Need(8, 8, 1), 8, RACK, True),  # the other machines' CPUs
+        (Need(16, 8, 1), 8, RACK, False),
+    ],
+)
+def test_data_workers_leave_a_crowded_worker_where_there_is_room(
+    need: Need, count: int, nodes: tuple[Node, ...], apart: bool
+) -> None:
+    assert data_apart(need, count, nodes) == apart
+
+
+def test_crowded_data_workers_are_said() -> None:
+    assert data_crowding(Need(2, 1), 0) is None
+    assert data_crowding(Need(1, 4), 3) is None
+    said = data_crowding(Need(2, 1), 2)
+    assert said is not None and "its 2 data workers share 1 CPU" in said
+    assert "machine.data_workers" in said

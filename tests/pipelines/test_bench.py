@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipelines import bench, bench_loader, figures, run_command
+from pipelines import bench, bench_loader, bench_loader_kinds, figures, run_command
 from tests.data.made_collection import frame, made_collection
 
 
@@ -84,6 +85,7 @@ def test_children_count_as_the_processor_time_they_use(monkeypatch: pytest.Monke
 def test_the_loader_beside_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder, out = made_collection().folder, tmp_path / "figures.json"
     command = ["loader", str(folder), "--rounds", "1", "--seconds", "0.05", "--batch", "4"]
+    command.append("--without-ray")
     assert run_command(bench.main, bench.parser(), [*command, "--json", str(out)]) == 0
     text = capfd.readouterr().out
     assert "FFCV's own loop" in text
@@ -98,6 +100,21 @@ def test_the_loader_beside_others(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert {*lines} - {*measured} == {*rivals}
     ours, other = (lines[name] for name in next(iter(bench_loader.RIVALS.items())))
     assert lines[rivals[0]]["median"] == pytest.approx(ours["median"] / other["median"])
+
+
+def test_the_kinds_of_a_loader_and_how_long_they_are_waited_for() -> None:
+    with ExitStack() as stack:
+        made = bench_loader_kinds._loader(made_collection(), "resident", 4, 1, stack)
+        batches = made.decoded()
+        fast, slow = (bench_loader_kinds.take(made, batches, 0.1, step) for step in (0.0, 0.02))
+        batches.close()
+    assert fast.rate > 0 and fast.core > 0
+    assert 0 < slow.rate <= 4 / 0.02
+    assert 0 < slow.waiting < 1 and 0 < fast.waiting <= 1
+    found = {kind: [fast] for kind in bench_loader_kinds.KINDS}
+    lines = bench_loader_kinds._lines(found, found, threads=1)
+    assert [line.ratio for line in lines[:3]] == [None, 1.0, 1.0]
+    assert len(lines) == 9 and lines[-1].median == 100 * fast.waiting
 
 
 def test_one_shard_stands_for_a_collection() -> None:

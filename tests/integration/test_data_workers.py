@@ -1,0 +1,158 @@
+"""Ray data workers: the batches of the inline loader, whatever happens to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from cluster.data_workers import DataWorkers
+from cluster.launch import connected, launch
+from hpse_dist import run
+from hpse_dist.data.items import Source
+from hpse_dist.data.loader import Loader
+from hpse_dist.guard import read_incidents
+from hpse_dist.world import World
+from tests.data.made_collection import made_collection
+from tests.data.test_bad_records import with_damage
+from tests.data.test_loader import equal, joined, loader, take
+from tests.test_run import losses, pretraining, weights
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
+]
+ROOT = Path(__file__).parents[2]
+AHEAD = 8  # more micro-batches than two workers have under way or waiting
+LABELS = {"sampling": "frames", "needs": ["image", "sample_id", "joints2d", "has_body"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ.pop("RAY_ADDRESS", None)
+    try:
+        with connected(batches=True):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def processes(made: Loader) -> list[int]:
+    """Of its data workers, once they have started."""
+    crew: Any = made._crew
+    return [ray.get(worker._begun)[0] for worker in crew._workers]
+
+
+def wait_for_end(numbers: list[int], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while any(map(lives, numbers)):
+        assert time.monotonic() < deadline, "a data worker outlives its trainer"
+        time.sleep(0.1)
+
+
+def lives(number: int) -> bool:
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_those_that_die_or_hang_are_replaced_at_the_exact_sample(tmp_path: Path) -> None:
+    source = Source(with_damage(tmp_path / "c"), split=None)  # pairs, some to be replaced
+    calm = loader(source, micro_batch=4)
+    made = loader(source, micro_batch=4, kind="workers", hire=DataWorkers(2), decode_limit_s=5.0)
+    batches, found = iter(made), []
+    found += take(batches, 3)
+    first = processes(made)
+    assert len(made._crew._workers) == 2 and os.getpid() not in first  # type: ignore[union-attr]
+    os.kill(first[0], signal.SIGKILL)
+    found += take(batches, AHEAD)
+    os.kill(first[1], signal.SIGSTOP)
+    found += take(batches, AHEAD)
+    assert equal(joined(found), joined(take(iter(calm), len(found))))
+    said = {one.kind: one.why for one in made.incidents}
+    assert f"process {first[0]} on " in said["lost_data_worker"]
+    assert "has been at a micro-batch for " in said["hung_decode"]
+    assert {*made.bad_records} == {*calm.bad_records} != set()
+    assert made.core_seconds > 0
+    # the next iterator goes on elsewhere with the same workers
+    place = {"epoch": 1, "cursor": 0}
+    if made.samples_per_epoch % 16 == 0:
+        for one in (made, calm):
+            one.load_state_dict(place)
+    assert equal(joined(take(iter(made), 4)), joined(take(iter(calm), 4)))
+    last = processes(made)
+    assert not {*first} & {*last}
+    made.close()
+    wait_for_end([*first, *last])
+
+
+class Trainer:
+    """Stands for a trainer: a process of Ray's that has a data worker."""
+
+    def begin(self) -> tuple[int, list[int], Any]:
+        self.made = mixed(kind="workers", hire=DataWorkers(1))
+        self.made.load_state_dict({"epoch": 0, "cursor": 32})
+        found = joined(take(iter(self.made), 3))
+        return os.getpid(), processes(self.made), found
+
+
+def mixed(**settings: Any) -> Loader:
+    sources = [Source(made_collection()), Source(made_collection(with_labels=False), weight=0.5)]
+    return loader(*sources, **LABELS, **settings)
+
+
+def test_they_end_with_their_trainer() -> None:
+    trainer = ray.remote(num_cpus=0)(Trainer).remote()
+    number, workers, found = ray.get(trainer.begin.remote())
+    calm = mixed()
+    calm.load_state_dict({"epoch": 0, "cursor": 32})
+    assert equal(found, joined(take(iter(calm), 3)))
+    os.kill(number, signal.SIGKILL)
+    wait_for_end([number, *workers])
+
+
+def pretrain_and_kill(recipe: Any, world: World, folder: Path, hire: DataWorkers) -> None:
+    """A run whose first data worker is killed when it has begun its work."""
+
+    def killing(*asked: Any) -> Any:
+        crew: Any = hire(*asked)
+        fill, left = crew.fill, [3]
+
+        def counted(*values: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(ray.get(crew._workers[0]._begun)[0], signal.SIGKILL)
+            return fill(*values)
+
+        crew.fill = counted
+        return crew
+
+    run.pretrain(recipe, world, folder, killing)
+
+
+def test_a_run_under_ray_has_the_losses_of_one_without(tmp_path: Path) -> None:
+    alone = pretraining(tmp_path / "alone", made_collection())
+    run.pretrain(alone, World(), alone.folder())
+    recipe = pretraining(tmp_path / "ray", made_collection())
+    recipe = replace(recipe, machine=replace(recipe.machine, loader="workers"))
+    target = f"{__name__}:pretrain_and_kill"
+    launch(target, recipe, recipe.folder(), cpus_per_worker=1, data_workers=1, progress=False)
+    assert losses(recipe.folder()) == losses(alone.folder())
+    mine, theirs = weights(recipe.folder()), weights(alone.folder())
+    assert all(mine[name].equal(theirs[name]) for name in theirs)
+    (incident,) = read_incidents(recipe.folder() / "incidents.jsonl")
+    assert incident["kind"] == "lost_data_worker" and "died" in incident["why"]
+    names = [one.name() for one in psutil.Process().children(recursive=True)]
+    assert not [name for name in names if "DataWorker" in name]
