@@ -106,8 +106,7 @@ def connected(*, debug: bool = False, batches: bool = False) -> Iterator[Cluster
     """A connection to the cluster that RAY_ADDRESS names, as in a Ray job, or to one of our own.
 
     Inside another `connected` block, or with Ray already started, that connection is used. Our own
-    cluster asks for a token that only this process tree has, and ends with the block; its object
-    store is large where `batches` are to travel through it.
+    asks for a token that only this process tree has, has room for `batches`, ends with the block.
     """
     prepare_environment()
     import ray
@@ -186,12 +185,11 @@ def launch(
 
     target: `module:function`; recipe: anything that pickles; steps: the bar's length; device: auto
     and cuda give each worker a GPU; cpus_per_worker: None shares the machines evenly; fewer:
-    numbers of workers that will do when machines are lost, most first; data_workers: of each
-    worker, which the target gets by its argument `hire`.
-    Crashed or hung workers are started again, all of them, up to `max_failures` times, and go on
-    from what the run folder holds. Raises ValueError (ConfigError) for what trying again cannot
-    heal, in a worker's own words; ChildProcessError when workers kept crashing; TimeoutError when
-    an existing cluster found no room in time.
+    numbers of workers that will do when machines are lost, most first; data_workers: each worker's,
+    which the target gets as `hire`. Crashed or hung workers are started again, all of them, up to
+    `max_failures` times, and go on from what the run folder holds. Raises ValueError (ConfigError)
+    for what trying again cannot heal, in a worker's own words; ChildProcessError when workers kept
+    crashing; TimeoutError when an existing cluster found no room in time.
     """
     folder = Path(folder).absolute()
     forget_final(folder)

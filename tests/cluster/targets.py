@@ -78,6 +78,11 @@ def planted(recipe: dict[str, Any], world: World, folder: Path) -> None:
     (folder / "DONE").touch()
 
 
+def hired(recipe: Any, world: World, folder: Path, hire: Any) -> Any:
+    """Give back what it was given to hire data workers with."""
+    return hire
+
+
 def say(recipe: Any, world: World, folder: Path) -> None:
     """Log at two levels, then stop as the recipe says."""
     log = logging.getLogger("hpse_dist.targets")

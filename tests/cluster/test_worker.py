@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.data_workers import DataWorkers
 from cluster.worker import (
     Final,
     FinalError,
@@ -33,6 +34,11 @@ def test_a_run_that_ends_well_leaves_its_log_and_no_error(tmp_path: Path) -> Non
     assert "INFO hpse_dist.targets: starting" in log
     assert "WARNING hpse_dist.targets: checkpoint" in log
     assert read_final(tmp_path) is None
+
+
+def test_a_run_is_given_its_data_workers(tmp_path: Path) -> None:
+    crew = DataWorkers(3, apart=True)
+    assert run_target("tests.cluster.targets:hired", None, World(), tmp_path, hire=crew) == crew
 
 
 def test_a_users_error_is_final_and_keeps_its_sentence(tmp_path: Path) -> None:
