@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import shutil
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from hpse_dist.body.clips import read_clip
+from hpse_dist.body.poses import read_poses
 from hpse_dist.body.smpl_files import read_body_file, read_pickled_arrays
 from hpse_dist.checkpoint import Checkpoints, problem_of
 from hpse_dist.config import load
@@ -23,6 +27,7 @@ from hpse_dist.data.collection import Collection
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.importers.rig_calibrations import read_calibration
 from hpse_dist.data.items import Source, read_items
+from hpse_dist.data.unpack import UnpackConfig, unpack
 from hpse_dist.engine.state import SavedState
 from hpse_dist.foreign import read_foreign
 from hpse_dist.guard import read_incidents
@@ -157,6 +162,36 @@ def _read_cameras(folder: Path) -> None:
             read_calibration(path)
 
 
+def _archive(name: str, folder: Path) -> list[Path]:
+    content = {"a/one.txt": b"1" * 600, "two.json": b"{}"}
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, data in content.items():
+                archive.writestr(path, data)
+        return [folder / name]
+    with tarfile.open(folder / name, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path, data in content.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.pax_headers = len(data), {"comment": "c" * 40}
+            tar.addfile(entry, io.BytesIO(data))
+    return [folder / name]
+
+
+def _unpack(folder: Path) -> None:
+    """Into a folder in the middle of the folder, and away with it: what stays lay outside."""
+    into = folder / "deep" / "down"
+    try:
+        unpack(UnpackConfig(archives=folder, keep_free_gb=0.0), into)
+    finally:
+        shutil.rmtree(into, ignore_errors=True)
+        into.parent.rmdir()
+
+
+def _clip(path: Path) -> None:
+    frames = np.linspace(0, 1, 20)[:, None]
+    np.savez(path, poses=frames * np.ones(156), trans=frames * np.ones(3), mocap_framerate=30.0)
+
+
 def _predictions(layout: str, folder: Path) -> list[Path]:
     protocol = _protocol(layout)
     found = made_examples.files(protocol, folder, *made_examples.made(protocol))
@@ -208,6 +243,10 @@ TARGETS = {
     ),
     "body_pickle": _file("a.pkl", _pickle, read_body_file),
     "body_npz": _file("a.npz", _npz, read_body_file),
+    "clip": _file("a.npz", _clip, read_clip),
+    "poses": _file("a.npz", _clip, partial(read_poses, rest=torch.zeros(24, 3))),
+    "archive_zip": Target(partial(_archive, "a.zip"), _unpack),
+    "archive_tar": Target(partial(_archive, "a.tar"), _unpack),
     "pickled_table": _file("a.pkl", _pickle, partial(read_pickled_arrays, names=("f", "weights"))),
     "torch_file": _file("a.pth", _torch_file, read_foreign),
     "safetensors": _file("a.safetensors", _safetensors, read_foreign),
