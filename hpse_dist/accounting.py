@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 import statistics
 import time
@@ -22,6 +23,8 @@ from typing import Any
 from hpse_dist.fields import Batch
 from hpse_dist.meter import together
 from hpse_dist.world import World
+
+log = logging.getLogger(__name__)
 
 STARTS_FILE = "starts.json"
 LAUNCH = "HPSE_LAUNCH"
@@ -145,6 +148,7 @@ class Account:
         began = now()
         self._start = Start(os.environ.get(LAUNCH, str(began)), began, 0, began, 0)
         self._written = 0.0
+        self._silent = False  # it is said once that the file could not be written
 
     def resumed(self, step: int) -> None:
         """The checkpoint is read: training is about to go on from `step`."""
@@ -178,8 +182,15 @@ class Account:
         self._written = self._start.seen = self._now()
         text = json.dumps([asdict(start) for start in self.starts()], indent=1)
         temporary = self.path.with_name(f".{self.path.name}.partial")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path)
+        except OSError as error:  # a full disk, a store that is away: no reason to stop training
+            if not self._silent:
+                log.warning("%s could not be written (%s); tried again", self.path, error.strerror)
+            self._silent = True
+        else:
+            self._silent = False
 
     def starts(self) -> list[Start]:
         return [*self._before, self._start]

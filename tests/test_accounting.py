@@ -85,6 +85,21 @@ def test_signs_of_life_are_written_once_a_second_and_by_one_rank(tmp_path: Path)
     assert not other.path.exists()
 
 
+def test_a_store_that_is_away_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    time, folder = Time(), tmp_path / "run"
+    account = Account(folder, World(), Clock(), now=time)  # the folder is not there
+    for step in range(1, 5):
+        time.now += 2.0
+        account.made(step)
+    assert caplog.text.count("could not be written (No such file or directory)") == 1
+    folder.mkdir()
+    time.now += 2.0
+    account.made(5)
+    assert read_starts(account.path)[0].step == 5
+
+
 def test_a_file_cut_short_is_no_history(tmp_path: Path) -> None:
     (tmp_path / "starts.json").write_text('[{"launch": ')
     assert read_starts(tmp_path / "starts.json") == []

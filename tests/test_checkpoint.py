@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import random
 import resource
 import threading
@@ -248,6 +250,33 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_a_run(
     checkpoints.begin(engine, loader, 4)
     checkpoints.settle(engine, wait=True)
     assert names(tmp_path) == ["step_00000001", "step_00000004"]
+
+
+def test_a_store_that_fails_for_a_while_costs_the_checkpoints_of_that_while(
+    tmp_path: Path,
+    engine: Engine,
+    loader: TinyLoader,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a network's: stale handles, first in writing, then in renaming."""
+    checkpoints = Checkpoints(tmp_path, 1, 9, "abc")
+    checkpoints.save(engine, loader, 1)
+
+    def stale(*_: object) -> Path:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "store")
+
+    for step, place, name in ((2, Snapshot, "write"), (3, Path, "rename")):
+        with monkeypatch.context() as away:
+            away.setattr(place, name, stale)
+            checkpoints.begin(engine, loader, step)
+            checkpoints.settle(engine, wait=True)
+        assert f"step_{step:08d}: the checkpoint could not be written (Stale" in caplog.text
+    checkpoints.begin(engine, loader, 4)
+    checkpoints.settle(engine, wait=True)
+    assert names(tmp_path) == ["step_00000001", "step_00000004"]
+    engine.updates = 0
+    assert Checkpoints(tmp_path, 1, 9, "abc").resume(engine, loader) == 4
 
 
 def test_a_disk_that_stays_full_ends_the_run(
