@@ -38,7 +38,13 @@ from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.heads import QueryHead
 from hpse_dist.objectives.base import PANEL_ROWS
 from hpse_dist.tasks.base import Prediction, Task
-from hpse_dist.tasks.labels import from_root, labelled_joints, weighted, with_root
+from hpse_dist.tasks.labels import (
+    from_root,
+    labelled_joints,
+    placing_errors,
+    weighted,
+    with_root,
+)
 from hpse_dist.tasks.mesh_panels import mesh_rows
 
 NUM_JOINTS = 24
@@ -74,6 +80,10 @@ class BodyMeshConfig:
     """L1 of joints in the pelvis's own frame, metres: the pose, whatever the global rotation."""
     joints2d_weight: float = 5.0
     """L1 of projected joints, shares of the crop."""
+    camera_weight: float = 0.0
+    """L1 of the root's place, as a picture shows it: logarithm of the depth, and shares of the crop
+    across; where 3D joints and intrinsics are known. 0: 2D joints alone teach the camera, as in HMR
+    2.0. Small data whose rotations are hard to find wants it."""
     orient_weight: float = 1.0
     """Squared error of the global rotation."""
     pose_weight: float = 1.0
@@ -140,8 +150,8 @@ class BodyMesh(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` and its parts before weighting: L1 of 3D joints (in the camera's and in the
-        pelvis's frame), of 2D joints and of vertices, squared errors of global rotation, pose and
-        shape.
+        pelvis's frame), of 2D joints, of the pelvis's place and of vertices, squared errors of
+        global rotation, pose and shape.
 
         Joints are compared in the pelvis's frame too because, while the global rotation is still
         unknown, errors in the camera frame alone are least for limbs drawn in towards the body.
@@ -171,6 +181,9 @@ class BodyMesh(Task):
             "pose": (apart[:, 1:].mean(1) * has_body).mean(),
             "betas": ((guess["betas"] - batch[self.labels[2]]).square().mean(1) * has_body).mean(),
         }
+        if self.config.camera_weight:
+            off = placing_errors(guess["joints3d"][:, 0], joints3d[:, 0], batch["intrinsics"])
+            parts["camera"] = weighted(off[:, None], weight3d[:, :1])
         if self.config.vertices_weight:
             parts["vertices"] = (self._mesh_error(guess, batch) * has_body).mean()
         terms = [getattr(self.config, f"{name}_weight") * part for name, part in parts.items()]

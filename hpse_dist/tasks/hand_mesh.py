@@ -40,6 +40,9 @@ class HandMeshConfig(BodyMeshConfig):
     """As in body_mesh; a hand is a tenth of a body."""
     joints_body_weight: float = 50.0
     """As in body_mesh, in the wrist's own frame."""
+    camera_weight: float = 10.0
+    """L1 of the wrist's place, as a picture shows it. A hand is seen from all sides, so rotations
+    are found late, and until then 2D joints alone draw it small and far away."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +113,9 @@ class HandMeshFreeConfig(MeshFreeConfig):
     """L1 of vertices relative to the wrist, metres."""
     edges_weight: float = 10.0
     """L1 of the lengths of the middle mesh's edges, metres."""
+    camera_weight: float = 10.0
+    """L1 of the wrist's place, as a picture shows it. A hand is seen from all sides, so rotations
+    are found late, and until then 2D joints alone draw it small and far away."""
 
     @property
     def needs(self) -> tuple[str, ...]:

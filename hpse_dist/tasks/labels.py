@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hpse_dist.fields import Batch
+from hpse_dist.geometry.camera import known_intrinsics, rotation_to_ray
 from hpse_dist.geometry.procrustes import similarity
 
 
@@ -37,6 +38,28 @@ def weighted(errors: Tensor, weights: Tensor) -> Tensor:
     """Mean over joints by confidence, summed over the rows that have any, over B: (B, J) -> ()."""
     total = weights.sum(1)
     return ((errors * weights).sum(1) / total.clamp(min=1e-6)).mean()
+
+
+def placing_errors(mine: Tensor, true: Tensor, intrinsics: Tensor) -> Tensor:
+    """How far apart two places of a root are in a picture: (B, 3) metres twice -> (B,).
+
+    L1 over three numbers: the logarithm of the depth along the ray through the crop's centre, which
+    is that of a weak-perspective camera's scale, and the two ways across the ray, in crop sides at
+    the true depth. intrinsics (B, 3, 3) for 0..1 coordinates; 0 for a row without them (zeros),
+    whose depth another focal length would change.
+
+    Joints in the picture alone teach a wrong scale as long as a rotation is unknown: they are then
+    least wrong for a small mesh far away, all of it near the middle of where joints may be.
+    """
+    known = intrinsics[:, 0, 0] > 0
+    intrinsics = known_intrinsics(intrinsics, 1.0, mine)
+    with torch.autocast(mine.device.type, enabled=False):
+        ray = rotation_to_ray(intrinsics)
+        mine, true = ((place[:, None] @ ray)[:, 0] for place in (mine, true))
+    depth, true_depth = (place[:, 2].clamp(min=1e-3) for place in (mine, true))
+    across = (mine[:, :2] - true[:, :2]).abs() * (intrinsics[:, 0, 0] / true_depth)[:, None]
+    along = (depth / true_depth).log().abs()
+    return torch.cat((across, along[:, None]), dim=1).mean(1) * known
 
 
 def turned_errors(mine: Tensor, true: Tensor, weights: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from hpse_dist.tasks.base import Prediction, Task
 from hpse_dist.tasks.labels import (
     from_root,
     labelled_joints,
+    placing_errors,
     turned_errors,
     weighted,
     with_root,
@@ -72,6 +73,10 @@ class MeshFreeConfig:
     """How far edges of the middle mesh stand out of the true surface: cosine with its normals."""
     joints2d_weight: float = 2.0
     """L1 of projected joints, shares of the crop."""
+    camera_weight: float = 0.0
+    """L1 of the root's place, as a picture shows it: logarithm of the depth, and shares of the crop
+    across; where 3D joints and intrinsics are known. 0: 2D joints alone teach the camera, as in
+    FastMETRO."""
 
     def __post_init__(self) -> None:
         for name in ("num_coarse", "depth", "heads"):
@@ -156,7 +161,8 @@ class MeshFree(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` and its parts before weighting: L1 of joints in 3D and 2D and of vertices; edges'
-        lengths, and edges against the true surface's normals, on the middle mesh."""
+        lengths, and edges against the true surface's normals, on the middle mesh; where weighted,
+        the camera's placing."""
         guess = self._regress(batch)
         known = batch[self.has].float()
         joints3d, weight3d = self._labelled(batch, "joints3d")
@@ -177,6 +183,9 @@ class MeshFree(Task):
             "normals": (surface[1] * known).mean(),
             "joints2d": weighted(in2d, weight2d),
         }
+        if self.config.camera_weight:
+            off = placing_errors(guess["root"][:, 0], joints3d[:, 0], batch["intrinsics"])
+            parts["camera"] = weighted(off[:, None], weight3d[:, :1])
         if self.config.turned_weight:
             turned = turned_errors(guess["joints"], from_root(joints3d), placed)
             low = mid[:, self.coarse]
