@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.duplicates import Frames, between
-from hpse_dist.data.publish import write_manifest
+from hpse_dist.data.publish import held_folder, write_manifest
 
 KEY = "leakage"  # in a manifest: identity of the judged collection -> what was found
 CHECKS = ("pictures", "subjects", "sequences")
@@ -89,10 +89,25 @@ def guard(
 ) -> Leakage:
     """Compare, and stamp the result into the manifest of `collection`."""
     found = compare(collection, judged, checks, progress)
-    stamps = {**collection.manifest.get(KEY, {}), identity(judged): asdict(found)}
-    collection.manifest = {**collection.manifest, KEY: stamps}
-    write_manifest(collection.folder, collection.manifest)
+    _stamp(collection, {identity(judged): asdict(found)})
     return found
+
+
+def _stamp(collection: Collection, stamps: dict[str, Any]) -> None:
+    """Add to the manifest as it is now; others may have changed it since it was read.
+
+    ValueError where the collection was replaced by another meanwhile.
+    """
+    with held_folder(collection.folder):
+        now = Collection.open(collection.folder)
+        if identity(now) != identity(collection):
+            raise ValueError(
+                f"{collection.folder}: replaced by another collection since the comparison began; "
+                "run the guard again"
+            )
+        known = now.manifest.get(KEY, {})
+        collection.manifest = {**now.manifest, KEY: {**known, **stamps}}
+        write_manifest(collection.folder, collection.manifest)
 
 
 def inherit(made: Collection, sources: Sequence[Collection]) -> None:
@@ -113,8 +128,7 @@ def inherit(made: Collection, sources: Sequence[Collection]) -> None:
             names = [one.name for one in sources]
             stamps[judged] = {**worst, "training_frames": training, "inherited_from": names}
     if stamps:
-        made.manifest = {**made.manifest, KEY: stamps}
-        write_manifest(made.folder, made.manifest)
+        _stamp(made, stamps)
 
 
 def identity(collection: Collection) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from hpse_dist.data.collection import Collection, CollectionConfig, write_collec
 from hpse_dist.data.duplicates import across, counts, within, write_list
 from hpse_dist.data.hamming import near
 from hpse_dist.data.hashes import WINDOWS, fitted_looks, frame_hashes, picture_hashes
-from hpse_dist.data.leakage import KEY, compare, guard, identity
+from hpse_dist.data.leakage import KEY, compare, guard, identity, inherit
+from hpse_dist.data.publish import held_folder
 from hpse_dist.records import FrameRecord, Provenance
 from pipelines import prepare, run_command
 from tests.data.made_collection import picture
@@ -80,6 +82,23 @@ def test_a_clean_set_passes_and_says_so_in_the_manifest(tmp_path, judged):
     stamp = Collection.open(clean.folder).manifest[KEY][identity(judged)]
     assert stamp["judged"] == "judged" and stamp["frames"] == 0
     assert clean.verify() == []
+
+
+def test_what_others_wrote_meanwhile_stays(tmp_path, judged):
+    """Two processes that opened the collection at the same time, and one whose place was taken."""
+    clean = written(tmp_path / "clean", people("efghij", "train"))
+    other = written(tmp_path / "other", people("kl", "val"))
+    late = Collection.open(clean.folder)
+    guard(clean, judged)
+    guard(late, other)
+    stamps = Collection.open(clean.folder).manifest[KEY]
+    assert set(stamps) == {identity(judged), identity(other)} == set(late.manifest[KEY])
+    with held_folder(clean.folder):  # nobody holds it any more
+        shutil.rmtree(clean.folder)
+    written(clean.folder, people("mn", "train"))
+    with pytest.raises(ValueError, match="clean: replaced by another collection since"):
+        inherit(late, [clean])
+    assert KEY not in Collection.open(clean.folder).manifest
 
 
 ALTERED = (  # side, JPEG quality, share of the side that is cut off
