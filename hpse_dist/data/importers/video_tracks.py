@@ -251,6 +251,17 @@ class Tracker:
         return doubtful
 
 
+def unlikely(track: Track, config: TrackConfig) -> str | None:
+    """Why a finished track is no person worth keeping; None where it is one."""
+    if len(track.founds) < config.min_track_frames:
+        return f"the person is followed through {len(track.founds)} frames only"
+    if max(one.moved for one in track.founds) < config.min_moved:
+        return "what stands out from the background does not move: no person"
+    if track.seconds < config.min_track_s:
+        return f"the person is followed for {track.seconds:.2f} s only"
+    return None
+
+
 def _middle(box: np.ndarray) -> np.ndarray:
     return (box[:2] + box[2:]) / 2
 

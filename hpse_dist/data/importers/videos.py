@@ -18,8 +18,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from hpse_dist.data.appearance import appearance
 from hpse_dist.data.importers.detector import load_detector
-from hpse_dist.data.importers.foreground import ForegroundConfig
 from hpse_dist.data.importers.official import Bad
 from hpse_dist.data.importers.shots import Change, Shot, ShotConfig, ShotFinder, shots_between
 from hpse_dist.data.importers.video_boxes import Entry, GivenBoxes, read_boxes
+from hpse_dist.data.importers.video_config import VideosConfig
 from hpse_dist.data.importers.video_files import (
     VideoFile,
     find_files,
@@ -41,62 +41,13 @@ from hpse_dist.data.importers.video_files import (
 )
 from hpse_dist.data.importers.video_finders import Detected, Finder, Given, Moving, spread
 from hpse_dist.data.importers.video_people import Found
-from hpse_dist.data.importers.video_quality import QualityConfig, fault, whole_side
-from hpse_dist.data.importers.video_tracks import Track, TrackConfig, Tracker
+from hpse_dist.data.importers.video_quality import fault, whole_side
+from hpse_dist.data.importers.video_tracks import Track, Tracker, unlikely
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 log = logging.getLogger(__name__)
 _AROUND = 1.25  # the square that appearance is measured in, over the person's longer side
 _STEADY_S = 1.0  # over this time to both sides a person's size is taken as one
-
-
-@dataclass(frozen=True)
-class VideosConfig:
-    """A folder of videos."""
-
-    root: Path
-    """The videos' folder; sub-folders are searched too."""
-    boxes: Path | None = None
-    """File with people's boxes, CSV or JSON lines, relative to the folder; videos without a box
-    in it are left out."""
-    detector: Path | None = None
-    """File with the weights of one of torchvision's detectors, relative to the folder; not used
-    where boxes are given. Without both, people are what moves before still cameras."""
-    detector_score: float = 0.7
-    """Least score of a detection."""
-    hand_held: bool = False
-    """Without boxes and detector: find people also where the camera moves, by how they move against
-    the scene. Boxes are rough; false leaves such shots out."""
-    step_s: float = 0.2
-    """Seconds between the frames that are taken."""
-    min_shot_s: float = 0.4
-    """Shots shorter than this are left out, seconds."""
-    interpolate_s: float = 1.0
-    """Boxes of a named track are interpolated over at most so many seconds."""
-    split: str | None = None
-    """The frames' split; null lets the collection choose, video by video."""
-    licence: str = "unknown"
-    """Licence of the videos."""
-    commercial: bool = False
-    """Whether that licence allows commercial use."""
-    citation: str = ""
-    """Who to name for the videos."""
-    shots: ShotConfig = field(default_factory=ShotConfig)
-    """How shots are told apart."""
-    tracks: TrackConfig = field(default_factory=TrackConfig)
-    """How people are followed."""
-    quality: QualityConfig = field(default_factory=QualityConfig)
-    """Which frames of a person are kept."""
-    foreground: ForegroundConfig = field(default_factory=ForegroundConfig)
-    """How what moves is cut out before still cameras."""
-
-    def __post_init__(self) -> None:
-        if self.step_s <= 0 or self.min_shot_s < 0 or self.interpolate_s < 0:
-            raise ValueError("step_s must be above 0, min_shot_s and interpolate_s 0 or more")
-        if not 0 < self.detector_score <= 1:
-            raise ValueError(f"detector_score must be in (0, 1], found {self.detector_score}")
-        if self.split not in (None, "train", "val", "test"):
-            raise ValueError(f"split must be train, val, test or null, found {self.split!r}")
 
 
 Config = VideosConfig
@@ -137,27 +88,52 @@ def frames(config: VideosConfig) -> Iterator[FrameRecord | Reject]:
     Each video is decoded three times (four, where people are what moves), a frame at a time.
     """
     videos, account = _Videos(config), _Account()
-    total = sum(video.seconds for video in videos.usable)
     yield from videos.rejects
-    # a video is read through for its shots, then for its people
-    with tqdm(
-        total=round(2 * total), desc="seconds of video", unit="s", disable=None, leave=False
-    ) as bar:
-        for video in videos.usable:
-            for record in _one_video(video, videos.finder, config, account, bar):
-                if isinstance(record, Reject):
-                    account.rejects[record.reason] += 1
-                else:
-                    account.frames += 1
-                yield record
-            bar.set_postfix_str(str(account), refresh=False)
-    account.videos = len(videos.usable)
+    yield from _several(videos, videos.usable, account)
     log.warning("%s: %s", config.root, account)
+
+
+def in_parts(config: VideosConfig, size: int, processes: int = 0) -> VideoParts:
+    """The same records, a video or several short ones in each part, for any process to read."""
+    return VideoParts(config, size)
+
+
+class VideoParts:
+    """Videos that follow one another until they promise `size` frames of one person: a part.
+
+    By headers alone, so that every process cuts alike. The first part tells of unusable files.
+    """
+
+    def __init__(self, config: VideosConfig, size: int) -> None:
+        self._videos, self._parts = _Videos(config), list[list[VideoFile]]()
+        room = 0.0
+        for video in self._videos.usable:
+            if room <= 0:
+                self._parts.append([])
+                room = size
+            self._parts[-1].append(video)
+            # a header that does not say its length may stand before any length
+            room -= video.seconds / config.step_s if video.promised else size
+        self.count = len(self._parts)
+
+    def frames(self, number: int) -> Iterator[FrameRecord | Reject] | None:
+        """A part's records; None after the last part."""
+        return self._part(number) if number < self.count else None
+
+    def _part(self, number: int) -> Iterator[FrameRecord | Reject]:
+        if number == 0:
+            yield from self._videos.rejects
+        account = _Account()
+        yield from _several(self._videos, self._parts[number], account)
+        log.warning("%s: %s", ", ".join(one.name for one in self._parts[number][:3]), account)
+
+    def close(self) -> None:
+        """Nothing goes on between parts."""
 
 
 def provenance(config: VideosConfig) -> Provenance:
     """What the folder holds, by the videos' headers."""
-    videos = _Videos(config, load=False)
+    videos = _Videos(config)
     about = {
         video.name: {"frames_per_s": round(video.rate, 3), "frames_promised": video.promised}
         for video in videos.usable
@@ -170,8 +146,8 @@ def provenance(config: VideosConfig) -> Provenance:
 class _Videos:
     """The folder's videos, and how people are found in them."""
 
-    def __init__(self, config: VideosConfig, load: bool = True) -> None:
-        self._config = config
+    def __init__(self, config: VideosConfig) -> None:
+        self.config = config
         given = [config.root / path for path in (config.boxes, config.detector) if path]
         self.usable: list[VideoFile] = []
         self.rejects: list[Reject] = []
@@ -185,18 +161,22 @@ class _Videos:
             some = "; ".join(f"{one.source}: {one.reason}" for one in self.rejects[:3])
             raise ValueError(f"{config.root}: no video that can be read ({some or 'no file'})")
         self._entries: dict[str, list[Entry]] = {}
-        self._detector = None
         if config.boxes is not None:
             names = [video.name for video in self.usable]
             self._entries = read_boxes(config.root / config.boxes, names)
-        elif config.detector is not None and load:
-            self._detector = load_detector(config.root / config.detector, config.detector_score)
+
+    @cached_property
+    def _detector(self) -> Any:
+        """Loaded when the first video is read, by the process that reads it."""
+        config = self.config
+        assert config.detector is not None
+        return load_detector(config.root / config.detector, config.detector_score)
 
     def finder(
         self, video: VideoFile, times: np.ndarray, shots: Sequence[Shot]
     ) -> tuple[Finder, list[Reject]]:
         """How people are found in one video, and boxes of it that are nowhere."""
-        config = self._config
+        config = self.config
         if config.boxes is not None:
             entries = self._entries.get(video.name, [])
             boxes = GivenBoxes(entries, times, shots, config.interpolate_s)
@@ -205,9 +185,27 @@ class _Videos:
             if not entries:
                 rejects.append(Reject(video.name, "no box of this video is given"))
             return Given(boxes), rejects
-        if self._detector is not None:
+        if config.detector is not None:
             return Detected(self._detector), []
         return Moving(config.foreground, config.quality.min_side_px, config.hand_held), []
+
+
+def _several(
+    videos: _Videos, some: Sequence[VideoFile], account: _Account
+) -> Iterator[FrameRecord | Reject]:
+    """Some of the videos, one after the other."""
+    # a video is read through for its shots, then for its people
+    total = round(2 * sum(video.seconds for video in some))
+    with tqdm(total=total, desc="seconds of video", unit="s", disable=None, leave=False) as bar:
+        for video in some:
+            for record in _one_video(video, videos.finder, videos.config, account, bar):
+                if isinstance(record, Reject):
+                    account.rejects[record.reason] += 1
+                else:
+                    account.frames += 1
+                yield record
+            account.videos += 1
+            bar.set_postfix_str(str(account), refresh=False)
 
 
 def _one_video(
@@ -301,23 +299,13 @@ def _follow(
     for one in tracker.covered:
         yield Reject(video.source(one.index), "another person is before or behind this one")
     for track in tracker.finish():
-        reason = _unlikely(track, config.tracks)
+        reason = unlikely(track, config.tracks)
         if reason is None:
             shot.tracks.append(track)
             continue
         for one in track.founds:
             yield Reject(video.source(one.index), reason)
     account.uncertain += tracker.uncertain
-
-
-def _unlikely(track: Track, config: TrackConfig) -> str | None:
-    if len(track.founds) < config.min_track_frames:
-        return f"the person is followed through {len(track.founds)} frames only"
-    if max(one.moved for one in track.founds) < config.min_moved:
-        return "what stands out from the background does not move: no person"
-    if track.seconds < config.min_track_s:
-        return f"the person is followed for {track.seconds:.2f} s only"
-    return None
 
 
 def _hand_out(

@@ -21,9 +21,12 @@ from hpse_dist.data.importers.video_quality import QualityConfig, fault, whole_s
 from hpse_dist.data.importers.videos import VideosConfig
 from hpse_dist.data.pairs import PairsConfig, mine
 from hpse_dist.geometry.boxes import iou
+from hpse_dist.prepare import prepare
+from hpse_dist.recipe import DataRecipe
 from hpse_dist.records import FrameRecord, Reject
 from tests.data.importers.made_videos import write_video
 from tests.data.importers.walkers import BLUE, dissolve, draw, noisy, pan, room, walk
+from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
 
 REAL = Path(__file__).parents[4] / "shared" / "real" / "video"
 RATE = 20.0
@@ -187,6 +190,44 @@ def test_broken_files_are_rejects_and_the_rest_is_used(tmp_path: Path) -> None:
     assert "words.mov: not a video that can be opened" in text
     assert "headless.mp4: " in text and ".hidden" not in text
     assert "half.avi: the video is cut off: " in text
+
+
+def test_parts_are_the_whole_in_any_order(tmp_path: Path) -> None:
+    """A video each, or short ones together; the first knows nobody, and tells of the bad file."""
+    pictures, boxes = walk(20, 60, 120)
+    names = ("lonely.avi", "one.avi", "two.avi")
+    for name in names:
+        write_video(tmp_path / name, pictures, RATE)
+    (tmp_path / "zero.mkv").write_bytes(b"")
+    boxes_file(tmp_path / "boxes.csv", [row for n in names[1:] for row in given(boxes, 2, "a", n)])
+    config = VideosConfig(root=tmp_path, boxes=Path("boxes.csv"))
+
+    def told(records: Iterable[FrameRecord | Reject] | None) -> list[tuple[object, ...]]:
+        assert records is not None
+        return [(r.source, getattr(r, "track", ""), getattr(r, "box", "")) for r in records]
+
+    whole = told(videos.frames(config))
+    parts = videos.in_parts(config, 2)  # a second of video is five frames
+    assert parts.count == 3 and parts.frames(3) is None
+    found = {number: told(parts.frames(number)) for number in (2, 0, 1)}
+    assert found[0] + found[1] + found[2] == whole and len(found[1]) > 1
+    assert {source for source, *_ in found[0]} == {"zero.mkv", "lonely.avi"}
+    assert videos.in_parts(config, 7).count == 2 and videos.in_parts(config, 99).count == 1
+
+
+def test_a_collection_is_made_video_by_video(tmp_path: Path, plain_shards: None) -> None:  # noqa: F811
+    pictures, boxes = walk(20, 60, 120)
+    for name in ("lonely.avi", "one.avi", "two.avi"):
+        write_video(tmp_path / name, pictures, RATE)
+    rows = [row for n in ("one.avi", "two.avi") for row in given(boxes, 2, "a", n)]
+    boxes_file(tmp_path / "boxes.csv", rows)
+    config = VideosConfig(root=tmp_path, boxes=Path("boxes.csv"))
+    rule = CollectionConfig(crop_px=32, label_px=16, frames_per_shard=2, min_side_px=20)
+    made = prepare(DataRecipe("made", config, rule, pairs=None, out=tmp_path / "out"))
+    frames = made.frames.to_pylist()
+    assert len(made.shards) >= 2 and {row["sequence"] for row in frames} == {"one.avi", "two.avi"}
+    assert "no box of this video is given" in made.rejects["reason"].to_pylist()
+    assert made.verify() == []
 
 
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
