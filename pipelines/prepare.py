@@ -171,10 +171,9 @@ def summary(collection: Collection) -> list[str]:
     """What is in a collection, in a few lines."""
     counts = collection.manifest["counts"]
     splits = ", ".join(f"{count} {name}" for name, count in counts["splits"].items())
-    lines = [
-        f"{counts['frames']} frames ({splits}) of {counts['subjects'] or 'unnamed'} subjects, "
-        f"{counts['sequences']} sequences, {counts['cameras'] or 'unnamed'} cameras"
-    ]
+    whose = _who(collection), _number(counts["sequences"], "sequence")
+    cameras = _number(counts["cameras"], "camera") if counts["cameras"] else "cameras not known"
+    lines = [f"{_number(counts['frames'], 'frame')} ({splits}) of {', '.join(whose)}, {cameras}"]
     pairs = collection.manifest.get("pairs")
     if pairs:
         lines.append(f"{pairs['view']} cross-view pairs, {pairs['pose']} cross-pose pairs")
@@ -183,6 +182,19 @@ def summary(collection: Collection) -> list[str]:
     lines += sentences(collection.manifest)
     lines += [f"left out: {count} x {reason}" for reason, count in counts["rejects"].items()]
     return lines
+
+
+def _who(collection: Collection) -> str:
+    """Whom the frames show, as far as the source knows."""
+    subjects = collection.manifest["counts"]["subjects"]
+    if subjects:
+        return _number(subjects, "subject")
+    tracks = set(collection.frames["track"].to_pylist()) - {"", None}
+    return _number(len(tracks), "track") + " (subjects not known)" if tracks else "unknown subjects"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 if __name__ == "__main__":

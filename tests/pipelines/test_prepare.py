@@ -32,12 +32,18 @@ class MadeConfig:
 
     subjects: int = 2
     """How many people."""
+    known_by: str = "name"
+    """Whether people have a name, a track, or neither."""
 
 
 def frames(config: MadeConfig) -> Iterator[FrameRecord]:
     if config.subjects < 1:
         raise ValueError("no video in the folder")
-    return made_rig.frames(config.subjects, moments=4, cameras=3)
+    for record in made_rig.frames(config.subjects, moments=4, cameras=3):
+        if config.known_by != "name":
+            record.track = record.subject if config.known_by == "track" else ""
+            record.subject = ""
+        yield record
 
 
 def provenance(config: MadeConfig) -> Provenance:
@@ -71,6 +77,19 @@ def test_makes_a_collection_and_says_where_it_is(recipe, tmp_path, capsys):
     assert (folder / "sheets" / "pairs_view.png").is_file()
     assert run(recipe) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"done before: {folder}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["source.subjects=1"], "of 1 subject, 1 sequence, 3 cameras"),
+        (["source.known_by=track"], "of 2 tracks (subjects not known), 2 sequences, 3 cameras"),
+        (["source.known_by=nothing"], "of unknown subjects, 2 sequences, 3 cameras"),
+    ],
+)
+def test_says_whom_it_shows_as_far_as_that_is_known(recipe, capsys, changes, told):
+    assert run(recipe, *changes) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(told)
 
 
 def test_other_pairs_are_mined_from_the_same_frames(recipe, tmp_path, capsys):
