@@ -41,7 +41,7 @@ VICTIMS = {"worker": ("worker",), "data": ("data",), "driver": (), "head": ("gcs
 """Who is killed, and as which of the processes that `pipelines.soak` knows."""
 SHARES = {"worker": 3, "data": 3, "driver": 1, "head": 1}
 """Lost workers are the most frequent."""
-PATIENCE_S = 180.0  # without a new step the run is not coming back
+PATIENCE_S = 600.0  # without a new step the run is not coming back
 _POLL_S = 0.1
 _END = 4096  # bytes of the log that hold its last step
 _FOLDER_MARK = ".chaos"  # what is emptied was made here

@@ -67,6 +67,7 @@ def test_a_crash_is_not_final(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "no space left"), True),
         (ModuleNotFoundError("no module"), True),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), True),
+        (MemoryError("no room"), False),
         (OSError(errno.EIO, "i/o error"), False),
         (ConnectionResetError("peer"), False),
         (TimeoutError("store"), False),
