@@ -1,17 +1,15 @@
 """A look at the encoder while it is pre-trained: joints from its tokens by ridge regression.
 
-Held-out people with joints are cut into two halves by subject. What the encoder makes of one half's
-pictures, pooled to 2 x 2 cells, is regressed on their joints in closed form, and the other half's
-joints are predicted; then the other way round. Nothing is trained and nothing is drawn at random,
-so training goes on as if nobody had looked.
+What the encoder makes of training people's pictures, pooled to 4 x 4 cells, is regressed on their
+joints in closed form, and the joints of held-out people are predicted. Nothing is trained and
+nothing is drawn at random, so training goes on as if nobody had looked.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,9 @@ from hpse_dist.data.loader import evaluation_batches
 from hpse_dist.engine import Engine
 from hpse_dist.fields import Batch
 
-CELLS = 2  # tokens are pooled to CELLS x CELLS: where a joint is must still be told
-LABELS = ("joints3d", "joints2d")  # the first that the collection has
+CELLS = 4  # tokens are pooled to CELLS x CELLS: where a joint is must still be told
+LABELS = ("joints2d", "joints3d")  # the first that the collection has; 3D turns with the camera
+FIT = 2  # times as many frames of training people
 FEWEST = 8  # frames on either side
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # penalties, see `regressed`
 log = logging.getLogger(__name__)
@@ -37,7 +36,8 @@ class LiveProbeConfig:
     every: int = 200
     """Optimizer steps between two looks."""
     frames: int = 400
-    """At most this many held-out frames with joints, spread over the people."""
+    """At most this many held-out frames with joints, spread over the people; twice as many of
+    training people."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.frames < 2 * FEWEST:
@@ -72,25 +72,31 @@ class LiveProbe:
         if self.source is None:
             self._say("no held-out frame has joints2d or joints3d")
             return {}
-        mine: list[dict[str, np.ndarray]] = []
-        with engine.evaluating() as module:
-            for batch in self._batches(engine, module.encoder.patch_px):
-                mine.append(_read(module.encoder, batch, self.label))
-        parts = [part for rank in engine.gather(mine) for part in rank]
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        sides = halves(found["subject"])
-        if sides is None:
-            self._say(f"its frames cannot be cut by subject into two of at least {FEWEST}")
+        learnt = self._found(engine, replace(self.source, split="train"), FIT * self.config.frames)
+        test = self._found(engine, self.source, self.config.frames)
+        if min(len(learnt["subject"]), len(test["subject"])) < FEWEST:
+            self._say(f"fewer than {FEWEST} frames with joints to learn from, or held out")
             return {}
         unit = "error_mm" if self.label == "joints3d" else "error_percent"
-        error, of_mean = crossed(found, sides)
+        sums, count = distances(learnt, test, _best_ridge(learnt))
+        error, of_mean = (float(sum_) / count for sum_ in sums)
         scale = 1000.0 if self.label == "joints3d" else 100.0
         return {unit: scale * error, "explained": 100.0 * (1.0 - error / of_mean)}
 
-    def _batches(self, engine: Engine, patch_px: int) -> Iterable[Batch]:
-        assert self.source is not None
+    def _found(self, engine: Engine, source: Source, frames: int) -> dict[str, np.ndarray]:
+        """What the encoder makes of a source's frames, of all ranks, see `_read`."""
+        mine: list[dict[str, np.ndarray]] = []
+        with engine.evaluating() as module:
+            for batch in self._batches(engine, source, frames, module.encoder.patch_px):
+                mine.append(_read(module.encoder, batch, self.label))
+        parts = [part for rank in engine.gather(mine) for part in rank]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _batches(
+        self, engine: Engine, source: Source, frames: int, patch_px: int
+    ) -> Iterable[Batch]:
         return evaluation_batches(
-            self.source,
+            source,
             needs=("image", "sample_id", "subject", self.label),
             sampling="frames",
             world=engine.world,
@@ -98,7 +104,7 @@ class LiveProbe:
             image_px=self.image_px,
             patch_px=patch_px,
             device=engine.device,
-            limit=self.config.frames,
+            limit=frames,
         )
 
     def _say(self, why: str) -> None:
@@ -111,7 +117,8 @@ def _labelled(sources: Iterable[Source]) -> tuple[Source | None, str]:
     for source in sources:
         provides = provided_by([source.collection], pairs=False)
         label = next((name for name in LABELS if name in provides), None)
-        if label is not None and has_items(source, "frames"):
+        train = replace(source, split="train")
+        if label is not None and has_items(source, "frames") and has_items(train, "frames"):
             return source, label
     return None, ""
 
@@ -146,33 +153,37 @@ def halves(subject: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return np.flatnonzero(of_row == 0), np.flatnonzero(of_row == 1)
 
 
+def distances(
+    fit: dict[str, np.ndarray], test: dict[str, np.ndarray], ridge: float
+) -> tuple[np.ndarray, int]:
+    """Distances of predicted joints from true ones, summed, of ridge regression and of the mean
+    pose of those it was fitted to; and how many joints that is."""
+    known = fit["known"]
+    places = fit["places"].astype(np.float64)
+    mean = (places * known[..., None]).sum(0) / known.sum(0).clip(1)[:, None]
+    away = np.where(known[..., None], places - mean, 0.0)  # the unknown pull nowhere
+    true, seen = test["places"], test["known"]
+    guess = mean + regressed(
+        fit["tokens"], away.reshape(len(places), -1), test["tokens"], ridge
+    ).reshape(len(true), *mean.shape)
+    guesses = (guess, np.broadcast_to(mean, true.shape))
+    sums = [np.linalg.norm(one - true, axis=-1)[seen].sum() for one in guesses]
+    return np.array(sums), int(seen.sum())
+
+
 def crossed(
-    found: dict[str, np.ndarray],
-    sides: tuple[np.ndarray, np.ndarray],
-    ridge: float | None = None,
+    found: dict[str, np.ndarray], sides: tuple[np.ndarray, np.ndarray], ridge: float
 ) -> tuple[float, float]:
-    """Mean distance of predicted joints from true ones, of ridge regression and of the mean pose;
-    each side is predicted from the other. Without a penalty the best of RIDGES for halves of the
-    side that is regressed on: a fixed one would suit one encoder and not the next."""
-    sums, count = np.zeros(2), 0
-    for fit, test in (sides, sides[::-1]):
-        weight = _best_ridge({k: v[fit] for k, v in found.items()}) if ridge is None else ridge
-        known = found["known"][fit]
-        places = found["places"][fit].astype(np.float64)
-        mean = (places * known[..., None]).sum(0) / known.sum(0).clip(1)[:, None]
-        away = np.where(known[..., None], places - mean, 0.0)  # the unknown pull nowhere
-        guess = mean + regressed(
-            found["tokens"][fit], away.reshape(len(fit), -1), found["tokens"][test], weight
-        ).reshape(len(test), *mean.shape)
-        true, seen = found["places"][test], found["known"][test]
-        for number, one in enumerate((guess, np.broadcast_to(mean, true.shape))):
-            sums[number] += np.linalg.norm(one - true, axis=-1)[seen].sum()
-        count += int(seen.sum())
-    error, of_mean = sums / count if count else (math.nan, math.nan)
+    """Mean distances, as of `distances`, where each side is predicted from the other."""
+    parts = [{name: value[side] for name, value in found.items()} for side in sides]
+    there, back = (distances(*pair, ridge) for pair in (parts, parts[::-1]))
+    error, of_mean = (there[0] + back[0]) / max(there[1] + back[1], 1)
     return float(error), float(of_mean)
 
 
 def _best_ridge(found: dict[str, np.ndarray]) -> float:
+    """The best of RIDGES for halves of the people: a fixed one would suit one encoder and not the
+    next."""
     inner = halves(found["subject"])
     if inner is None:
         return RIDGES[-2]
