@@ -159,7 +159,7 @@ def distances(
     """Distances of predicted joints from true ones, summed, of ridge regression and of the mean
     pose of those it was fitted to; and how many joints that is."""
     known = fit["known"]
-    places = fit["places"].astype(np.float64)
+    places: np.ndarray = fit["places"].astype(np.float64)
     mean = (places * known[..., None]).sum(0) / known.sum(0).clip(1)[:, None]
     away = np.where(known[..., None], places - mean, 0.0)  # the unknown pull nowhere
     true, seen = test["places"], test["known"]
@@ -175,8 +175,8 @@ def crossed(
     found: dict[str, np.ndarray], sides: tuple[np.ndarray, np.ndarray], ridge: float
 ) -> tuple[float, float]:
     """Mean distances, as of `distances`, where each side is predicted from the other."""
-    parts = [{name: value[side] for name, value in found.items()} for side in sides]
-    there, back = (distances(*pair, ridge) for pair in (parts, parts[::-1]))
+    one, other = ({name: value[side] for name, value in found.items()} for side in sides)
+    there, back = distances(one, other, ridge), distances(other, one, ridge)
     error, of_mean = (there[0] + back[0]) / max(there[1] + back[1], 1)
     return float(error), float(of_mean)
 
