@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -36,6 +39,31 @@ def test_any_cut_of_the_sequence_is_the_same() -> None:
         part = order.between(start, stop)
         for name in ("source", "item", "repeat"):
             assert np.array_equal(getattr(part, name), getattr(whole, name)[start:stop])
+
+
+def test_the_sequence_is_the_one_that_runs_were_begun_with() -> None:
+    """Resuming, and the ledger of which samples made a step, rely on it."""
+    order = Order([shards(7, 5, 9, 4), shards(6, 6), shards(30)], [1.0, 1.5, 0.3], seed=5, window=3)
+    part = order.between(0, 3 * order.items_per_epoch)
+    text = np.stack([part.source, part.item, part.repeat]).astype("<i8").tobytes()
+    assert hashlib.sha256(text).hexdigest() == (
+        "6d69bf21fc54f8ae3c377de6359bf016dadf80c936719b966da2ae58cbbe4a4b"
+    )
+
+
+def test_memory_is_a_window_s_however_many_shards_there_are() -> None:
+    def peak(num_shards: int) -> int:
+        order = Order([shards(*[1000] * num_shards)], [1.0], seed=0, window=4)
+        order.between(0, 64)
+        tracemalloc.start()
+        try:
+            order.between(64, 128)
+            order.between(order.items_per_epoch - 64, order.items_per_epoch + 64)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(160) < 1.5 * peak(8), "an epoch is twenty times as long"
 
 
 def test_weights_repeat_and_rotate() -> None:
