@@ -44,6 +44,8 @@ class Clock:
         """Seconds of all updates that count, of earlier starts too."""
         self.straggler: int | None = None
         """The rank that the others waited for at the last reading."""
+        self.last: dict[str, float] = {}
+        """The rates of the last reading."""
         self._updates = self._waiting = self._saving = self._own = 0.0
         self._samples = 0
 
@@ -99,6 +101,7 @@ class Clock:
         }
         self._updates = self._waiting = self._saving = self._own = 0.0
         self._samples = 0
+        self.last = rates
         return rates
 
 

@@ -38,10 +38,14 @@ class Machine:
     """With how few trainers a run still goes on when machines are lost; null for no fewer."""
     micro_batch: int = 32
     """Samples per trainer, forward and backward; accumulation follows from global_batch."""
-    engine: Literal["plain", "ddp", "zero"] = "zero"
-    """plain: one trainer; ddp: replicated; zero: DeepSpeed."""
+    engine: Literal["plain", "ddp", "zero", "auto"] = "zero"
+    """plain: one trainer; ddp: replicated; zero: DeepSpeed; auto: what a plan (pretrain --plan) has
+    measured to be the quickest, and its zero_stage, micro_batch and loader_threads; without a plan
+    for this recipe, these trainers and this kind of machine it is measured first."""
     zero_stage: int = 2
     """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    plan_seconds: float = 60.0
+    """How long a plan measures, about."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
     loader: Literal["inline", "workers", "resident"] = "inline"
@@ -90,6 +94,8 @@ class Machine:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.min_workers is not None and self.min_workers < 1:
             raise ValueError(f"min_workers must be at least 1 or null, found {self.min_workers}")
+        if not self.plan_seconds > 0:
+            raise ValueError(f"plan_seconds must be above 0, found {self.plan_seconds:g}")
         if self.decode_limit_s <= 0:
             raise ValueError(f"decode_limit_s must be above 0, found {self.decode_limit_s:g}")
         if not 0 <= self.bad_records <= 1:
@@ -102,3 +108,9 @@ class Machine:
     def crew_size(self) -> int:
         """Ray data workers of each trainer; 0 where trainers decode themselves."""
         return self.data_workers if self.loader == "workers" else 0
+
+    def simplest(self, world_size: int) -> str:
+        """The engine, and in place of `auto` the one that needs no measuring."""
+        if self.engine != "auto":
+            return self.engine
+        return "plain" if world_size == 1 else "ddp"

@@ -52,7 +52,7 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     if source is None:
         raise ValueError("no collection of the recipe has held-out frames (split val) to predict")
     engine = build_engine(
-        recipe.machine.engine,
+        recipe.machine.simplest(world.size),
         module,
         recipe.optim,
         world=world,

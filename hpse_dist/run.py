@@ -38,6 +38,9 @@ from hpse_dist.models.frozen import thawed
 from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
 from hpse_dist.optim import schedule
+from hpse_dist.pace import Pace
+from hpse_dist.planning.measure import settled
+from hpse_dist.planning.plan import Plan
 from hpse_dist.recipe import (
     FinetuneRecipe,
     PretrainRecipe,
@@ -79,8 +82,9 @@ def _begin(recipe: TrainingRecipe, world: World, folder: Path, hire: Hire | None
     with opened(recipe, world, folder) as to_do:
         if to_do:
             device = set_up_process(recipe, world)
+            recipe, plan = settled(recipe, world, folder, device, hire)
             module, facts = module_of(recipe)
-            _run(recipe, module, facts, world, folder, device, hire)
+            _run(recipe, module, facts, world, folder, device, hire, plan)
 
 
 def _run(
@@ -91,6 +95,7 @@ def _run(
     folder: Path,
     device: torch.device,
     hire: Hire | None,
+    plan: Plan | None,
 ) -> None:
     """Train and evaluate to the recipe's last step, then export and report."""
     machine = recipe.machine
@@ -124,7 +129,8 @@ def _run(
         with RunLog(folder, world, every=machine.log_every, start=start) as record:
             record.text("recipe", dump(recipe))
             record.settings(flat(to_dict(recipe), ignore=("machine", "name", "collections")))
-            watch = _Watch(recipe, engine, record, account, meter, feed, loader)
+            pace = Pace(folder, world, clock, plan.together.compute_s if plan else None)
+            watch = _Watch(recipe, engine, record, account, meter, feed, loader, pace)
             reached = train(
                 engine,
                 loader,
@@ -171,8 +177,9 @@ class _Watch:
         meter: Meter,
         feed: Feed,
         loader: Loader,
+        pace: Pace,
     ) -> None:
-        self.loader = loader
+        self.loader, self.pace = loader, pace
         self.data = DataGuard(
             recipe.machine.bad_records,
             sum(len(items.first) for items in loader.items),
@@ -194,6 +201,7 @@ class _Watch:
             self.account.used(self.engine.gather(used))
             self._look_at_data(step)
         if self.record.due(step):
+            self.pace.look(step)
             share = self.account.figures()["effective"]
             self.record.scalars(step, {"run/effective": share if share is not None else math.nan})
         if self.probe is not None and (last or self.probe.due(step)):

@@ -63,7 +63,7 @@ def train(
         lr = schedule(step)
         engine.set_lr(lr)
         with clock.updating():
-            parts, refusal = _update(engine, clock, batches)
+            parts, refusal = update(engine, clock, batches)
         trouble = _judge(engine, guard, step, parts, refusal, step / steps)
         if trouble is not None:
             step = _go_back(engine, loader, log, checkpoints, guard, step, trouble)
@@ -108,7 +108,7 @@ class GivenUp(ValueError):
     """Training went wrong more often than its recipe allows."""
 
 
-def _update(
+def update(
     engine: Engine, clock: Clock, batches: Iterator[Batch]
 ) -> tuple[list[dict[str, Tensor]], Refusal | None]:
     """One update: the scalars of its micro-batches, and why it was refused, if it was."""

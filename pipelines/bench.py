@@ -29,7 +29,15 @@ from hpse_dist.data.pairs import PairsConfig
 from hpse_dist.log import METRICS_FILE, read_metrics
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
-from pipelines import bench_loader, chaos, command_parser, progress_bar, run_command, step_bench
+from pipelines import (
+    bench_loader,
+    chaos,
+    command_parser,
+    memory_bench,
+    progress_bar,
+    run_command,
+    step_bench,
+)
 from pipelines.bench_loader_kinds import bench_kinds
 from pipelines.bench_prepare import bench_prepare
 from pipelines.figures import Figure, figure, figures, in_turn, table
@@ -159,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
         "How fast the loader, the renderer, a training step and the mining of pairs are.",
         "python -m pipelines.bench loader collections/demo --json loader.json",
     )
-    kinds = "loader|synth|step|pairs|chaos|prepare"
+    kinds = "loader|synth|step|pairs|chaos|prepare|completion|memory"
     parts = made.add_subparsers(dest="part", required=True, metavar=kinds)
     bench_loader.add_arguments(parts)
     rendering = parts.add_parser("synth", help="crops/s of the renderer on one core")
@@ -185,6 +193,7 @@ def parser() -> argparse.ArgumentParser:
     mining.add_argument("--per-subject", type=int, help="rule pairs.max_per_subject")
     chaos.add_arguments(parts)
     step_bench.add_arguments(parts)
+    memory_bench.add_arguments(parts)
     for part, rounds in ((rendering, 3), (step, 3), (mining, 3)):
         part.add_argument("--rounds", type=int, default=rounds, help="repeats, candidates in turn")
         part.add_argument("--json", type=Path, help="write the figures here too")
@@ -194,6 +203,9 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     if options.part == "chaos":
         chaos.main(options)
+        return
+    if options.part == "memory":
+        memory_bench.main(options)
         return
     if options.part == "prepare":
         finish(bench_prepare(options), 1, options.json)

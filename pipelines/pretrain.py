@@ -10,11 +10,12 @@ from typing import Any
 
 from cluster.launch import launch
 from hpse_dist.data.loader import NO_CREW
+from hpse_dist.planning.measure import plan
 from hpse_dist.recipe import PretrainRecipe, TrainingRecipe, load_checked
 from hpse_dist.run import pretrain
 from hpse_dist.run_folder import check_folder, is_done
 from hpse_dist.world import World
-from pipelines import command_parser, run_command
+from pipelines import command_parser, planning, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +37,7 @@ def add_training_arguments(made: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run in this process, which then is the recipe's only worker",
     )
+    planning.add_arguments(made)
 
 
 def start(
@@ -46,9 +48,26 @@ def start(
     """Run a training recipe through Ray, or here, and say where the result is."""
     folder = recipe.folder()
     check_folder(recipe, folder)
+    if options.plan:
+        planning.check(recipe, options)
+        carry_out(recipe, plan, folder, None, options)
+        planning.show(recipe, folder, options)
+        return
     if is_done(folder):
         print(f"done before: {folder}")
         return
+    carry_out(recipe, run, folder, recipe.steps, options)
+    print(f"done: {folder}" if is_done(folder) else f"stopped, same command goes on: {folder}")
+
+
+def carry_out(
+    recipe: TrainingRecipe,
+    run: Callable[[Any, World, Path], None],
+    folder: Path,
+    steps: int | None,
+    options: argparse.Namespace,
+) -> None:
+    """Call a function on all of the recipe's workers, through Ray or here."""
     if options.without_ray:
         if recipe.machine.workers != 1:
             raise ValueError(
@@ -68,11 +87,10 @@ def start(
             loader_threads=recipe.machine.loader_threads,
             data_workers=recipe.machine.crew_size(),
             device=recipe.machine.device,
-            steps=recipe.steps,
+            steps=steps,
             max_failures=recipe.machine.max_failures,
             debug=options.debug,
         )
-    print(f"done: {folder}" if is_done(folder) else f"stopped, same command goes on: {folder}")
 
 
 def main(options: argparse.Namespace) -> None:

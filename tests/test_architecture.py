@@ -21,6 +21,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.prepare",
         "hpse_dist.study hpse_dist.study_state hpse_dist.sweep",
     ],
+    ["hpse_dist.planning"],
     [
         "hpse_dist.run_folder",
         "hpse_dist.feed",
@@ -30,6 +31,7 @@ LAYERS: list[list[str]] = [
     ],
     ["hpse_dist.recipe hpse_dist.machine"],
     ["hpse_dist.train", "hpse_dist.probe", "hpse_dist.live_probe", "hpse_dist.whole_set"],
+    ["hpse_dist.pace"],
     ["hpse_dist.guard", "hpse_dist.accounting"],
     [
         "hpse_dist.objectives hpse_dist.tasks",

@@ -175,6 +175,10 @@ class Engine(ABC):
     # -- state
 
     @abstractmethod
+    def held(self) -> dict[str, list[Tensor]]:
+        """What this rank holds at this moment of weights, gradients and the optimizer's state."""
+
+    @abstractmethod
     def snapshot(self) -> Snapshot:
         """A copy of this rank's share of the whole training state; collective."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpse_dist.engine.base import Engine, Precision
+from hpse_dist.engine.held import held_whole
 from hpse_dist.engine.state import (
     SavedState,
     Snapshot,
@@ -79,6 +80,9 @@ class PlainEngine(Engine):
         self.optimizer.zero_grad(set_to_none=True)
 
     # -- state
+
+    def held(self) -> dict[str, list[Tensor]]:
+        return held_whole(self.module, self.optimizer)
 
     def snapshot(self) -> Snapshot:
         """Every rank holds all: each takes its share of the parameters, the first what is left."""

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from hpse_dist.engine.base import Engine, Precision, join
+from hpse_dist.engine.held import held_whole, moments_of
 from hpse_dist.engine.state import (
     MOMENTS,
     SavedState,
@@ -39,7 +40,8 @@ from hpse_dist.engine.state import (
 from hpse_dist.fields import Batch
 from hpse_dist.world import World
 
-# DeepSpeed's own 5e8 elements reserve 2 GB before the first step; our models are far smaller
+# DeepSpeed's own 5e8 elements reserve 2 GB before the first step, and its 1e9 of stage 3 keep every
+# model of ours whole on every rank
 BUCKET_ELEMENTS = 50_000_000
 
 
@@ -51,8 +53,13 @@ def deepspeed_config(
     stage: int,
     clip: float,
     precision: Precision,
+    elements: int = BUCKET_ELEMENTS,
 ) -> dict[str, Any]:
-    """DeepSpeed's settings as plain values; nothing that matters is left to its defaults."""
+    """DeepSpeed's settings as plain values; nothing that matters is left to its defaults.
+
+    `elements`: of all that learns; buckets are not made larger than that.
+    """
+    bucket = max(1, min(BUCKET_ELEMENTS, elements))
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -61,8 +68,11 @@ def deepspeed_config(
         "steps_per_print": None,
         "zero_optimization": {
             "stage": stage,
-            "reduce_bucket_size": BUCKET_ELEMENTS,
-            "allgather_bucket_size": BUCKET_ELEMENTS,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_live_parameters": bucket,
+            "stage3_max_reuse_distance": bucket,
         },
     }
     if precision == "bf16":
@@ -130,6 +140,7 @@ class ZeroEngine(Engine):
                 stage=stage,
                 clip=clip,
                 precision=precision,
+                elements=sum(p.numel() for p in module.parameters() if p.requires_grad),
             ),
         )
 
@@ -241,6 +252,27 @@ class ZeroEngine(Engine):
             state[flat].update({moment: torch.zeros_like(flat) for moment in MOMENTS})
         state[flat]["step"] = torch.tensor(float(steps), device=flat.device)
         return {moment: state[flat][moment] for moment in MOMENTS}
+
+    def held(self) -> dict[str, list[Tensor]]:
+        if self.stage == 0:
+            return held_whole(self.module, self._adam)
+        zero, weights = self._engine.optimizer, [*self.module.parameters(), *self.module.buffers()]
+        if self.stage == 3:
+            weights += [parameter.ds_tensor for parameter in self.module.parameters()]
+            gradients, masters = (
+                [zero.grad_partitions_flat_buffer],
+                zero.fp32_partitioned_groups_flat,
+            )
+        else:
+            parts = [part for part in zero.averaged_gradients.values() if part is not None]
+            gradients = [gradient for part in parts for gradient in part]
+            masters = zero.single_partition_of_fp32_groups
+        gradients += [p.grad for p in self.module.parameters() if p.grad is not None]
+        return {
+            "weights": weights,
+            "gradients": gradients,
+            "optimizer": [*masters, *moments_of(self._adam)],
+        }
 
     @property
     def _adam(self) -> Any:

@@ -94,7 +94,7 @@ def read_study(folder: Path) -> Study:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a study's folder or a run's")
     plan_path = folder / PLAN_FILE
-    if plan_path.is_file():
+    if plan_path.is_file() and not is_run(folder):  # a run's own plan is of its speed
         plan = _json(plan_path)
         runs = tuple(read_run(_place(folder, row["folder"]), row) for row in plan["runs"])
         sweep = _json(folder / SWEEP_FILE) if (folder / SWEEP_FILE).is_file() else {}

@@ -1,0 +1,79 @@
+"""What a plan tries: micro-batches, engines, threads; and how its ranks agree on what they saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hpse_dist.engine import join
+from hpse_dist.fields import Batch
+from hpse_dist.objectives import OBJECTIVES
+from hpse_dist.planning.plan import Loading, Trial
+from hpse_dist.recipe import PretrainRecipe, TrainingRecipe
+from hpse_dist.world import World
+
+
+class Peers:
+    """What the ranks tell one another before there is an engine."""
+
+    def __init__(self, world: World, device: torch.device) -> None:
+        self.world = world
+        if world.size > 1:
+            join(world, device)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        if self.world.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
+    def slowest(self, seconds: float) -> float:
+        return max(self.gather(seconds))
+
+
+def enough_threads(loading: list[Loading], trial: Trial) -> int:
+    """The fewest threads that decode half as fast again as the trainer computes: more would take
+    cores from it; else those that decode the most."""
+    needed = 1.5 * trial.setting.micro_batch / trial.micro_s
+    enough = [one.threads for one in loading if one.samples_per_s >= needed]
+    return min(enough) if enough else max(loading, key=lambda one: one.samples_per_s).threads
+
+
+def resized(batch: Batch, rows: int) -> Batch:
+    """A batch of as many rows, the given ones over and over, each with an id of its own."""
+    have = len(next(iter(batch.values())))
+    index = torch.arange(rows, device=next(iter(batch.values())).device) % have
+    made = {name: value[index] for name, value in batch.items()}
+    if "sample_id" in made:
+        made["sample_id"] = torch.arange(rows, device=index.device)
+    return made
+
+
+def micro_batches(recipe: TrainingRecipe, world_size: int) -> list[int]:
+    """The recipe's, twice and half as many samples, and so on, of those that fill the global batch;
+    where the objective compares a step's samples with one another, the one that has them all."""
+    share, rest = divmod(recipe.global_batch, world_size)
+    if rest:
+        return [recipe.machine.micro_batch]
+    kind = OBJECTIVES.get(recipe.objective_name()) if isinstance(recipe, PretrainRecipe) else None
+    if kind is not None and not kind.splits:
+        return [share]
+    given = recipe.machine.micro_batch
+    wanted = sorted({given // 4, given // 2, given, 2 * given, 4 * given, 8 * given})
+    return [m for m in wanted if m >= 1 and share % m == 0]
+
+
+def engines(recipe: TrainingRecipe, world_size: int) -> list[tuple[str, int]]:
+    """Engine and ZeRO stage of what may be quicker, or smaller, than the simplest."""
+    if world_size == 1:
+        return [("zero", 1)]
+    kind = OBJECTIVES.get(recipe.objective_name()) if isinstance(recipe, PretrainRecipe) else None
+    stages = (1, 2) if kind is not None and not kind.shardable else (1, 2, 3)
+    return [("zero", stage) for stage in stages]

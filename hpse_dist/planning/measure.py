@@ -1,0 +1,392 @@
+"""Measure a recipe's settings on the machine at hand, on all its trainers at once.
+
+Real batches of the real loader, real engines, a few micro-steps of each; every rank makes the same
+calls. Nothing of a run is touched: modules are made for the measurement and thrown away.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hpse_dist.accounting import Clock
+from hpse_dist.data.decoding import Hire
+from hpse_dist.data.items import read_items
+from hpse_dist.engine import Engine, build_engine
+from hpse_dist.feed import Feed, make_feed
+from hpse_dist.fields import Batch
+from hpse_dist.planning.candidates import (
+    Peers,
+    engines,
+    enough_threads,
+    micro_batches,
+    resized,
+)
+from hpse_dist.planning.memory import need
+from hpse_dist.planning.plan import (
+    Link,
+    Loading,
+    Plan,
+    Setting,
+    Together,
+    Trial,
+    best,
+    key_of,
+    machine_name,
+    store,
+    stored,
+)
+from hpse_dist.recipe import TrainingRecipe
+from hpse_dist.starting import module_of, set_up_process
+from hpse_dist.train import update
+from hpse_dist.world import World
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+WARM = 1  # updates before the first that counts
+LEAST = 3  # updates that count, however slow
+LINK_BYTES = 32 << 20  # of a large all-reduce
+
+
+def plan(recipe: TrainingRecipe, world: World, folder: Path, hire: Hire | None = None) -> None:
+    """Measure, and write plan.json into the run's folder; `hire` as of `run.pretrain`."""
+    device = set_up_process(recipe, world)
+    if recipe.machine.engine == AUTO:
+        recipe = _simplest(recipe, world)
+    made = Measurement(recipe, world, device, hire).plan()
+    if world.is_main:
+        store(made, folder)
+
+
+def settled(
+    recipe: TrainingRecipe,
+    world: World,
+    folder: Path,
+    device: torch.device,
+    hire: Hire | None = None,
+) -> tuple[TrainingRecipe, Plan | None]:
+    """The recipe without `engine: auto`, by its plan, which is measured where there is none; and
+    the plan that it has, if any."""
+    auto = recipe.machine.engine == AUTO
+    if auto:
+        recipe = _simplest(recipe, world)
+    peers = Peers(world, device)
+    found = peers.from_main(
+        stored(folder, key_of(recipe, world, device)) if world.is_main else None
+    )
+    if auto and found is None:
+        log.info("no plan of %s for this machine yet: measuring", recipe.name)
+        found = Measurement(recipe, world, device, hire).plan()
+        set_up_process(recipe, world)  # as if nothing had been drawn
+    if found is None:
+        return recipe, None
+    if world.is_main:
+        store(found, folder)
+    return (found.applied(recipe) if auto else recipe), found
+
+
+def _simplest(recipe: TrainingRecipe, world: World) -> TrainingRecipe:
+    """With the engine that the others are measured against."""
+    engine: Any = recipe.machine.simplest(world.size)
+    return replace(recipe, machine=replace(recipe.machine, engine=engine))
+
+
+class Measurement:
+    """One measurement of about `machine.plan_seconds`; collective."""
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        world: World,
+        device: torch.device,
+        hire: Hire | None = None,
+    ) -> None:
+        if getattr(recipe, "encoder_frozen", False):
+            raise ValueError(
+                "a plan is for training on pictures; a probe (encoder_frozen) takes its tokens "
+                "from a shelf and needs none: choose its engine by hand"
+            )
+        self.recipe, self.world, self.device, self.hire = recipe, world, device, hire
+        self.peers = Peers(world, device)
+        self.module, _ = module_of(recipe)  # for what it needs: engines have one of their own
+        learns = [p for p in self.module.parameters() if p.requires_grad]
+        self.parameter_bytes = sum(p.numel() * p.element_size() for p in learns)
+        self.began = time.perf_counter()
+        self.budget = recipe.machine.plan_seconds
+
+    def plan(self) -> Plan:
+        """Loader, micro-batches, engines, then the best of them with the loader."""
+        recipe, world = self.recipe, self.world
+        loading, example = self._loading()
+        trials = self._trials(example)
+        chosen = best(trials, recipe.global_batch, world.size)
+        threads = enough_threads(loading, next(t for t in trials if t.setting == chosen))
+        together, evaluation_s, rows = self._together(chosen, threads)
+        return Plan(
+            name=recipe.name,
+            key=key_of(recipe, world, self.device),
+            made=datetime.now().isoformat(timespec="minutes"),
+            seconds=round(time.perf_counter() - self.began, 1),
+            world_size=world.size,
+            local_size=world.local_size,
+            global_batch=recipe.global_batch,
+            device=self.device.type,
+            machine=machine_name(self.device),
+            cores=os.cpu_count() or 1,
+            parameter_bytes=self.parameter_bytes,
+            trials=tuple(trials),
+            loading=tuple(loading),
+            link=self._link(),
+            together=together,
+            chosen=chosen,
+            loader_threads=threads,
+            evaluation_s=evaluation_s,
+            evaluation_rows=rows,
+        )
+
+    # -- the loader
+
+    def _loading(self) -> tuple[list[Loading], Batch]:
+        """Its rate with more and more threads, until more are of no use; and one batch."""
+        most = max(1, (os.cpu_count() or 1) // self.world.local_size)
+        given = self.recipe.machine.loader_threads
+        found: list[Loading] = []
+        example: Batch = {}
+        inline = self.recipe.machine.loader == "inline"
+        for threads in sorted({1, given, *(2**i for i in range(1, 6))}) if inline else [given]:
+            if threads > max(most, given):
+                break
+            loader = self._feed(threads=threads).loader()
+            try:
+                batches = iter(loader)
+                example = next(batches)
+                rate = self._rate(batches, 0.05 * self.budget)
+            finally:
+                loader.close()
+            rate = min(self.peers.gather(rate))
+            if found and rate < 1.1 * found[-1].samples_per_s:
+                break
+            found.append(Loading(threads, rate))
+        return found, {name: value.clone() for name, value in example.items()}
+
+    def _rate(self, batches: Iterator[Batch], seconds: float) -> float:
+        """Samples per second, what was ready beforehand left out."""
+        for _ in range(4):
+            next(batches)
+        start, count = time.perf_counter(), 0
+        while (passed := time.perf_counter() - start) < seconds or not count:
+            count += len(next(iter(next(batches).values())))
+            self._wait()
+        return count / passed
+
+    def _feed(self, threads: int, micro_batch: int | None = None) -> Feed:
+        machine = self.recipe.machine
+        machine = replace(
+            machine, loader_threads=threads, micro_batch=micro_batch or machine.micro_batch
+        )
+        recipe = replace(self.recipe, machine=machine)
+        return make_feed(recipe, self.module, self.world, self.device, self.hire)
+
+    # -- settings
+
+    def _trials(self, example: Batch) -> list[Trial]:
+        """Micro-batches with the simplest engine, then the other engines with the best of them."""
+        recipe, size = self.recipe, self.world.size
+        simplest = "plain" if size == 1 else "ddp"
+        settings = [Setting(simplest, 0, m) for m in micro_batches(recipe, size)]
+        found = [self._tried(setting, example) for setting in settings]
+        if all(trial.failed for trial in found):
+            quick = settings[-1].micro_batch
+        else:
+            quick = best(found, recipe.global_batch, size).micro_batch
+        for engine, stage in engines(recipe, size):
+            late = self._passed() > 0.6 * self.budget
+            setting = Setting(engine, stage, quick)
+            if any(self.peers.gather(late)):
+                found.append(Trial(setting, failed="no time left; raise machine.plan_seconds"))
+            else:
+                found.append(self._tried(setting, example))
+        return found
+
+    def _tried(self, setting: Setting, example: Batch) -> Trial:
+        reason = self._too_large(setting, example)
+        if reason:
+            return Trial(setting, failed=reason)
+        engine = None
+        try:
+            engine = self._engine(setting, accumulation=2)
+            return self._timed(engine, setting, example)
+        except torch.OutOfMemoryError:  # on every rank: they hold the same
+            return Trial(setting, failed="out of memory")
+        finally:
+            if engine is not None:
+                engine.close()
+            del engine
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _too_large(self, setting: Setting, example: Batch) -> str:
+        """What the model of memory says against it on a GPU, before anything is tried."""
+        if self.device.type != "cuda":
+            return ""
+        machine = replace(
+            self.recipe.machine,
+            engine=setting.engine,  # type: ignore[arg-type]
+            zero_stage=setting.zero_stage,
+            micro_batch=setting.micro_batch,
+        )
+        recipe = replace(self.recipe, machine=machine)
+        try:
+            peak = need(recipe, self.world.size, example, self.device).peak
+        except ValueError:
+            return ""  # not to be told beforehand: trying will tell
+        room = torch.cuda.get_device_properties(self.device).total_memory
+        if peak < 0.95 * room:
+            return ""
+        return f"would need {peak / 2**30:.1f} GiB of {room / 2**30:.1f}"
+
+    def _engine(self, setting: Setting, accumulation: int) -> Engine:
+        recipe = self.recipe
+        engine = build_engine(
+            setting.engine,
+            module_of(recipe)[0],
+            recipe.optim,
+            world=self.world,
+            device=self.device,
+            accumulation=accumulation,
+            micro_batch=setting.micro_batch,
+            precision=recipe.precision,
+            zero_stage=setting.zero_stage,
+        )
+        engine.set_lr(recipe.optim.lr * 1e-3)
+        return engine
+
+    def _timed(self, engine: Engine, setting: Setting, example: Batch) -> Trial:
+        """Two micro-steps an update: the first ends nothing, the second sends and moves."""
+        batch = resized(example, setting.micro_batch)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        first: list[float] = []
+        last: list[float] = []
+        start = time.perf_counter()
+        for number in itertools.count():
+            if number == WARM:
+                start = time.perf_counter()
+            times = [self._seconds(lambda: _micro_step(engine, batch)) for _ in range(2)]
+            if number >= WARM:
+                first.append(times[0])
+                last.append(times[1])
+            enough = time.perf_counter() - start > 0.06 * self.budget
+            if len(first) >= LEAST and all(self.peers.gather(enough)):
+                break
+        micro = self.peers.slowest(statistics.median(first))
+        whole = self.peers.slowest(statistics.median(last))
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        return Trial(setting, micro, max(0.0, whole - micro), max(self.peers.gather(peak)))
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        self._wait()
+        start = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    # -- the link
+
+    def _link(self) -> Link | None:
+        """What a large and a small all-reduce take; None where there is one process."""
+        if self.world.size == 1:
+            return None
+        small, large = (
+            torch.zeros(size // 4, device=self.device)
+            for size in (4, min(LINK_BYTES, max(1 << 20, self.parameter_bytes)))
+        )
+        seconds = []
+        for tensor in (small, large):
+            dist.all_reduce(tensor)
+            times = [self._seconds(lambda one=tensor: dist.all_reduce(one)) for _ in range(5)]  # type: ignore[misc]
+            seconds.append(self.peers.slowest(statistics.median(times)))
+        passed = 2 * (self.world.size - 1) / self.world.size * large.nbytes
+        return Link(passed / max(1e-9, seconds[1] - seconds[0]), seconds[0])
+
+    # -- training as it will be
+
+    def _together(self, chosen: Setting, threads: int) -> tuple[Together, float, int]:
+        """The chosen setting with the loader for the time that is left; seconds of a batch of the
+        evaluation, and its rows."""
+        recipe, world = self.recipe, self.world
+        accumulation = recipe.global_batch // (world.size * chosen.micro_batch)
+        engine = self._engine(chosen, accumulation)
+        feed = self._feed(threads, chosen.micro_batch)
+        loader, clock = feed.loader(), Clock()
+        try:
+            batches = iter(loader)
+            for _ in range(WARM):
+                update(engine, clock, batches)
+            clock.rates(1)
+            times: list[float] = []
+            cores, start = time.process_time(), time.perf_counter()
+            while True:
+                times.append(self._seconds(lambda: self._counted(engine, clock, batches)))
+                enough = self._passed() > self.budget and time.perf_counter() - start > 5
+                if len(times) >= LEAST and all(self.peers.gather(enough)):
+                    break
+            used = time.process_time() - cores
+            rates = clock.rates(world.size)
+            evaluation_s, rows = self._evaluation(engine, feed)
+        finally:
+            loader.close()
+            engine.close()
+        samples = len(times) * accumulation * chosen.micro_batch
+        alone = (1 - rates["wait_share"]) * world.size / rates["samples_per_s"]
+        together = Together(
+            samples_per_s=min(self.peers.gather(rates["samples_per_s"])),
+            wait_share=max(self.peers.gather(rates["wait_share"])),
+            compute_s=self.peers.slowest(alone),
+            core_s=statistics.mean(self.peers.gather(used / samples)),
+            spread=(max(times) - min(times)) / 2 / statistics.median(times),
+        )
+        return together, evaluation_s, rows
+
+    def _counted(self, engine: Engine, clock: Clock, batches: Iterator[Batch]) -> None:
+        with clock.updating():
+            update(engine, clock, batches)
+
+    def _evaluation(self, engine: Engine, feed: Feed) -> tuple[float, int]:
+        """Seconds of one batch of the evaluation, and how many samples it has; 0 without one."""
+        if feed.held_out is None:
+            return 0.0, 0
+        rows = self.recipe.evaluation_batch * self.world.size
+        pictures = feed.evaluation(2 * rows)
+        next(pictures)  # starts the decoding
+        with engine.evaluating() as module:
+            seconds = self._seconds(lambda: [module.metrics(batch) for batch in pictures])
+        held = len(read_items(feed.held_out, feed.sampling).first)
+        limit = self.recipe.evaluate_limit
+        return self.peers.slowest(seconds), held if limit is None else min(held, limit)
+
+    def _passed(self) -> float:
+        return time.perf_counter() - self.began
+
+
+def _micro_step(engine: Engine, batch: Batch) -> None:
+    engine.backward(engine(batch)["loss"])
+    engine.step()

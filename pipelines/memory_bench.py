@@ -1,0 +1,257 @@
+"""`bench memory`: the bytes that a recipe was said to need beside those that it took.
+
+Every engine makes two updates in processes of its own. What a process holds is counted tensor by
+tensor, each storage once, when the last backward pass has ended; the most at one moment is what
+torch's allocator says: on CUDA its own peak, on a CPU by the profiler's record of every allocation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpse_dist.config import build, load, to_dict
+from hpse_dist.engine import build_engine
+from hpse_dist.fields import Batch
+from hpse_dist.objectives.completion import Completion, CompletionConfig
+from hpse_dist.planning.memory import Need, need, readable
+from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.starting import module_of, set_up_process
+from hpse_dist.world import World
+from pipelines import progress_bar
+from pipelines.step_bench import made_batch
+
+PRESETS = ("vit_t", "vit_s", "vit_b", "vit_l", "vit_h")
+ENGINES = {"ddp": ("ddp", 0), **{f"zero {stage}": ("zero", stage) for stage in range(4)}}
+
+
+def add_arguments(parts: Any) -> None:
+    """The command's part `memory`."""
+    part: argparse.ArgumentParser = parts.add_parser(
+        "memory", help="bytes that a recipe was said to need beside those that it took"
+    )
+    part.add_argument("recipe", type=Path, nargs="?", default=Path("configs/pretrain/demo.yaml"))
+    part.add_argument("overrides", nargs="*", metavar="key=value")
+    part.add_argument("--workers", type=int, default=2)
+    part.add_argument("--engines", default=",".join(ENGINES), help="separated by commas")
+    part.add_argument(
+        "--presets", action="store_true", help="only predict, for every size of encoder"
+    )
+    part.add_argument("--json", type=Path, help="write the figures here too")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Print the table of `bench memory`."""
+    recipe = load(PretrainRecipe, options.recipe, options.overrides)
+    if not isinstance(recipe.objective, CompletionConfig):
+        raise ValueError(
+            "bench memory makes batches for the objective completion: give such a recipe"
+        )
+    unknown = set(options.engines.split(",")) - set(ENGINES)
+    if unknown:
+        raise ValueError(f"--engines must be of {', '.join(ENGINES)}; found {', '.join(unknown)}")
+    engines = {name: ENGINES[name] for name in options.engines.split(",")}
+    found = _presets(recipe, options.workers, engines) if options.presets else {}
+    ratios = {}
+    if not options.presets:
+        both = bench_memory(recipe, options.workers, engines)
+        for name, (said, took) in both.items():
+            found |= {f"{name}, predicted": said, f"{name}, measured": took}
+            ratios[name] = took.peak / said.peak
+    print(f"MiB of each of {options.workers} processes, micro-batch {recipe.machine.micro_batch}")
+    print(readable(found))
+    for name, ratio in ratios.items():
+        print(f"{name}: measured peak is {ratio:.4f} of the predicted one")
+    if options.json:
+        figures = {name: asdict(one) for name, one in found.items()}
+        options.json.write_text(json.dumps({"bytes": figures, "ratio": ratios}, indent=1))
+        print(f"done: {options.json}")
+
+
+def _presets(
+    recipe: PretrainRecipe, workers: int, engines: dict[str, tuple[str, int]]
+) -> dict[str, Need]:
+    """Every size of encoder, predicted."""
+    found = {}
+    for preset in PRESETS:
+        sizes: dict[str, Any] = {"name": preset, "dim": None, "depth": None, "heads": None}
+        sized = replace(recipe, encoder=replace(recipe.encoder, **sizes))
+        for name, (engine, stage) in engines.items():
+            for recompute in (False, True):
+                this = _with(sized, workers, engine, stage, recompute)
+                found[f"{preset}, {name}{', recompute' * recompute}"] = predicted(this, workers)
+    return found
+
+
+def bench_memory(
+    recipe: PretrainRecipe, workers: int, engines: dict[str, tuple[str, int]]
+) -> dict[str, tuple[Need, Need]]:
+    """By engine: what was predicted and what the first of `workers` processes took."""
+    found = {}
+    with progress_bar(2 * len(engines), "bench") as bar:
+        for name, (engine, stage) in engines.items():
+            for recompute in (False, True):
+                this = _with(recipe, workers, engine, stage, recompute)
+                both = predicted(this, workers), measured(this, workers)
+                found[name + ", recompute" * recompute] = both
+                bar.update()
+    return found
+
+
+def _with(
+    recipe: PretrainRecipe, workers: int, engine: str, stage: int, recompute: bool
+) -> PretrainRecipe:
+    machine = replace(recipe.machine, workers=workers, engine=engine, zero_stage=stage)  # type: ignore[arg-type]
+    return replace(recipe, machine=machine, encoder=replace(recipe.encoder, recompute=recompute))
+
+
+def predicted(recipe: PretrainRecipe, workers: int) -> Need:
+    """Without making the model."""
+    cuda = recipe.machine.device != "cpu" and torch.cuda.is_available()
+    return need(recipe, workers, example(recipe), "cuda" if cuda else "cpu")
+
+
+def example(recipe: PretrainRecipe) -> Batch:
+    """One pair of the recipe's size, without content."""
+    px, grid = recipe.encoder.image_px, recipe.encoder.grid()
+    whole = {"sample_id", "epoch", "subject", "pair_kind"}
+    shapes = {"image": (3, px, px), "image_ref": (3, px, px), "person": grid}
+    return {
+        name: torch.zeros((1, *shapes.get(name, ())), dtype=torch.int64 if name in whole else None)
+        for name in recipe.objective.needs
+    }
+
+
+def measured(recipe: PretrainRecipe, workers: int) -> Need:
+    """What the first of `workers` processes took."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="hpse_bench_") as folder:
+        path = Path(folder) / "held.json"
+        torch.multiprocessing.spawn(
+            _work, (to_dict(recipe), workers, port, str(path)), nprocs=workers
+        )
+        return Need(**json.loads(path.read_text()))
+
+
+def _work(rank: int, values: dict[str, Any], workers: int, port: int, path: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    recipe, world = build(PretrainRecipe, values), World(rank, workers, rank, workers)
+    found = _measure(recipe, world, set_up_process(recipe, world))
+    if world.is_main:
+        Path(path).write_text(json.dumps(asdict(found)))
+
+
+def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need:
+    """Two updates; bytes of the second."""
+    module, machine = module_of(recipe)[0], recipe.machine
+    assert isinstance(module, Completion)
+    engine = build_engine(
+        machine.engine,
+        module,
+        recipe.optim,
+        world=world,
+        device=device,
+        accumulation=recipe.accumulation(world.size),
+        micro_batch=machine.micro_batch,
+        precision=recipe.precision,
+        zero_stage=machine.zero_stage,
+    )
+    made = made_batch(module, machine.micro_batch, device)
+    batch = {name: made[name] for name in example(recipe) if name in made}
+    batch["subject"] = made["sample_id"].clone()
+    del made
+    for _ in range(engine.accumulation):
+        engine.backward(engine(batch)["loss"])
+        engine.step()
+    before, peak = _everything(), Peak(device)
+    held, kept = {}, 0
+    for number in range(engine.accumulation):
+        known = {id(x.untyped_storage()) for parts in engine.held().values() for x in parts}
+        saved = Saved(known | {id(x.untyped_storage()) for x in batch.values()})
+        with peak, saved.hooks:
+            loss = engine(batch)["loss"]
+            engine.backward(loss)
+        kept = max(kept, saved.bytes)
+        if number == engine.accumulation - 1:
+            held = {name: _distinct(tensors) for name, tensors in engine.held().items()}
+        del loss
+        with peak:
+            engine.step()
+    taken = _distinct(batch.values())
+    engine.close()
+    return Need(**held, exchange=0, batch=taken, activations=kept, peak=before + peak.most)
+
+
+class Saved:
+    """Bytes of what autograd keeps for the backward pass, each storage once."""
+
+    def __init__(self, known: set[int]) -> None:
+        """`known`: storages that are there anyway, weights above all."""
+        self._known, self.bytes = known, 0
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._known:
+            self._known.add(id(storage))
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+class Peak:
+    """The most that torch's allocator gave out inside it, over what was given before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.most, self._device = 0, device
+
+    def __enter__(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+            return
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._profile = torch.profiler.profile(activities=activities, profile_memory=True)
+            self._profile.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._device.type == "cuda":
+            most = torch.cuda.max_memory_allocated(self._device) - self._before
+            self.most = max(self.most, most)
+            return
+        self._profile.__exit__(*error)
+        recorded: Any = self._profile.profiler
+        events = recorded.kineto_results.events()
+        now = 0
+        for event in sorted(events, key=lambda one: one.start_ns()):
+            if event.name() == "[memory]":
+                now += event.nbytes()
+                self.most = max(self.most, now)
+
+
+def _everything() -> int:
+    """Bytes of every tensor of this process."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _distinct([x for x in gc.get_objects() if isinstance(x, Tensor)])
+
+
+def _distinct(tensors: Iterable[Tensor]) -> int:
+    found = {id(x.untyped_storage()): x.untyped_storage() for x in tensors if not x.is_meta}
+    return sum(storage.nbytes() for storage in found.values())

@@ -1,0 +1,111 @@
+"""Bytes that were said beforehand are those that training takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hpse_dist.config import build, to_dict
+from hpse_dist.objectives.mae import MaeConfig
+from hpse_dist.planning.memory import Counted, gradients_fate, need, shares
+from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.world import World
+from pipelines.memory_bench import _measure, example
+from tests.data.made_collection import made_collection
+from tests.test_run import pretraining
+
+CPU = torch.device("cpu")
+
+
+def recipe_of(folder: Path, **changes: Any) -> PretrainRecipe:
+    recipe = pretraining(folder, made_collection(), optim={"lr": 1e-3, "warmup_steps": 1})
+    encoder = {"name": "custom", "image_px": 32, "patch_px": 8, "dim": 64, "depth": 4, "heads": 2}
+    values = to_dict(recipe) | {"encoder": encoder} | changes
+    return build(PretrainRecipe, values)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "recompute"),
+    [("plain", "fp32", False), ("ddp", "bf16", False), ("plain", "fp32", True)],
+)
+def test_predicted_is_measured(
+    tmp_path: Path, engine: str, precision: str, recompute: bool
+) -> None:
+    """Within 5 %, by what torch's allocator gave out."""
+    recipe = recipe_of(tmp_path, precision=precision, global_batch=4)
+    machine = replace(recipe.machine, engine=engine)  # type: ignore[arg-type]
+    encoder = replace(recipe.encoder, recompute=recompute)
+    recipe = replace(recipe, machine=machine, encoder=encoder)
+    said, took = need(recipe, 1, example(recipe)), _measure(recipe, World(), CPU)
+    assert took.peak == pytest.approx(said.peak, rel=0.05)
+    if not recompute:  # what is kept for it goes past autograd's hooks
+        assert took.activations == pytest.approx(said.activations, rel=0.05)
+    assert took.optimizer == pytest.approx(said.optimizer, rel=0.01)  # and its step counters
+    assert (took.weights, took.gradients, took.batch) == (
+        said.weights,
+        said.gradients,
+        said.batch,
+    )
+
+
+def test_recomputing_keeps_less(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    again = replace(recipe, encoder=replace(recipe.encoder, recompute=True))
+    whole, less = (need(one, 1, example(one)) for one in (recipe, again))
+    assert less.activations < 0.8 * whole.activations and less.peak < whole.peak
+    assert less.weights == whole.weights
+
+
+def test_twice_the_batch_keeps_twice_as_much(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    twice = replace(recipe, machine=replace(recipe.machine, micro_batch=8))
+    one, two = (need(each, 1, example(each)) for each in (recipe, twice))
+    assert two.batch == 2 * one.batch
+    assert two.activations == pytest.approx(2 * one.activations, rel=0.02)
+
+
+def test_shares_of_zero() -> None:
+    """What each stage cuts up, in parameters' bytes: P of weights, P of gradients, 2 P of AdamW."""
+    module = nn.Linear(64, 100, bias=False)
+    whole = 4 * 6400
+
+    def of(engine: str, stage: int, accumulation: int = 1) -> list[float]:
+        found = shares(module, engine, stage, 4, accumulation)
+        return [found[name] / whole for name in ("weights", "gradients", "optimizer")]
+
+    assert of("ddp", 0) == of("zero", 0) == [1, 1, 2]
+    assert of("zero", 1) == of("zero", 2) == [1, 0.25, 0.75]  # masters and two moments
+    assert of("zero", 1, accumulation=2) == [1, 1, 0.75]
+    assert of("zero", 2, accumulation=2) == [1, 0.25, 0.75]
+    assert of("zero", 3) == [1.25, 0.25, 0.75]  # so small a model is whole at a time
+    assert gradients_fate("zero", 1, 2) == "there" and gradients_fate("plain", 0, 1) == "come"
+
+
+def test_what_depends_on_the_data_is_not_guessed(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, objective={"name": "dino"}, global_batch=4)
+    batch = {name: torch.zeros(1, 3, 32, 32) for name in recipe.objective.needs}
+    for name in set(batch) - {"image"}:
+        batch[name] = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="cannot be told beforehand"):
+        need(recipe, 1, batch)
+
+
+def test_counted_lets_go() -> None:
+    there = torch.zeros(8)
+    with Counted([there]) as made:
+        first = there + 1
+        view = first[2:]
+        there.add_(1)
+        assert made.now == made.peak == 32
+        del first, view
+        assert made.now == 0 and made.peak == 32
+
+
+def test_other_objectives_are_counted_too(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, objective=to_dict(MaeConfig()) | {"name": "mae"})
+    assert need(recipe, 1, example(recipe)).activations > 0
