@@ -346,7 +346,8 @@ class Measurement:
             cores, start = time.process_time(), time.perf_counter()
             while True:
                 times.append(self._seconds(lambda: self._counted(engine, clock, batches)))
-                enough = self._passed() > self.budget and time.perf_counter() - start > 5
+                least = min(5.0, 0.2 * self.budget)
+                enough = self._passed() > self.budget and time.perf_counter() - start > least
                 if len(times) >= LEAST and all(self.peers.gather(enough)):
                     break
             used = time.process_time() - cores

@@ -9,6 +9,7 @@ is counted until it is let go. So the figures follow the code, whatever the obje
 from __future__ import annotations
 
 import contextlib
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -70,7 +71,9 @@ def need(
     """
     machine, kind = recipe.machine, torch.device(device).type
     accumulation = recipe.accumulation(world_size)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(kind):
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), torch.device(kind):
+        # of copy.deepcopy, which asks whether there is any memory behind a tensor
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         module = _fake_module(recipe)
         for part in module.modules():  # made of arrays, so not on the context's device
             for name, buffer in part.named_buffers(recurse=False):
