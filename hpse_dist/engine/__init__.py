@@ -8,13 +8,13 @@ from torch import nn
 from hpse_dist.engine.base import Engine, Precision, Refusal, join
 from hpse_dist.engine.ddp import DdpEngine
 from hpse_dist.engine.plain import PlainEngine
-from hpse_dist.engine.zero import BUCKET_ELEMENTS, ZeroEngine
+from hpse_dist.engine.zero import ZeroEngine, bucket_elements
 from hpse_dist.optim import OptimConfig, build_optimizer
 from hpse_dist.world import World
 
 ENGINES = ("plain", "ddp", "zero")
 
-__all__ = ["BUCKET_ELEMENTS", "ENGINES", "Engine", "Refusal", "build_engine", "join"]
+__all__ = ["ENGINES", "Engine", "Refusal", "bucket_elements", "build_engine", "join"]
 
 
 def build_engine(

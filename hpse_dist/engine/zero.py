@@ -45,6 +45,11 @@ from hpse_dist.world import World
 BUCKET_ELEMENTS = 50_000_000
 
 
+def bucket_elements(elements: int) -> int:
+    """How many elements travel together where so many learn: a round number, as DeepSpeed asks."""
+    return min(BUCKET_ELEMENTS, 1000 * math.ceil(elements / 1000))
+
+
 def deepspeed_config(
     *,
     micro_batch: int,
@@ -59,7 +64,7 @@ def deepspeed_config(
 
     `elements`: of all that learns; buckets are not made larger than that.
     """
-    bucket = max(1, min(BUCKET_ELEMENTS, elements))
+    bucket = bucket_elements(elements)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,

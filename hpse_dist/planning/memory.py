@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hpse_dist.engine import BUCKET_ELEMENTS
+from hpse_dist.engine import bucket_elements
 from hpse_dist.fields import Batch
 from hpse_dist.recipe import TrainingRecipe
 from hpse_dist.starting import module_of
@@ -142,12 +142,14 @@ def shares(
             "exchange": 0,  # ddp's buckets are the gradients themselves
         }
     part = whole // world_size
-    live = FP32 * min(elements, BUCKET_ELEMENTS)  # whole for a layer's sake, and its neighbours'
+    live = min(
+        whole, FP32 * bucket_elements(elements)
+    )  # whole for a layer's sake, and its neighbours'
     return {
         "weights": fixed + (part + live if stage == 3 else whole),
         "gradients": whole if stage == 1 and accumulation > 1 else part,
         "optimizer": 3 * part,
-        "exchange": FP32 * min(elements, BUCKET_ELEMENTS),
+        "exchange": FP32 * bucket_elements(elements),
     }
 
 
