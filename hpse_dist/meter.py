@@ -36,8 +36,7 @@ class Meter:
 
     def __init__(self, world: World, device: torch.device) -> None:
         self.device = device
-        with contextlib.suppress(OSError):  # so that an earlier run in this process is not counted
-            (PROCESS / "clear_refs").write_text("5")
+        forget_peak()  # so that an earlier run in this process is not counted
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self._began, self._cores = time.monotonic(), _core_seconds()
@@ -48,7 +47,7 @@ class Meter:
         """Names as above; those that cannot be known here are absent."""
         found = {"core_seconds": _core_seconds() - self._cores}
         with contextlib.suppress(OSError, ValueError):
-            found["memory_mb"] = _peak_memory_mb()
+            found["memory_mb"] = peak_memory_mb()
         if self.device.type == "cuda":
             found["gpu_seconds"] = time.monotonic() - self._began
             found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
@@ -74,7 +73,13 @@ def _core_seconds() -> float:
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
-def _peak_memory_mb() -> float:
+def forget_peak() -> None:
+    """Count the peak of memory from now on, where the system can."""
+    with contextlib.suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float:
     """Peak resident memory; ValueError where the system does not say."""
     found = re.search(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text())
     if found is None:

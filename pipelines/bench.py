@@ -1,4 +1,4 @@
-"""`python -m pipelines.bench loader|synth|step|pairs|chaos|prepare`: how fast the parts are.
+"""`python -m pipelines.bench <part>`: how fast the parts are; `--help` lists them.
 
 Candidates are measured in turn, several times over, so that a machine whose speed drifts or that
 others use treats them alike. A ratio is the median over the rounds of two figures of one round.
@@ -10,27 +10,24 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from hpse_dist import synth
-from hpse_dist.config import load
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.mining.cost import make_tables, mining_cost
 from hpse_dist.data.pairs import PairsConfig
-from hpse_dist.log import METRICS_FILE, read_metrics
-from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.records import FrameRecord
 from pipelines import (
+    bench_attention,
+    bench_growth,
     bench_loader,
+    bench_runs,
     chaos,
     command_parser,
     memory_bench,
@@ -40,7 +37,7 @@ from pipelines import (
 )
 from pipelines.bench_loader_kinds import bench_kinds
 from pipelines.bench_prepare import bench_prepare
-from pipelines.figures import Figure, figure, figures, in_turn, table
+from pipelines.figures import Figure, figure, figures, table
 
 # ------------------------------------------------------------------------------------- synth
 
@@ -81,59 +78,6 @@ def _synthesis(crop_px: int, sequences: int, seed: int) -> tuple[float, float]:
     return crops / (last[0] - first[0]), crops / (last[1] - first[1])
 
 
-# -------------------------------------------------------------------------------------- step
-
-
-def bench_step(
-    recipe: Path, overrides: list[str], *, steps: int, skip: int, rounds: int
-) -> list[Figure]:
-    """Optimizer steps/s of one worker under Ray and without it, start-up left out."""
-    load(PretrainRecipe, recipe, overrides)  # a mistake is said before anything starts
-    with tempfile.TemporaryDirectory(prefix="hpse_bench_") as folder:
-        names = iter(range(2 * rounds))
-
-        def run(*options: str) -> float:
-            name = f"run{next(names)}"
-            return _steps_per_s(recipe, overrides, Path(folder), name, steps, skip, options)
-
-        measures = {"without Ray": lambda: run("--without-ray"), "under Ray": lambda: run()}
-        measured = in_turn(measures, rounds)
-    return figures(measured, "steps/s", "without Ray", {"under Ray": "at least 0.97"})
-
-
-def _steps_per_s(
-    recipe: Path,
-    overrides: list[str],
-    folder: Path,
-    name: str,
-    steps: int,
-    skip: int,
-    options: tuple[str, ...],
-) -> float:
-    """One run of `pipelines.pretrain` in a process of its own, read from its log."""
-    total = steps + skip
-    settings = [f"name={name}", f"steps={total}", f"evaluate_every={total}", "evaluate_limit=1"]
-    settings.append("optim.warmup_steps=1")
-    machine = {"workers": 1, "out": folder, "log_every": 1}
-    machine |= {"checkpoint_every": total, "panels_every": 10 * total}
-    settings += [f"machine.{key}={value}" for key, value in machine.items()]
-    command = [sys.executable, "-m", "pipelines.pretrain", str(recipe), *overrides, *settings]
-    done = subprocess.run([*command, *options], capture_output=True, text=True)
-    if done.returncode:
-        *_, reason = ["no message", *done.stderr.strip().splitlines()]
-        raise RuntimeError(f"the run {name} of {recipe} failed: {reason}")
-    return steps_per_s(folder / name / METRICS_FILE, skip)
-
-
-def steps_per_s(metrics: Path, skip: int) -> float:
-    """From the times of the log's lines, the first `skip` steps left out: 1 / median step."""
-    times = {row["step"]: row["time"] for row in read_metrics(metrics) if "loss" in row}
-    kept = [times[step] for step in sorted(times) if step > skip]
-    if len(kept) < 3:
-        raise ValueError(f"{metrics}: {len(kept)} steps after the first {skip} are too few")
-    return 1 / statistics.median(np.diff(kept).tolist())
-
-
 # ------------------------------------------------------------------------------------- pairs
 
 
@@ -167,17 +111,13 @@ def parser() -> argparse.ArgumentParser:
         "How fast the loader, the renderer, a training step and the mining of pairs are.",
         "python -m pipelines.bench loader collections/demo --json loader.json",
     )
-    kinds = "loader|synth|step|pairs|chaos|prepare|completion|memory"
+    kinds = "loader|synth|step|scaling|attention|pairs|growth|chaos|prepare|completion|memory"
     parts = made.add_subparsers(dest="part", required=True, metavar=kinds)
     bench_loader.add_arguments(parts)
     rendering = parts.add_parser("synth", help="crops/s of the renderer on one core")
     rendering.add_argument("--crop-px", type=int, default=128)
     rendering.add_argument("--sequences", type=int, default=2, help="of 16 moments, each round")
-    step = parts.add_parser("step", help="steps/s under Ray beside the same recipe without it")
-    step.add_argument("recipe", type=Path, nargs="?", default=Path("configs/pretrain/demo.yaml"))
-    step.add_argument("overrides", nargs="*", metavar="key=value")
-    step.add_argument("--steps", type=int, default=60, help="counted in each run")
-    step.add_argument("--skip", type=int, default=10, help="steps before those, to warm up")
+    bench_runs.add_arguments(parts)
     making = parts.add_parser("prepare", help="Ray workers, some killed, beside one worker alone")
     making.add_argument("recipe", type=Path, nargs="?", default=Path("configs/data/demo.yaml"))
     making.add_argument("overrides", nargs="*", metavar="key=value")
@@ -191,10 +131,12 @@ def parser() -> argparse.ArgumentParser:
     mining.add_argument("--per-frame", type=int, default=8, help="rule pairs.max_pose_per_frame")
     mining.add_argument("--per-moment", type=int, default=64, help="rule pairs.max_view_per_moment")
     mining.add_argument("--per-subject", type=int, help="rule pairs.max_per_subject")
+    bench_attention.add_arguments(parts)
+    bench_growth.add_arguments(parts)
     chaos.add_arguments(parts)
     step_bench.add_arguments(parts)
     memory_bench.add_arguments(parts)
-    for part, rounds in ((rendering, 3), (step, 3), (mining, 3)):
+    for part, rounds in ((rendering, 3), (mining, 3)):
         part.add_argument("--rounds", type=int, default=rounds, help="repeats, candidates in turn")
         part.add_argument("--json", type=Path, help="write the figures here too")
     return made
@@ -207,6 +149,9 @@ def main(options: argparse.Namespace) -> None:
     if options.part == "memory":
         memory_bench.main(options)
         return
+    if options.part == "growth":
+        bench_growth.main(options, machine())
+        return
     if options.part == "prepare":
         finish(bench_prepare(options), 1, options.json)
         return
@@ -214,6 +159,8 @@ def main(options: argparse.Namespace) -> None:
         raise ValueError(f"--rounds must be at least 1, found {options.rounds}")
     if options.part == "loader":
         lines = bench_loaders(options)
+    elif options.part == "attention":
+        lines = bench_attention.from_options(options)
     elif options.part == "synth":
         lines = bench_synth(
             crop_px=options.crop_px, sequences=options.sequences, rounds=options.rounds
@@ -235,13 +182,7 @@ def main(options: argparse.Namespace) -> None:
             frames=options.frames, people=options.people, rules=rules, rounds=options.rounds
         )
     else:
-        lines = bench_step(
-            options.recipe,
-            options.overrides,
-            steps=options.steps,
-            skip=options.skip,
-            rounds=options.rounds,
-        )
+        lines = bench_runs.from_options(options)
     finish(lines, options.rounds, options.json)
 
 

@@ -31,7 +31,7 @@ from pipelines.plain import PlainCompletion
 
 OURS, PLAIN = "our step", "plain eager step"
 _WARM = 2  # steps before the first that counts
-_PRODUCT = {"cpu": 1024, "cuda": 8192}  # side of the large matrices
+PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}  # side of the large matrices
 
 
 def model_flops(model: Completion) -> float:
@@ -142,7 +142,7 @@ def bench_completion(
     for one in both.values():
         for _ in range(_WARM):
             one.step()
-    side = _PRODUCT[device.type]
+    side = PRODUCT_SIDE[device.type]
     kind = torch.bfloat16 if read.precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     product = partial(torch.mm, left, right, out=torch.empty_like(left))

@@ -12,7 +12,6 @@ disk: a collection is there whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,12 +20,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import hpse_dist
 from hpse_dist.config import digest, to_dict
@@ -46,6 +44,7 @@ from hpse_dist.data.publish import (
 from hpse_dist.data.shards import Fields, shard_spec
 from hpse_dist.data.stage import Copy
 from hpse_dist.data.store import Progress, store
+from hpse_dist.data.tables import read_table
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 __all__ = ["SCHEMA_VERSION", "Collection", "CollectionConfig", "find_finished", "write_collection"]
@@ -115,7 +114,7 @@ class Collection:
         """How many frames are stored."""
         return int(self.manifest["counts"]["frames"])
 
-    @property
+    @cached_property
     def shards(self) -> list[Path]:
         """The shard files; column `shard` of the frames counts in this list."""
         return [self.folder / name for name in self.manifest["shards"]]
@@ -128,18 +127,26 @@ class Collection:
         """A shard; see `hold`."""
         return self.hold(self.manifest["shards"][number])
 
-    def _table(self, name: str) -> pa.Table:
-        # opened once: by its path pyarrow would open it twice, perhaps another file the second time
-        with closing(self.hold(name)) as file, file.path.open("rb") as stream:
-            if name == "frames.parquet":  # pairs may have been mined anew since, frames never
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-                if found != self.manifest["files"][name]["sha256"]:
-                    raise ValueError(
-                        f"{self.folder / name}: damaged, or replaced by another collection since "
-                        "this one was opened; check it with prepare --verify"
-                    )
-                stream.seek(0)
-            return pq.read_table(stream)
+    def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        entry = self.manifest["files"][name]
+        # pairs may have been mined anew since, frames never
+        own = entry["sha256"] if name == "frames.parquet" else None
+        with closing(self.hold(name)) as file:
+            table = read_table(file.path, columns, own)
+        if table is None:
+            raise ValueError(
+                f"{self.folder / name}: damaged, or replaced by another collection since this one "
+                "was opened; check it with prepare --verify"
+            )
+        return table
+
+    def columns(self, table: Literal["frames", "pairs"], names: Sequence[str]) -> pa.Table:
+        """Some columns of a table, where it has them, texts as dictionaries; nothing is kept."""
+        name = f"{table}.parquet"
+        if table not in self.__dict__ and name in self.manifest["files"]:
+            return self._table(name, names)
+        whole: pa.Table = getattr(self, table)
+        return whole.select([column for column in names if column in whole.column_names])
 
     @property
     def sample_id_starts(self) -> list[int]:
@@ -284,7 +291,7 @@ class Collection:
                 os.replace(staged, self.folder / "manifest.json")
             finally:
                 part.unlink(missing_ok=True)
-        for cached in ("frames", "pairs", "rejects"):
+        for cached in ("frames", "pairs", "rejects", "shards"):
             self.__dict__.pop(cached, None)
 
 

@@ -19,6 +19,8 @@ from hpse_dist.draws import uniform
 
 FLAGS = ("has_body", "has_hand", "has_parts")
 KINDS = {"view": 0, "pose": 1}
+_COLUMNS = ("sample_id", "shard", "row", "split", "subject", "sequence", "track", *FLAGS)
+_PIECE = 1 << 20  # pairs looked at together
 _SOURCE_BITS = 40  # sample ids of the k-th source of a run start at k * 2^40
 
 
@@ -78,10 +80,18 @@ class Items:
 
     def by_shard(self) -> list[np.ndarray]:
         """Item numbers of each shard that has any."""
-        shard = self.shard[self.first]
-        order = np.argsort(shard, kind="stable")
-        cuts: np.ndarray = np.flatnonzero(np.diff(shard[order])) + 1
-        return [part for part in np.split(order, cuts) if len(part)]
+        return _by_shard(self.first, self.shard)
+
+
+def _by_shard(first: np.ndarray, shard: np.ndarray) -> list[np.ndarray]:
+    """Item numbers of each shard that has any; shard: of each frame."""
+    shards = shard[first]
+    order: np.ndarray = np.arange(len(first), dtype=np.int32)
+    if np.any(shards[1:] < shards[:-1]):  # else they lie shard after shard, as mining leaves them
+        order = np.argsort(shards, kind="stable").astype(np.int32)
+        shards = shards[order]
+    cuts: np.ndarray = np.flatnonzero(shards[1:] != shards[:-1]) + 1
+    return [part for part in np.split(order, cuts) if len(part)]
 
 
 def read_items(
@@ -93,16 +103,15 @@ def read_items(
 ) -> Items:
     """The items of the `number`-th source of a run. ValueError where there are none."""
     check_curriculum(source, sampling)
-    frames = source.collection.frames
+    frames = source.collection.columns("frames", _COLUMNS)
     sample_id = _numbers(frames, "sample_id")
     difficulty: np.ndarray | None = None
-    split = np.asarray(frames["split"].to_pylist(), dtype=object)
-    chosen = np.ones(len(split), bool) if source.split is None else split == source.split
+    chosen = _in_split(frames, source.split)
     where = f"{source.collection.folder}, split {source.split or 'any'}"
     labelled = _fraction(np.flatnonzero(chosen), sample_id, label_fraction)
     if sampling == "frames":
         first, second = labelled, None
-        kind: np.ndarray = np.zeros(len(first), np.int64)
+        kind: np.ndarray = np.zeros(len(first), np.int8)
     else:
         first, second, kind, difficulty = _pairs(source, sample_id, chosen)
     if len(first) == 0:
@@ -110,27 +119,31 @@ def read_items(
         raise ValueError(f"{where}: it holds no {what}")
     if sampling == "pairs":
         # a pair's labels are those of its first frame: the same frames as where there are no pairs
-        known = np.isin(first, labelled)
+        has_labels: np.ndarray = np.zeros(len(sample_id), bool)
+        has_labels[labelled] = True
+        known = has_labels[first]
         if not known.any():
             raise ValueError(
                 f"{where}: label_fraction {label_fraction:g} leaves {len(labelled)} labelled "
                 f"frames, and none of the {len(first)} pairs begins with one; take a larger share"
             )
-        first, kind = first[known], kind[known]
-        second = None if second is None else second[known]
-        difficulty = None if difficulty is None else difficulty[known]
+        if not known.all():
+            first, kind = first[known], kind[known]
+            second = None if second is None else second[known]
+            difficulty = None if difficulty is None else difficulty[known]
+    shard = _numbers(frames, "shard", np.int32)
     return Items(
         source=source,
         sample_id=sample_id,
         offset=number << _SOURCE_BITS,
-        shard=_numbers(frames, "shard"),
-        row=_numbers(frames, "row"),
+        shard=shard,
+        row=_numbers(frames, "row", np.int32),
         subject=_subjects(frames, number),
         flags={name: _flag(frames, name) for name in FLAGS},
         first=first,
         second=second,
         kind=kind,
-        use=_earlier(first),
+        use=_earlier(first, shard),
         difficulty=difficulty,
     )
 
@@ -144,7 +157,7 @@ def check_curriculum(source: Source, sampling: Literal["pairs", "frames"]) -> No
         raise ValueError(
             f"{where}: curriculum is of pairs, and single frames are what is trained on; remove it"
         )
-    if "difficulty" not in source.collection.pairs.column_names:
+    if "difficulty" not in source.collection.columns("pairs", ["difficulty"]).column_names:
         raise ValueError(
             f"{where}: its pairs were mined before difficulty was stored, which curriculum needs; "
             "give its pipelines.prepare command again, which mines them anew in seconds"
@@ -153,8 +166,8 @@ def check_curriculum(source: Source, sampling: Literal["pairs", "frames"]) -> No
 
 def has_items(source: Source, sampling: Literal["pairs", "frames"]) -> bool:
     """Whether a source's split holds any item of that sampling."""
-    frames = source.collection.frames
-    chosen = np.asarray(frames["split"].to_pylist(), dtype=object) == source.split
+    frames = source.collection.columns("frames", ["sample_id", "split"])
+    chosen = _in_split(frames, source.split)
     if sampling == "frames" or not chosen.any():
         return bool(chosen.any())
     return len(_pairs(source, _numbers(frames, "sample_id"), chosen)[0]) > 0
@@ -167,8 +180,26 @@ def _flag(frames: pa.Table, name: str) -> np.ndarray:
     return np.asarray(frames[name])
 
 
-def _numbers(table: pa.Table, column: str) -> np.ndarray:
-    return np.asarray(table[column]).astype(np.int64)
+def _numbers(table: pa.Table, column: str, kind: type = np.int64) -> np.ndarray:
+    return np.asarray(table[column]).astype(kind, copy=False)
+
+
+def _in_split(frames: pa.Table, split: str | None) -> np.ndarray:
+    """(N,) bool."""
+    if split is None:
+        return np.ones(len(frames), bool)
+    codes, names = _coded(frames["split"])
+    return codes == (names.index(split) if split in names else -2)
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Text as (N,) numbers in a list of the different texts; -1 where there is none."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    whole = column.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # of an empty table
+        return np.empty(0, np.int64), []
+    return whole.indices.fill_null(-1).to_numpy(), whole.dictionary.to_pylist()
 
 
 def _fraction(frames: np.ndarray, sample_id: np.ndarray, fraction: float) -> np.ndarray:
@@ -197,42 +228,69 @@ def _pairs(
     unknown = set(source.kinds) - set(KINDS)
     if unknown or not source.kinds:
         raise ValueError(f"kinds must be among {', '.join(KINDS)}, found {list(source.kinds)}")
-    pairs = source.collection.pairs
-    kind = _numbers(pairs, "kind")
-    order = np.argsort(sample_id)
-    first, second = (
-        order[np.searchsorted(sample_id[order], _numbers(pairs, name))] for name in ("a", "b")
-    )
-    wanted = np.isin(kind, [KINDS[name] for name in source.kinds])
-    keep = wanted & chosen[first] & chosen[second]
-    difficulty: np.ndarray | None = None
-    if source.curriculum is not None:
-        difficulty = np.nan_to_num(pairs["difficulty"].to_numpy()[keep], nan=1.0)
-    return first[keep], second[keep], kind[keep], difficulty
+    wanted, place = [KINDS[name] for name in source.kinds], _Places(sample_id)
+    kept: list[tuple[np.ndarray, ...]] = [(*np.empty((2, 0), np.int32), np.empty(0, np.int8))]
+    graded: list[np.ndarray] = [np.empty(0, np.float32)]
+    names = ["a", "b", "kind", *(["difficulty"] if source.curriculum else [])]
+    for pairs in source.collection.columns("pairs", names).to_batches(_PIECE):
+        first, second = (place.of(np.asarray(pairs[name])) for name in ("a", "b"))
+        kind = np.asarray(pairs["kind"])
+        keep = np.isin(kind, wanted) & chosen[first] & chosen[second]
+        kept.append((first[keep], second[keep], kind[keep]))
+        if source.curriculum is not None:
+            grades = pairs["difficulty"].to_numpy(zero_copy_only=False)[keep]
+            graded.append(np.nan_to_num(grades, nan=1.0))
+    columns = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    return *columns, np.concatenate(graded) if source.curriculum is not None else None
 
 
-def _earlier(first: np.ndarray) -> np.ndarray:
-    """(n,) how many earlier entries are equal."""
-    order = np.argsort(first, kind="stable")
-    ordered = first[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    lengths = np.diff(np.r_[starts, len(ordered)])
-    earlier: np.ndarray = np.empty(len(first), np.int64)
-    earlier[order] = np.arange(len(first)) - np.repeat(starts, lengths)
+class _Places:
+    """Where frames stand in their table, by their sample ids."""
+
+    def __init__(self, sample_id: np.ndarray) -> None:
+        self._first = int(sample_id[0]) if len(sample_id) else 0
+        self._order: np.ndarray | None = None
+        if np.any(np.diff(sample_id) != 1):
+            self._order = np.argsort(sample_id).astype(np.int32)
+            self._sorted = sample_id[self._order]
+
+    def of(self, ids: np.ndarray) -> np.ndarray:
+        """(n,) int32; ids that are in the table."""
+        if self._order is None:
+            return (ids - self._first).astype(np.int32)
+        return self._order[np.searchsorted(self._sorted, ids)]
+
+
+def _earlier(first: np.ndarray, shard: np.ndarray) -> np.ndarray:
+    """(n,) how many earlier entries are equal; shard by shard, since equal frames are in one."""
+    earlier: np.ndarray = np.empty(len(first), np.int32)
+    for part in _by_shard(first, shard):
+        here = first[part]
+        order = np.argsort(here, kind="stable")
+        ordered = here[order]
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        lengths = np.diff(np.r_[starts, len(ordered)])
+        earlier[part[order]] = np.arange(len(here)) - np.repeat(starts, lengths)
     return earlier
 
 
 def _subjects(frames: pa.Table, number: int) -> np.ndarray:
     """(N,) a 62-bit number for each person; where the subject is unknown, for its track."""
-    columns = [frames[name].to_pylist() for name in ("subject", "sequence", "track")]
-    names = [
-        subject or f"{sequence}/{track}" for subject, sequence, track in zip(*columns, strict=True)
-    ]
-    hashed = {
-        name: int.from_bytes(
-            hashlib.blake2b(f"{number}:{name}".encode(), digest_size=8).digest(), "big"
-        )
-        >> 2
-        for name in set(names)
-    }
-    return np.array([hashed[name] for name in names], np.int64)
+    columns = [_coded(frames[name]) for name in ("subject", "sequence", "track")]
+    (person, people), (sequence, sequences), (track, tracks) = columns
+    known = np.array([bool(name) for name in people] + [False])[person]  # -1 is the last
+    numbers: np.ndarray = np.empty(len(frames), np.int64)
+    hashes = np.array([_hashed(f"{number}:{name}") for name in people] + [0], np.int64)
+    numbers[known] = hashes[person[known]]
+    pairs, which = np.unique(
+        np.stack([sequence[~known], track[~known]]), axis=1, return_inverse=True
+    )
+    named = [f"{[*sequences, None][s]}/{[*tracks, None][t]}" for s, t in pairs.T.tolist()]
+    hashes = np.array([_hashed(f"{number}:{name}") for name in named], np.int64)
+    numbers[~known] = hashes[which.ravel()]
+    return numbers
+
+
+def _hashed(text: str) -> int:
+    """A 62-bit number."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 2

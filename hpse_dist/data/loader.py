@@ -345,7 +345,8 @@ def evaluation_rows(items: Items, order: np.ndarray, world: World, micro_batch: 
         item = padded[here]
         weight = (len(order) / counts)[items.kind[item]].astype(np.float32)
         zeros: np.ndarray = np.zeros(micro_batch, np.int64)
-        rows.append(Rows(zeros, item, items.use[item], weight, valid[here]))
+        use = items.use[item].astype(np.int64)
+        rows.append(Rows(zeros, item, use, weight, valid[here]))
     return rows
 
 

@@ -39,21 +39,21 @@ def attend(
         assert lengths is None, "packed sequences have no mask"
         return _attend_torch(q, k, v, mask)
     if _kernel(q.device.type) == "xformers":
-        return _attend_xformers(q, k, v, lengths)
+        return attend_xformers(q, k, v, lengths)
     if lengths is None:
         return _attend_torch(q, k, v)
-    return _attend_packed(q, k, v, *lengths)
+    return attend_packed(q, k, v, *lengths)
 
 
 @cache
 def _kernel(device_type: str) -> str:
     """The kernel for a kind of device; cached, so that it is decided and logged once."""
-    kernel = "xformers" if device_type == "cuda" and _xformers_usable() else "sdpa"
+    kernel = "xformers" if device_type == "cuda" and xformers_usable() else "sdpa"
     log.info("attention on %s: %s", device_type, kernel)
     return kernel
 
 
-def _xformers_usable() -> bool:
+def xformers_usable() -> bool:
     """Whether xformers' dispatcher will accept CUDA tensors.
 
     A wheel that does not fit torch still lists operators and then refuses each call, so the one
@@ -68,7 +68,7 @@ def _xformers_usable() -> bool:
     return bool(_cpp_lib._built_with_cuda) and hasattr(xformers.ops, "memory_efficient_attention")
 
 
-def _attend_xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths | None) -> Tensor:
+def attend_xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths | None) -> Tensor:
     from xformers.ops import memory_efficient_attention
 
     bias = None
@@ -91,7 +91,7 @@ def _attend_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def _attend_packed(
+def attend_packed(
     q: Tensor, k: Tensor, v: Tensor, q_lengths: Sequence[int], k_lengths: Sequence[int]
 ) -> Tensor:
     """Packed sequences without a mask: each run of equal lengths is a view of a dense batch."""

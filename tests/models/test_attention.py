@@ -90,7 +90,7 @@ def test_the_kernel_follows_the_device_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     attention._kernel.cache_clear()
-    monkeypatch.setattr(attention, "_xformers_usable", lambda: True)
+    monkeypatch.setattr(attention, "xformers_usable", lambda: True)
     with caplog.at_level(logging.INFO, logger=attention.__name__):
         x = torch.randn(1, 4, 1, 8)
         attend(x, x, x)  # xformers is importable here, and CPU tensors still go to SDPA
@@ -101,7 +101,7 @@ def test_the_kernel_follows_the_device_and_is_logged_once(
         "attention on cuda: xformers",
     ]
     attention._kernel.cache_clear()
-    monkeypatch.setattr(attention, "_xformers_usable", lambda: False)
+    monkeypatch.setattr(attention, "xformers_usable", lambda: False)
     assert attention._kernel("cuda") == "sdpa"
     attention._kernel.cache_clear()
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipelines import bench, bench_loader, bench_loader_kinds, figures, run_command
+from pipelines import bench, bench_loader, bench_loader_kinds, bench_runs, figures, run_command
 from tests.data.made_collection import frame, made_collection
 
 
@@ -149,35 +149,69 @@ def test_steps_are_read_from_the_log(tmp_path: Path) -> None:
     lines = [json.dumps({**row, "loss": 1.0}) for row in rows]
     lines.append(json.dumps({"step": 8, "time": 400.0, "val/hidden_loss": 1.0}))
     path.write_text("\n".join(lines) + "\n")
-    assert bench.steps_per_s(path, skip=3) == pytest.approx(4.0)
+    assert bench_runs.steps_per_s(path, skip=3) == pytest.approx(4.0)
     with pytest.raises(ValueError, match="too few"):
-        bench.steps_per_s(path, skip=6)
+        bench_runs.steps_per_s(path, skip=6)
 
 
-def test_steps_under_ray_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def made_runs(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, gap: Callable[[list[str], dict[str, str]], float]
+) -> tuple[bench_runs.Runs, list[list[str]]]:
+    """Runs that only write the log of steps `gap` seconds apart, and their commands."""
     commands = []
 
     def run(command: list[str], **_: Any) -> SimpleNamespace:
         commands.append(command)
         values = dict(part.split("=", 1) for part in command if "=" in part)
-        folder = Path(values["machine.out"]) / values["name"]
-        folder.mkdir()
-        gap = 0.1 if "--without-ray" in command else 0.125
-        rows = [{"step": s, "time": s * gap, "loss": 1} for s in range(1, int(values["steps"]) + 1)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        place = Path(values["machine.out"]) / values["name"]
+        place.mkdir()
+        apart, steps = gap(command, values), range(1, int(values["steps"]) + 1)
+        rows = [{"step": s, "time": s * apart, "loss": 1} for s in steps]
+        (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(bench, "load", lambda *_: None)
     monkeypatch.setattr(subprocess, "run", run)
-    base, other = bench.bench_step(Path("x.yaml"), ["optim.lr=1"], steps=5, skip=2, rounds=2)
+    return bench_runs.Runs(Path("x.yaml"), ["optim.lr=1"], 5, 2, folder), commands
+
+
+def test_steps_of_plain_torch_and_what_is_added(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def gap(command: list[str], values: dict[str, str]) -> float:
+        added = 0.01 * (values["machine.engine"] == "zero") + 0.015 * (
+            "--without-ray" not in command
+        )
+        return 0.1 + added
+
+    runs, commands = made_runs(monkeypatch, tmp_path, gap)
+    base, zero, ray = bench_runs.bench_step(runs, rounds=2)
     assert base.median == pytest.approx(10)
-    assert other.ratio == pytest.approx(0.8)
-    assert ["--without-ray" in command for command in commands] == [True, False, False, True]
+    assert zero.ratio == pytest.approx(1 / 1.1)
+    assert ray.ratio == pytest.approx(0.8) and ray.target == "at least 0.97"
+    bare = ["--without-ray" in command for command in commands]
+    assert bare == [True, True, False, True, False, True]
     assert all("machine.workers=1" in c and "optim.lr=1" in c for c in commands)
+    assert sum("machine.zero_stage=1" in command for command in commands) == 4
+
+
+def test_more_workers_beside_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def gap(_: list[str], values: dict[str, str]) -> float:
+        assert int(values["global_batch"]) == 16 * int(values["machine.workers"])
+        return {"1": 0.1, "2": 0.125, "4": 0.2}[values["machine.workers"]]
+
+    runs, _ = made_runs(monkeypatch, tmp_path, gap)
+    one, two, four, *shares = bench_runs.bench_scaling(runs, [1, 2, 4], per_worker=16, rounds=1)
+    assert [line.median for line in (one, two, four)] == pytest.approx([160, 256, 320])
+    assert two.ratio == pytest.approx(1.6)
+    assert [line.median for line in shares] == pytest.approx([0.8, 0.5])
+
+
+def test_a_run_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     failed = SimpleNamespace(returncode=1, stderr="warning\nerror: no room\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    runs = bench_runs.Runs(Path("x.yaml"), [], 5, 2, tmp_path)
     with pytest.raises(RuntimeError, match=r"run0 of x\.yaml failed: error: no room"):
-        bench.bench_step(Path("x.yaml"), [], steps=5, skip=2, rounds=1)
+        bench_runs.bench_step(runs, rounds=1)
 
 
 def test_mining_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,6 +235,8 @@ def test_mining_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["loader", "/nowhere"], 1, "no collection here"),
         (["loader", "/nowhere", "--rounds", "0"], 1, "--rounds must be at least 1"),
         (["step", "/nowhere.yaml"], 2, "no such recipe"),
+        (["step", "--steps", "3"], 1, "--steps must be at least 4"),
+        (["scaling", "--workers", "2", "2"], 1, "--workers must be different numbers"),
         (["dance"], 2, "invalid choice"),
     ],
 )

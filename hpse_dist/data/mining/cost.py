@@ -39,17 +39,19 @@ class MiningCost:
 
 def make_tables(folder: Path, num_frames: int, num_people: int) -> None:
     """A collection of made-up frames and no pictures, in a process of its own."""
-    _in_process("_make", folder, num_frames, num_people)
+    in_process(__name__, "_make", folder, num_frames, num_people)
 
 
 def mining_cost(folder: Path, config: PairsConfig) -> MiningCost:
     """Mine what `make_tables` made; other pairs that are there are mined anew."""
-    return MiningCost(**json.loads(_in_process("_mine", folder, json.dumps(to_dict(config)))))
+    return MiningCost(
+        **json.loads(in_process(__name__, "_mine", folder, json.dumps(to_dict(config))))
+    )
 
 
-def _in_process(function: str, *values: object) -> str:
-    """What a function of this module prints in a fresh process."""
-    program = f"import sys; from {__name__} import {function}; {function}(*sys.argv[1:])"
+def in_process(module: str, function: str, *values: object) -> str:
+    """What a function prints in a fresh process; it gets the values as text."""
+    program = f"import sys; from {module} import {function}; {function}(*sys.argv[1:])"
     command = [sys.executable, "-c", program, *map(str, values)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
