@@ -4,11 +4,13 @@ exactly once."""
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -35,25 +37,37 @@ def compare(one: Path, other: Path) -> list[str]:
 
 
 def repeated_and_lost(folder: Path) -> tuple[int, int, int]:
-    """Of a finished run's committed steps: samples, those twice in a pass, those left out of one.
+    """Of a finished run's committed steps: samples, those too often in a pass, those too seldom.
 
-    The last pass is as a rule not a whole one: nothing is missed in it.
+    A pass is a stretch of the endless sequence, in which an item comes as often as its source's
+    weight says; the last one is as a rule not whole, so nothing is missed in it.
     """
     taken: Counter[tuple[int, int, int]] = Counter()
     ledger = Ledger.open(folder)
     loader = ledger.loader()
     try:
+        size = loader.samples_per_epoch
         for step in _committed(folder):
-            rows = loader.rows_at(ledger.place(step, loader.samples_per_epoch))
+            place = ledger.place(step, size)
+            rows = loader.rows_at(place)
+            passes: np.ndarray = (
+                place + np.arange(len(rows.item))
+            ) // size  # not rows.epoch: a draw's key
             taken.update(
-                zip(*(x.tolist() for x in (rows.epoch, rows.source, rows.item)), strict=True)
+                zip(passes.tolist(), rows.source.tolist(), rows.item.tolist(), strict=True)
             )
-        whole = sum(taken.values()) // loader.samples_per_epoch
-        per_pass = Counter(epoch for epoch, _, _ in taken)
+        weights = [items.source.weight for items in loader.items]
+        counts = [len(items.first) for items in loader.items]
     finally:
         loader.close()
-    lost = sum(loader.samples_per_epoch - per_pass[epoch] for epoch in range(whole))
-    return sum(taken.values()), sum(n - 1 for n in taken.values()), lost
+    repeated = sum(max(0, n - math.ceil(weights[key[1]])) for key, n in taken.items())
+    lost = sum(
+        max(0, math.floor(weights[source]) - taken[number, source, item])
+        for number in range(sum(taken.values()) // size)
+        for source, count in enumerate(counts)
+        for item in range(count)
+    )
+    return sum(taken.values()), repeated, lost
 
 
 def _committed(folder: Path) -> Iterator[int]:
