@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hpse_dist.accounting import STRAGGLER, Clock
@@ -20,18 +22,26 @@ _log = logging.getLogger(__name__)
 WAITING = 0.1  # share of the time spent waiting for data from which a run is data-bound
 SLOWER = 1.3  # times the planned time of a sample
 READINGS = 3  # lines of the log in a row: one slow one is no news
+LASTING_S = 10.0  # nor are three that pass in no time, as in the first steps of a small run
 
 
 class Pace:
     """Looks at the clock's last rates; only the main process speaks."""
 
     def __init__(
-        self, folder: Path, world: World, clock: Clock, planned_s: float | None = None
+        self,
+        folder: Path,
+        world: World,
+        clock: Clock,
+        planned_s: float | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`planned_s`: seconds per sample and rank without the waiting; None without a plan."""
         self._path, self._world, self._clock = Path(folder) / INCIDENTS_FILE, world, clock
-        self._planned_s = planned_s
+        self._planned_s, self._now = planned_s, now
+        self._since: dict[str, float] = {}  # kind -> when the first of its readings in a row was
         self._in_a_row: dict[str, int] = {}
+        self._said: set[str] = set()
 
     def look(self, step: int) -> None:
         """After a line of the log."""
@@ -54,10 +64,18 @@ class Pace:
         self._note(step, "straggler", rank is not None, what, 1)
 
     def _note(self, step: int, kind: str, found: bool, what: str, readings: int) -> None:
-        """Take note of a finding that has held for so many readings, once."""
-        self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if found else 0
-        if self._in_a_row[kind] != readings:
+        """Take note, once, of a finding that has held for so many readings and long enough."""
+        if not found:
+            self._in_a_row[kind] = 0
+            self._said.discard(kind)
             return
+        count = self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1
+        if count == 1:
+            self._since[kind] = self._now()
+        lasting = 0.0 if readings == 1 else LASTING_S
+        if kind in self._said or count < readings or self._now() - self._since[kind] < lasting:
+            return
+        self._said.add(kind)
         if kind != "straggler":  # the loop has said that itself, with the machine's name
             _log.warning("step %d: %s", step, what)
         with self._path.open("a", encoding="utf-8") as file:

@@ -254,6 +254,6 @@ def test_one_command_from_archives_to_a_collection(
     )
     assert run_command(command.main, command.parser(), [str(recipe)]) == 0
     told = capsys.readouterr().out
-    assert "unpacked: annotations.zip, val2017.zip" in told and "1 frames" in told
+    assert "unpacked: annotations.zip, val2017.zip" in told and "1 frame " in told
     assert run_command(command.main, command.parser(), [str(recipe)]) == 0
     assert "done before" in capsys.readouterr().out
