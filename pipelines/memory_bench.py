@@ -156,7 +156,8 @@ def _work(rank: int, values: dict[str, Any], workers: int, port: int, path: str)
 
 
 def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need:
-    """Two updates; bytes of the second."""
+    """Two updates; bytes of the second, without what this process held before."""
+    others = _storages(_everything())
     module, machine = module_of(recipe)[0], recipe.machine
     assert isinstance(module, Completion)
     engine = build_engine(
@@ -177,7 +178,8 @@ def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need
     for _ in range(engine.accumulation):
         engine.backward(engine(batch)["loss"])
         engine.step()
-    before, peak = _everything(), Peak(device)
+    mine = [one for key, one in _storages(_everything()).items() if key not in others]
+    before, peak = sum(storage.nbytes() for storage in mine), Peak(device)
     held, kept = {}, 0
     for number in range(engine.accumulation):
         known = {id(x.untyped_storage()) for parts in engine.held().values() for x in parts}
@@ -244,15 +246,19 @@ class Peak:
                 self.most = max(self.most, now)
 
 
-def _everything() -> int:
-    """Bytes of every tensor of this process."""
+def _everything() -> list[Tensor]:
+    """Every tensor of this process."""
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # by type: isinstance would ask weak proxies, of which some point at nothing any more
-        return _distinct([x for x in gc.get_objects() if issubclass(type(x), Tensor)])
+        return [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+
+
+def _storages(tensors: Iterable[Tensor]) -> dict[int, Any]:
+    """Each storage of the tensors once, by what tells it from others as long as it is held."""
+    return {id(x.untyped_storage()): x.untyped_storage() for x in tensors if not x.is_meta}
 
 
 def _distinct(tensors: Iterable[Tensor]) -> int:
-    found = {id(x.untyped_storage()): x.untyped_storage() for x in tensors if not x.is_meta}
-    return sum(storage.nbytes() for storage in found.values())
+    return sum(storage.nbytes() for storage in _storages(tensors).values())

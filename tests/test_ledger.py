@@ -74,7 +74,8 @@ def test_a_return_passes_over_batches(
     monkeypatch.setattr(Completion, "forward", poisoned)
     recipe = finished(tmp_path, guard={"bad_steps": 0})
     ledger = Ledger.open(recipe.folder())
-    assert [i["kind"] for i in ledger.incidents] == ["skip", "return", "skip", "return"]
+    kinds = [i["kind"] for i in ledger.incidents if i["kind"] != "data_bound"]  # a busy machine's
+    assert kinds == ["skip", "return", "skip", "return"]
     updates = [watched[i] + watched[i + 1] for i in range(0, len(watched), 2)]
     committed = [0, 1, 5, 6, 7, 8]  # updates 2, 3 were undone or refused, 4 refused
     for step, number in enumerate(committed, start=1):
