@@ -14,7 +14,6 @@ whether all ranks are through; nothing but the rename makes it one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,21 +21,29 @@ import random
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from hpse_dist.checkpoint_files import (
+    MANIFEST,
+    about_file,
+    digest_of,
+    free_name,
+    free_space,
+    problem_of,
+    remove,
+    sync,
+)
 from hpse_dist.world import World
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 2
 FAILURES = 3  # checkpoints in a row that may fail before a run ends
-MANIFEST = "manifest.json"
 _NAME = re.compile(r"^step_(\d{8,})$")
 
 
@@ -169,7 +176,7 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
         return engine.from_main(
             f"{target}: the checkpoint could not be written ({failure}); "
-            f"{_free(self.folder)} free there. Earlier checkpoints are untouched: make room "
+            f"{free_space(self.folder)} free there. Earlier checkpoints are untouched: make room "
             "and start the same command again"
         )
 
@@ -185,18 +192,18 @@ class Checkpoints:
         draft, target = writing.draft, writing.target
         manifest = {**writing.manifest, "files": dict(sorted(files.items()))}
         manifest = json.loads(json.dumps(manifest))  # keys become text, as they are read again
-        text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
+        text = json.dumps({**manifest, "sha256": digest_of(manifest)}, indent=1)
         with (draft / MANIFEST).open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        _sync(draft)
+        sync(draft)
         if target.exists():
-            _remove(target)
+            remove(target)
         draft.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         for old in self.found()[self.keep :]:
-            _remove(old)
+            remove(old)
 
     def resume(self, engine: Trained, loader: Positioned) -> int:
         """Bring engine, loader and random states to the newest good checkpoint; collective.
@@ -265,7 +272,7 @@ class Checkpoints:
                 manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
                 self._check_recipe(folder, manifest)
                 return folder, manifest
-            aside = _free_name(folder)
+            aside = free_name(folder)
             folder.rename(aside)
             log.warning(
                 "checkpoint %s is broken (%s): set aside as %s, trying the one before",
@@ -318,7 +325,7 @@ class _Writing:
             paths = [snapshot.write(self.draft)]
             paths.append(self.draft / f"random-{snapshot.rank:05d}.json")
             paths[-1].write_text(random, encoding="utf-8")
-            self.files = {path.name: _about(path, sync=True) for path in paths}
+            self.files = {path.name: about_file(path, sync=True) for path in paths}
         except Exception as error:  # raised by `finish`, in the thread that asks
             self._error = error
 
@@ -341,28 +348,6 @@ def _step(folder: Path) -> int:
     found = _NAME.match(folder.name)
     assert found is not None
     return int(found.group(1))
-
-
-def problem_of(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, None if every hash holds; unpickles nothing."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        claimed = manifest.pop("sha256")
-        if claimed != _digest(manifest):
-            return f"{MANIFEST} does not have its own hash"
-        for name, about in manifest["files"].items():
-            if not (folder / name).is_file():
-                return f"{name} is missing"
-            if (folder / name).stat().st_size != about["size"]:
-                return f"{name} has another size"
-        found = _hashes(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} or a file is not readable: {type(error).__name__}: {error}"
-    for name, about in manifest["files"].items():
-        if found.get(name) != about:
-            return f"{name} does not have the hash it was written with"
-    return None
 
 
 def random_state() -> dict[str, Any]:
@@ -409,60 +394,3 @@ def _attempt(engine: Trained, work: Callable[[], Any]) -> str | None:
     if error is not None and not isinstance(error, OSError):
         raise error
     return next((found for found in reasons if found is not None), None)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
-
-
-def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file but the manifest."""
-    paths = list(_files(folder))
-    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing leaves the interpreter free
-        found = list(pool.map(_about, paths))
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    return dict(zip(names, found, strict=True))
-
-
-def _about(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Size and sha256 of a file; with `sync`, safely on the disk."""
-    with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": path.stat().st_size, "sha256": digest}
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint; killed half-way, it is not mistaken for a broken one."""
-    doomed = folder.with_name(f".removing_{folder.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
-
-
-def _free_name(folder: Path) -> Path:
-    """step_x.broken, or the first of step_x.broken2, ... that is not taken."""
-    aside, number = folder.with_name(f"{folder.name}.broken"), 2
-    while aside.exists():
-        aside, number = folder.with_name(f"{folder.name}.broken{number}"), number + 1
-    return aside
-
-
-def _free(folder: Path) -> str:
-    """Free space where a folder is or will be."""
-    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    return f"{shutil.disk_usage(place).free / 1e6:,.1f} MB"

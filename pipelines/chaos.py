@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.accounting import STARTS_FILE, read_starts
-from hpse_dist.checkpoint import MANIFEST, Checkpoints
+from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.checkpoint_files import MANIFEST
 from hpse_dist.config import load
 from hpse_dist.log import METRICS_FILE
 from hpse_dist.recipe import PretrainRecipe, located

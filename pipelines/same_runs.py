@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from hpse_dist.checkpoint import MANIFEST, Checkpoints
+from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.checkpoint_files import MANIFEST
 from hpse_dist.ledger import Ledger
 from hpse_dist.log import METRICS_FILE, read_metrics
 

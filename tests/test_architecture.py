@@ -43,7 +43,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.report",
         "hpse_dist.source hpse_dist.foreign",
     ],
-    ["hpse_dist.optim", "hpse_dist.protocols", "hpse_dist.meter"],
+    ["hpse_dist.optim", "hpse_dist.protocols", "hpse_dist.meter", "hpse_dist.checkpoint_files"],
     [
         "hpse_dist.models",
         "hpse_dist.body",

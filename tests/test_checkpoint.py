@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpse_dist.checkpoint import Checkpoints, problem_of, random_state, set_random_state
+from hpse_dist.checkpoint import Checkpoints, random_state, set_random_state
+from hpse_dist.checkpoint_files import problem_of
 from hpse_dist.engine import Engine
 from hpse_dist.engine.state import Snapshot
 from hpse_dist.world import World

@@ -133,10 +133,7 @@ class CrossAttention(nn.Module):
         memory_rotation: Rotation | None = None,
     ) -> Tensor:
         """x (B, N, C), memory (B, M, Cm) -> (B, N, C)."""
-        q = self.q(x).unflatten(-1, (self.heads, -1))
-        k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        if rotation is not None and memory_rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, memory_rotation)
+        q, k, v = self._project(x, memory, rotation, memory_rotation)
         return self.proj(attend(q, k, v).flatten(-2))
 
     def weights(
@@ -148,12 +145,23 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """How much each token looks at each of the memory, mean of the heads: (B, N, M), rows sum
         to 1. Written out, so slow and large: for pictures of a few samples."""
-        q = self.q(x).unflatten(-1, (self.heads, -1))
-        k = self.kv(memory).unflatten(-1, (2, self.heads, -1)).select(2, 0)
-        if rotation is not None and memory_rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, memory_rotation)
+        q, k, _ = self._project(x, memory, rotation, memory_rotation)
         logits = torch.einsum("bnhd,bmhd->bhnm", q.float(), k.float()) / q.shape[-1] ** 0.5
         return logits.softmax(-1).mean(1)
+
+    def _project(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        rotation: Rotation | None,
+        memory_rotation: Rotation | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, heads, D), keys and values (B, M, heads, D); both turned, or neither."""
+        q = self.q(x).unflatten(-1, (self.heads, -1))
+        k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        if rotation is not None and memory_rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, memory_rotation)
+        return q, k, v
 
 
 class Block(nn.Module):

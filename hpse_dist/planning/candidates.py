@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from hpse_dist.collectives import gather_objects
 from hpse_dist.engine import join
 from hpse_dist.fields import Batch
 from hpse_dist.objectives import OBJECTIVES
@@ -25,11 +25,7 @@ class Peers:
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, on every rank."""
-        if self.world.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world.size
-        dist.all_gather_object(values, value)
-        return values
+        return gather_objects(value)
 
     def from_main(self, value: Any) -> Any:
         return self.gather(value)[0]

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from hpse_dist.body.clips import read_clip
 from hpse_dist.body.poses import read_poses
 from hpse_dist.body.smpl_files import read_body_file, read_pickled_arrays
-from hpse_dist.checkpoint import Checkpoints, problem_of
+from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.checkpoint_files import problem_of
 from hpse_dist.config import load
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.importers import IMPORTERS

@@ -1,0 +1,93 @@
+"""The files of a checkpoint: their hashes, what is wrong with them, and moving them safely."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def problem_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, None if every hash holds; unpickles nothing."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        claimed = manifest.pop("sha256")
+        if claimed != digest_of(manifest):
+            return f"{MANIFEST} does not have its own hash"
+        for name, about in manifest["files"].items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if (folder / name).stat().st_size != about["size"]:
+                return f"{name} has another size"
+        found = hashes(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} or a file is not readable: {type(error).__name__}: {error}"
+    for name, about in manifest["files"].items():
+        if found.get(name) != about:
+            return f"{name} does not have the hash it was written with"
+    return None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
+
+
+def hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file but the manifest."""
+    paths = list(_files(folder))
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing leaves the interpreter free
+        found = list(pool.map(about_file, paths))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return dict(zip(names, found, strict=True))
+
+
+def about_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    """Size and sha256 of a file; with `sync`, safely on the disk."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def digest_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def sync(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint; killed half-way, it is not mistaken for a broken one."""
+    doomed = folder.with_name(f".removing_{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def free_name(folder: Path) -> Path:
+    """step_x.broken, or the first of step_x.broken2, ... that is not taken."""
+    aside, number = folder.with_name(f"{folder.name}.broken"), 2
+    while aside.exists():
+        aside, number = folder.with_name(f"{folder.name}.broken{number}"), number + 1
+    return aside
+
+
+def free_space(folder: Path) -> str:
+    """Free space where a folder is or will be."""
+    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return f"{shutil.disk_usage(place).free / 1e6:,.1f} MB"
