@@ -14,7 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cluster.launch import POLL_S, connected, recipe_root
+from cluster.connection import connected
+from cluster.launch import POLL_S, recipe_root
 from cluster.resources import Need, Node, describe
 from cluster.worker import plain_error, sentence
 from hpse_dist.data.parts import Part

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cluster.launch import connected, launch
+from cluster.connection import connected
+from cluster.launch import launch
 from cluster.sweep import Job, Outcome, is_done, sweep
 from hpse_dist.study import PlannedRun
 

@@ -22,8 +22,9 @@ from typing import Any
 
 import psutil
 
+from cluster.connection import connected
 from cluster.halving import Halving, Job, has_ended, is_done, reported
-from cluster.launch import POLL_S, connected, recipe_root
+from cluster.launch import POLL_S, recipe_root
 from cluster.progress import ProgressBar, RunWatch
 from cluster.resources import Need, even_share, gpus_for, places, shortage
 from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final

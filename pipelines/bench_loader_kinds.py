@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from cluster.connection import connected
 from cluster.data_workers import DataWorkers
-from cluster.launch import connected
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.decoding import Kind

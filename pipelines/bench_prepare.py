@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cluster.launch import connected
+from cluster.connection import connected
 from cluster.prepare import with_workers
 from hpse_dist.config import load
 from hpse_dist.data.collection import Collection

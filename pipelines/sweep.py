@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cluster.connection import connected
 from cluster.halving import Halving, evaluations, has_ended
-from cluster.launch import connected
 from cluster.study import carry_out, job
 from cluster.sweep import Outcome, sweep
 from hpse_dist.config import ConfigError, load

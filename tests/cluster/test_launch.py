@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cluster import launch as launching
-from cluster.launch import Cluster, launch, prepare_environment
+from cluster.connection import SWITCHES, Cluster, connected, prepare_environment
+from cluster.launch import launch
 from cluster.network import interface_of
 from cluster.resources import Node
 from cluster.sweep import Job, sweep
@@ -20,8 +22,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
         monkeypatch.setenv(name, "x")  # so that monkeypatch puts back what a test sets
         monkeypatch.delenv(name)
-    for name in launching.SWITCHES:
-        monkeypatch.setenv(name, os.environ.get(name, launching.SWITCHES[name]))
+    for name in SWITCHES:
+        monkeypatch.setenv(name, os.environ.get(name, SWITCHES[name]))
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
@@ -71,7 +73,7 @@ def test_a_cluster_that_asks_nobody_is_said_aloud(
         raise ConnectionError("nobody there")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ConnectionError, match="nobody there"), launching.connected():
+    with pytest.raises(ConnectionError, match="nobody there"), connected():
         pass
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) == warned
@@ -83,6 +85,52 @@ def test_the_users_switches_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_environment()
     assert os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "7"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_a_node_that_comes_too_late_is_started_again_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ray = pytest.importorskip("ray")
+    left: list[subprocess.Popen[bytes]] = []
+
+    def init(**_: object) -> None:
+        left.append(subprocess.Popen(["sleep", "1000"]))
+        if len(left) < 3:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "nodes", list)
+    try:
+        with connected() as cluster:
+            assert cluster.own
+            assert [one.wait() for one in left[:2]] == [-9, -9]
+            assert left[2].poll() is None
+        assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
+            "trying again",
+            "trying again",
+        ]
+    finally:
+        for one in left:
+            one.kill()
+            one.wait()
+
+
+def test_a_node_that_never_comes_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    tries = []
+
+    def init(**_: object) -> None:
+        tries.append(1)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(ConnectionError, match=r"^Ray could not start on this machine: "),
+        connected(),
+    ):
+        pass
+    assert len(tries) == 3
 
 
 def _on(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:

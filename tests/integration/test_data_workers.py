@@ -18,8 +18,9 @@ import psutil
 import pytest
 import ray
 
+from cluster.connection import connected
 from cluster.data_workers import DataWorkers
-from cluster.launch import connected, launch
+from cluster.launch import launch
 from hpse_dist import run
 from hpse_dist.data.items import Source
 from hpse_dist.guard import read_incidents

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.launch import connected, launch
+from cluster.connection import connected
+from cluster.launch import launch
 from hpse_dist.config import build, to_dict
 from hpse_dist.log import read_metrics
 from hpse_dist.recipe import PretrainRecipe

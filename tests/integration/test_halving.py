@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.connection import connected
 from cluster.halving import Halving, Job, evaluations, has_ended, is_done
-from cluster.launch import connected
 from cluster.sweep import sweep
 from hpse_dist.report.runs import STOPPED, STOPPED_FILE, read_run
 

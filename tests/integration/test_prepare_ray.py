@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import ray  # before its environment is set, as a user's script may
 
-from cluster.launch import connected
+from cluster.connection import connected
 from cluster.prepare import with_workers
 from hpse_dist import recipe as recipes
 from hpse_dist.data.collection import Collection, CollectionConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import ray  # before its environment is set, as a user's script may
 
-from cluster.launch import Cluster, connected, launch
+from cluster.connection import Cluster, connected
+from cluster.launch import launch
 from cluster.sweep import Job, sweep
 
 pytestmark = [
