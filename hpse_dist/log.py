@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {  # TensorBoard's page of curves that
     "held out": {
         "losses": ["Multiline", [r"val/.*loss.*"]],
         "errors in mm": ["Multiline", [r"val/.*(mpjpe|pve).*"]],
-        "reference gain, %": ["Multiline", [r"val/reference_gain.*"]],
+        "other errors": ["Multiline", [r"val/.*error.*"]],
+        "right, %": ["Multiline", [r"val/.*(pck|iou|accuracy|right|retrieval|precision).*"]],
+        "gains, %": ["Multiline", [r"val/.*gain.*"]],
     },
     "probe": {
         "errors": ["Multiline", [r"probe/.*error.*"]],
@@ -73,7 +75,7 @@ class RunLog:
             purge_step=start + 1 if start else None,
             flush_secs=10,
         )
-        self._writer.add_custom_scalars(LAYOUT)
+        self._laid_out = False
         self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
 
     def rewind(self, step: int) -> None:
@@ -95,6 +97,9 @@ class RunLog:
         """
         if self._writer is None:
             return
+        if not self._laid_out and any(name.startswith("val/") for name in values):
+            self._writer.add_custom_scalars(layout_of(values))
+            self._laid_out = True
         line: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
         for name, value in values.items():
             line[name] = float(value) if math.isfinite(value) else None
@@ -174,6 +179,20 @@ def _plain(value: Any) -> float | str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def layout_of(held_out: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """`LAYOUT` without the charts of held-out figures that a run with these names never fills.
+
+    TensorBoard takes the first layout that a run gives, so it is given at the first evaluation.
+    """
+    names = list(held_out)
+    charts = {
+        title: chart
+        for title, chart in LAYOUT["held out"].items()
+        if any(re.fullmatch(tag, name) for tag in chart[1] for name in names)
+    }
+    return LAYOUT | {"held out": charts}
 
 
 def commit_history(path: Path, start: int) -> None:

@@ -40,6 +40,22 @@ def test_after_a_resume_later_lines_are_gone_from_file_and_curve(tmp_path: Path)
     assert curve(tmp_path, "val/error") == [(2, 2.0), (4, 4.0)]
 
 
+def test_the_page_of_curves_has_no_chart_that_stays_empty(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    with RunLog(tmp_path, World(), 1) as log:
+        log.scalars(1, {"loss": 3.0})
+        log.scalars(2, {"val/joint_error": 40.0, "val/pck_01": 12.0})
+        log.scalars(3, {"val/joint_error": 30.0, "val/pck_01": 22.0})
+    events = EventAccumulator(str(tmp_path)).Reload().Tensors("custom_scalars__config__")
+    assert len(events) == 1
+    layout = layout_pb2.Layout.FromString(events[0].tensor_proto.string_val[0])
+    charts = {one.title: [chart.title for chart in one.chart] for one in layout.category}
+    assert charts["held out"] == ["other errors", "right, %"]
+    assert charts["learning"] == ["losses", "learning rate", "gradient"]
+
+
 def test_a_run_begun_again_from_nothing_has_no_history(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n')
