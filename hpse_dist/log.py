@@ -38,7 +38,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {  # TensorBoard's page of curves that
         "errors in mm": ["Multiline", [r"val/.*(mpjpe|pve).*"]],
         "other errors": ["Multiline", [r"val/.*error.*"]],
         "right, %": ["Multiline", [r"val/.*(pck|iou|accuracy|right|retrieval|precision).*"]],
-        "gains, %": ["Multiline", [r"val/.*gain.*"]],
+        "gains": ["Multiline", [r"val/.*gain.*"]],
     },
     "probe": {
         "errors": ["Multiline", [r"probe/.*error.*"]],
