@@ -1,8 +1,8 @@
 """`python -m pipelines.bench chaos`: a run killed again and again, beside one that nobody disturbs.
 
-Workers, the driver and Ray's head get SIGKILL at random moments; after each kill the same command
-is given again where it ended. The two runs must be equal to the bit: losses of all steps, weights,
-optimizer state, place in the data; and each sample must have come exactly once.
+Workers, data workers, the driver and Ray's head get SIGKILL at random moments; after each kill the
+same command is given again where it ended. The two runs must be equal to the bit: losses of all
+steps, weights, optimizer state, place in the data; and each sample must have come exactly once.
 
     kills.jsonl   per kill: who, when, seconds until the workers started again and until a new step
     soak.jsonl    what the processes held on to, see `pipelines.soak`
@@ -12,7 +12,9 @@ optimizer state, place in the data; and each sample must have come exactly once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import random
 import secrets
@@ -22,10 +24,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from hpse_dist.accounting import STARTS_FILE, read_starts
 from hpse_dist.checkpoint import Checkpoints
@@ -57,7 +61,7 @@ class Kill:
     time: float
     """Seconds since 1970."""
     restart_s: float
-    """Until the workers ran again: noticing, starting processes, importing."""
+    """Until the workers, or another data worker, ran: noticing, starting processes, importing."""
     recover_s: float
     """Until the next new step."""
     left: int
@@ -184,21 +188,39 @@ class _Run:
 
     def step(self) -> int:
         """The last step in its log."""
+        steps = self._newest_steps()
+        return steps[-1][0] if steps else 0
+
+    def _newest_steps(self) -> list[tuple[int, float]]:
+        """Step and time of the last lines of its log."""
         path = self.folder / METRICS_FILE
         if not path.is_file():
-            return 0
+            return []
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _END))
-            lines = file.read().splitlines()[1:]
-        steps = [json.loads(line)["step"] for line in lines if line.endswith(b"}")]
-        return int(steps[-1]) if steps else 0
+            lines = [json.loads(x) for x in file.read().splitlines()[1:] if x.endswith(b"}")]
+        return [(int(line["step"]), float(line["time"])) for line in lines]
 
-    def recovered(self, since: float) -> tuple[float, float] | None:
-        """Seconds from `since` to its workers' next start and to that one's first step."""
+    def recovered(self, since: float, victim: str) -> tuple[float, float] | None:
+        """Seconds from `since` to its workers' next start and to that one's first step.
+
+        A lost data worker is another's start and the next step: the run itself goes on.
+        """
         for start in read_starts(self.folder / STARTS_FILE):
             if start.began > since and start.first is not None:
                 return start.began - since, start.first - since
-        return None
+        if victim != "data":
+            return None
+        begun = min((time for time in self._data_workers() if time > since), default=math.inf)
+        stepped = [time for _, time in self._newest_steps() if time > begun]
+        return (begun - since, stepped[0] - since) if stepped else None
+
+    def _data_workers(self) -> Iterator[float]:
+        """When each of its living data workers began."""
+        for process in marked(self.environment[MARK]):
+            if role_of(title_of(process)) == "data":
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    yield process.create_time()
 
 
 def read_chaos(folder: Path) -> Chaos:
@@ -275,8 +297,8 @@ def _disturbed(run: _Run, plan: Plan) -> None:
             left = _kill(process, victim, draw, run.environment[MARK])
             if left is None:  # it has just gone of itself
                 continue
-            process = _recovered(run, process, since, found)
-            times = run.recovered(since) or (float("nan"), time.time() - since)
+            process = _recovered(run, process, since, found, victim)
+            times = run.recovered(since, victim) or (float("nan"), time.time() - since)
             found.kills.append(Kill(victim, since, *times, left))
             found.seconds, found.useful = before + time.monotonic() - began, _useful(run)
             _write(out, found)
@@ -319,11 +341,11 @@ def _useful(run: _Run) -> float:
 
 
 def _recovered(
-    run: _Run, process: subprocess.Popen[bytes], since: float, found: Chaos
+    run: _Run, process: subprocess.Popen[bytes], since: float, found: Chaos, victim: str = ""
 ) -> subprocess.Popen[bytes]:
     """Wait for a new step, or the run's end; where the command has ended it is given again."""
     deadline = time.monotonic() + PATIENCE_S
-    while run.recovered(since) is None and not is_done(run.folder):
+    while run.recovered(since, victim) is None and not is_done(run.folder):
         if process.poll() is not None:
             process, found.commands = run.start(), found.commands + 1
         if time.monotonic() > deadline:
