@@ -48,7 +48,8 @@ SHARES = {"worker": 3, "data": 3, "driver": 1, "head": 1}
 """Lost workers are the most frequent."""
 PATIENCE_S = 600.0  # without a new step the run is not coming back
 _POLL_S = 0.1
-_END = 4096  # bytes of the log that hold its last step
+_AHEAD = 4  # batches that a lost data worker may have made already
+_END = 8192  # bytes of the log that hold its last steps
 _FOLDER_MARK = ".chaos"  # what is emptied was made here
 KILLS_FILE, FACTS_FILE, TABLE_FILE = "kills.jsonl", "facts.json", "chaos.txt"
 
@@ -204,7 +205,8 @@ class _Run:
     def recovered(self, since: float, victim: str) -> tuple[float, float] | None:
         """Seconds from `since` to its workers' next start and to that one's first step.
 
-        A lost data worker is another's start and the next step: the run itself goes on.
+        The run goes on without a lost data worker: there it is another's start, and the step after
+        which no batch of the lost one's can be left.
         """
         for start in read_starts(self.folder / STARTS_FILE):
             if start.began > since and start.first is not None:
@@ -213,7 +215,7 @@ class _Run:
             return None
         begun = min((time for time in self._data_workers() if time > since), default=math.inf)
         stepped = [time for _, time in self._newest_steps() if time > begun]
-        return (begun - since, stepped[0] - since) if stepped else None
+        return (begun - since, stepped[_AHEAD] - since) if len(stepped) > _AHEAD else None
 
     def _data_workers(self) -> Iterator[float]:
         """When each of its living data workers began."""
