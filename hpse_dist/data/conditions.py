@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from hpse_dist.body.joints import JOINT_SETS
@@ -26,44 +27,56 @@ MOST_POSES = 4096  # training poses that the mean is made of
 
 def conditions(collection: Collection, sample_ids: np.ndarray) -> dict[str, np.ndarray]:
     """Each condition of the frames asked for, (n,) float32."""
-    frames = collection.frames
-    at = np.asarray(np.searchsorted(frames["sample_id"].to_numpy(), sample_ids))
-    poses, names = _poses(collection)
+    at = np.asarray(np.searchsorted(collection.frames["sample_id"].to_numpy(), sample_ids))
+    poses, names = _poses(collection, at), _joint_names(collection)
     unknown: np.ndarray = np.full(len(at), np.nan, np.float32)
     found = {"view_deg": unknown, "in_sight": unknown, "pose_distance": unknown}
     if poses is not None:
-        split = np.asarray(frames["split"].to_pylist(), dtype=object)
-        found["pose_distance"] = _distances(poses[at], poses[split == "train"])
+        training = _poses(collection, _training(collection))
+        found["pose_distance"] = unknown if training is None else _distances(poses, training)
         if set(TORSO) <= set(names):
             torso = [names.index(name) for name in TORSO]
-            towards = _towards_camera(collection)[at]
-            found["view_deg"] = _angles(poses[at][:, torso], towards)
+            found["view_deg"] = _angles(poses[:, torso], _towards_camera(collection, at))
     if {"joints2d", "person"} <= set(collection.label_fields):
-        masked = np.asarray(frames["has_mask"])[at]
+        masked = np.asarray(collection.frames["has_mask"])[at]
         found["in_sight"] = np.where(masked, _in_sight(collection, sample_ids), np.nan)
     return {name: value.astype(np.float32) for name, value in found.items()}
 
 
-def _poses(collection: Collection) -> tuple[np.ndarray | None, Sequence[str]]:
-    """(N, J, 3) joints of every frame, centred and scaled, camera frame; NaN where not known."""
+def _joint_names(collection: Collection) -> Sequence[str]:
+    return JOINT_SETS.get(str(collection.manifest.get("joint_set")), ())
+
+
+def _training(collection: Collection) -> np.ndarray:
+    """Rows of training frames with a pose, evenly spread where there are many."""
     frames = collection.frames
-    names = JOINT_SETS.get(str(collection.manifest.get("joint_set")), ())
-    known = np.asarray(frames["pose_kind"].to_pylist(), dtype=object) == "joints3d"
-    if not names or not known.any():
-        return None, names
-    flat: np.ndarray = np.full((len(frames), 3 * len(names)), np.nan)
-    rows = frames["pose"].to_pylist()
-    for i in np.flatnonzero(known):
-        if len(rows[i]) != flat.shape[1]:
-            return None, names
-        flat[i] = rows[i]
-    return flat.reshape(len(frames), -1, 3), names
+    usable = pc.and_(pc.equal(frames["split"], "train"), pc.equal(frames["pose_kind"], "joints3d"))
+    rows = np.flatnonzero(usable.to_numpy())
+    return rows[:: -(-len(rows) // MOST_POSES) or 1]
 
 
-def _towards_camera(collection: Collection) -> np.ndarray:
-    """(N, 3) direction from the person to the camera, camera frame; along its axis if unknown."""
-    found = np.tile(np.array([0.0, 0.0, -1.0]), (collection.num_frames, 1))
-    columns = (collection.frames[name].to_pylist() for name in ("R", "t", "centre"))
+def _poses(collection: Collection, at: np.ndarray) -> np.ndarray | None:
+    """(n, J, 3) joints of these frames, centred and scaled, camera frame; NaN where not known.
+
+    None where no frame's are known. Only these frames become Python's objects: there may be
+    millions of others.
+    """
+    rows = collection.frames.select(["pose_kind", "pose"]).take(at)
+    known = np.flatnonzero(pc.equal(rows["pose_kind"], "joints3d").to_numpy())
+    length = 3 * len(_joint_names(collection))
+    poses = rows["pose"].take(known).to_pylist()
+    if not length or not poses or any(len(pose) != length for pose in poses):
+        return None
+    flat: np.ndarray = np.full((len(at), length), np.nan)
+    flat[known] = poses
+    return flat.reshape(len(at), -1, 3)
+
+
+def _towards_camera(collection: Collection, at: np.ndarray) -> np.ndarray:
+    """(n, 3) direction from the person to the camera, camera frame; along its axis if unknown."""
+    found = np.tile(np.array([0.0, 0.0, -1.0]), (len(at), 1))
+    rows = collection.frames.select(["R", "t", "centre"]).take(at)
+    columns = (rows[name].to_pylist() for name in ("R", "t", "centre"))
     for i, (rotation, shift, centre) in enumerate(zip(*columns, strict=True)):
         if rotation and shift and centre:
             place = np.reshape(rotation, (3, 3)) @ centre + shift
@@ -86,7 +99,7 @@ def _angles(torso: np.ndarray, towards: np.ndarray) -> np.ndarray:
 def _distances(poses: np.ndarray, training: np.ndarray) -> np.ndarray:
     """Of each pose (n, J, 3) from the mean of the training poses, after alignment."""
     known = np.isfinite(training).all((1, 2))
-    whole = torch.from_numpy(training[known][:: max(1, int(known.sum()) // MOST_POSES)])
+    whole = torch.from_numpy(training[known])
     unknown: np.ndarray = np.full(len(poses), np.nan)
     if len(whole) == 0:
         return unknown
