@@ -12,7 +12,6 @@ steps, weights, optimizer state, place in the data; and each sample must have co
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -24,12 +23,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from hpse_dist.accounting import STARTS_FILE, read_starts
 from hpse_dist.checkpoint import Checkpoints
@@ -182,6 +179,7 @@ class _Run:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         self.environment[MARK] = word
+        self._replaced = -math.inf  # when another data worker was there for the last one killed
 
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
@@ -202,27 +200,26 @@ class _Run:
             lines = [json.loads(x) for x in file.read().splitlines()[1:] if x.endswith(b"}")]
         return [(int(line["step"]), float(line["time"])) for line in lines]
 
-    def recovered(self, since: float, victim: str) -> tuple[float, float] | None:
+    def recovered(self, since: float, known: Set[int]) -> tuple[float, float] | None:
         """Seconds from `since` to its workers' next start and to that one's first step.
 
-        The run goes on without a lost data worker: there it is another's start, and the step after
-        which no batch of the lost one's can be left.
+        The run goes on without a lost data worker, one of `known`: there it is another's start, and
+        the step after which no batch of the lost one's can be left.
         """
         for start in read_starts(self.folder / STARTS_FILE):
             if start.began > since and start.first is not None:
                 return start.began - since, start.first - since
-        if victim != "data":
+        if not known:
             return None
-        begun = min((time for time in self._data_workers() if time > since), default=math.inf)
-        stepped = [time for _, time in self._newest_steps() if time > begun]
-        return (begun - since, stepped[_AHEAD] - since) if len(stepped) > _AHEAD else None
+        if self._replaced < since:
+            self._replaced = time.time() if self.data_workers() - known else -math.inf
+        stepped = [time for _, time in self._newest_steps() if time > self._replaced > since]
+        return (self._replaced - since, stepped[_AHEAD] - since) if stepped[_AHEAD:] else None
 
-    def _data_workers(self) -> Iterator[float]:
-        """When each of its living data workers began."""
-        for process in marked(self.environment[MARK]):
-            if role_of(title_of(process)) == "data":
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    yield process.create_time()
+    def data_workers(self) -> Set[int]:
+        """Its living data workers. Their ages tell nothing: Ray keeps idle processes at hand."""
+        found = marked(self.environment[MARK])
+        return {one.pid for one in found if role_of(title_of(one)) == "data"}
 
 
 def read_chaos(folder: Path) -> Chaos:
@@ -295,12 +292,13 @@ def _disturbed(run: _Run, plan: Plan) -> None:
             _peace(run, draw.uniform(0, 2 * plan.gap_s), run.recipe.steps * number // len(order))
             if is_done(run.folder) or time.monotonic() - began > 60 * plan.minutes:
                 break
+            known = run.data_workers() if victim == "data" else set()
             since = time.time()
             left = _kill(process, victim, draw, run.environment[MARK])
             if left is None:  # it has just gone of itself
                 continue
-            process = _recovered(run, process, since, found, victim)
-            times = run.recovered(since, victim) or (float("nan"), time.time() - since)
+            process = _recovered(run, process, since, found, known)
+            times = run.recovered(since, known) or (float("nan"), time.time() - since)
             found.kills.append(Kill(victim, since, *times, left))
             found.seconds, found.useful = before + time.monotonic() - began, _useful(run)
             _write(out, found)
@@ -343,11 +341,15 @@ def _useful(run: _Run) -> float:
 
 
 def _recovered(
-    run: _Run, process: subprocess.Popen[bytes], since: float, found: Chaos, victim: str = ""
+    run: _Run,
+    process: subprocess.Popen[bytes],
+    since: float,
+    found: Chaos,
+    known: Set[int] = frozenset(),
 ) -> subprocess.Popen[bytes]:
     """Wait for a new step, or the run's end; where the command has ended it is given again."""
     deadline = time.monotonic() + PATIENCE_S
-    while run.recovered(since, victim) is None and not is_done(run.folder):
+    while run.recovered(since, known) is None and not is_done(run.folder):
         if process.poll() is not None:
             process, found.commands = run.start(), found.commands + 1
         if time.monotonic() > deadline:
