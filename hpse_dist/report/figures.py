@@ -209,7 +209,7 @@ def to_svg(figure: Figure, title: str) -> str:
         (r'<g id="[^"]*">', "<g>"),
         (r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px"),
         (r"font-family: [^;\"]*;? ?", ""),
-        (r"(\d+\.\d\d)\d+", r"\1"),
+        (r"(\d+\.\d\d)\d+(?=[^<>]*>)", r"\1"),  # of places, not of what is written at a tick
         (r"\n\s*", "\n"),
     ):
         text = re.sub(pattern, new, text, flags=re.DOTALL)

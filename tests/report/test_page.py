@@ -175,6 +175,14 @@ def test_a_curve_with_gaps_and_many_points_stays_small() -> None:
     assert "nan" not in svg.lower()
 
 
+def test_ticks_that_lie_close_together_are_told_apart() -> None:
+    values = np.array([[0.7801, 0.7805, 0.7809]])
+    svg = curves_svg("close", [Curve("x", "#000", np.array([1, 2, 3]), values)], name="loss")
+    ticks = [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg) if text[:3] == "0.7"]
+    assert len(ticks) > 2
+    assert len({*ticks}) == len(ticks)
+
+
 def test_the_baseline_is_grey_and_colours_do_not_depend_on_it() -> None:
     assert colours(["random", "a", "b"], "random")["a"] == colours(["a", "b", "random"])["a"]
     assert colours(["random", "a"], "random")["random"] == "#7a7a7a"
