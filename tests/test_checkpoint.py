@@ -216,7 +216,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     write = Snapshot.write
 
     def slow(self: Snapshot, folder: Path) -> Path:
-        assert may_write.wait(10)
+        assert may_write.wait(600)
         return write(self, folder)
 
     monkeypatch.setattr(Snapshot, "write", slow)

@@ -104,7 +104,7 @@ def test_parts_hold_what_one_stream_holds(tmp_path: Path) -> None:
 
 def made_parts(folder: Path) -> dict[str, int]:
     """Name -> inode of the finished parts."""
-    return {p.name: p.stat().st_ino for p in folder.glob(".made.parts/part-*")}
+    return {p.name: p.stat().st_ino for p in sorted(folder.glob(".made.parts/part-*"))}
 
 
 def test_begun_again_it_goes_on_with_what_is_lacking(tmp_path: Path, plain_shards) -> None:  # noqa: F811

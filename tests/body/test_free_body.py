@@ -16,6 +16,7 @@ from hpse_dist.body import free_body as module
 from hpse_dist.body.free_body import free_body_path
 from hpse_dist.body.joints import PART_NAMES, SMPL24, left_right_order, part_of_joint
 from hpse_dist.body.model import Body, BodyOutput
+from tests.waiting import PATIENCE_S
 
 X, Y, Z = np.eye(3)
 
@@ -171,7 +172,7 @@ def test_of_many_processes_one_makes_the_file(tmp_path: Path) -> None:
     for process in asking:
         process.start()
     for process in asking:
-        process.join(30)
+        process.join(PATIENCE_S)
     assert [process.exitcode for process in asking] == [0, 0, 0, 0]
     assert len((tmp_path / "cache" / "made").read_text().split()) == 1
     left = {path.name for path in (tmp_path / "cache").iterdir()}

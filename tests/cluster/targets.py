@@ -38,6 +38,8 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
         step += 1
         marker = folder / "killed"
         if step == recipe.get("kill_at") and world.rank == world.size - 1 and not marker.exists():
+            while step > 1 and (not state.exists() or json.loads(state.read_text())[0] < step - 1):
+                time.sleep(0.01)  # the main rank may be slower
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         part = torch.ones(1)
@@ -60,7 +62,7 @@ def planted(recipe: dict[str, Any], world: World, folder: Path) -> None:
     """Learn towards an error that depends on the learning rate; 1e-3 is best. Goes on from its log.
 
     recipe: lr, steps, every (steps between evaluations); die_at: SIGKILL there, once; wait_at: wait
-    after that step to be stopped, for a minute or two, then go on.
+    after that step to be stopped, for an hour, then go on.
     """
     log = folder / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -74,7 +76,7 @@ def planted(recipe: dict[str, Any], world: World, folder: Path) -> None:
         with log.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if step == recipe.get("wait_at"):
-            time.sleep(100.0)
+            time.sleep(3600.0)
     (folder / "DONE").touch()
 
 

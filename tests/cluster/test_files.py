@@ -11,6 +11,8 @@ import pytest
 import yaml
 from jsonschema import ValidationError
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 RAY_UP = sorted(CLUSTER.glob("ray-up-*.yaml"))
@@ -143,9 +145,9 @@ def test_slurm_script_says_what_is_missing(
 @pytest.mark.parametrize(
     ("ray", "python", "code", "said"),
     [
-        ("exec sleep 60", "exit 0", 0, ""),
-        ("exec sleep 60", "exit 3", 3, ""),  # the command's own
-        ("sleep 1; exit 1", "exec sleep 60", 1, "slurm.sh: Ray ended on one; the same command"),
+        ("exec sleep 3600", "exit 0", 0, ""),
+        ("exec sleep 3600", "exit 3", 3, ""),  # the command's own
+        ("sleep 1; exit 1", "exec sleep 3600", 1, "slurm.sh: Ray ended on one; the same command"),
     ],
 )
 def test_slurm_script_ends_with_the_command_and_with_ray(
@@ -169,7 +171,7 @@ def test_slurm_script_ends_with_the_command_and_with_ray(
         env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", **job},
         capture_output=True,  # waits for whoever still holds the other end
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == code, done.stderr
     assert said in done.stderr

@@ -6,28 +6,31 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from cluster.guardian import Known, family, guarded, processes
+from cluster.guardian import Known, command, family, guarded, processes
+from tests.waiting import lives, until
 
 ROOT = Path(__file__).parents[2]
 DRIVER = """
 import os, signal, subprocess, sys, time
-from cluster.guardian import guarded
-sleeps = "import sys, time; time.sleep(60)"
+from cluster.guardian import _LOOK_S, guarded, family
+sleeps = "import time; time.sleep(3600)"
+parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', %r, 'ray grandchild'])"
 with guarded():
-    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', %r, 'ray grandchild'])"
     commands = (["ray child", sleeps], ["ray parent", parent % sleeps], ["somebody", sleeps])
     children = [
         subprocess.Popen([sys.executable, "-c", code, name], stdout=subprocess.DEVNULL)
         for name, code in commands
     ]
-    time.sleep(3)
-    print(*[child.pid for child in children], flush=True)
+    numbers = [child.pid for child in children]
+    while not (grandchildren := family(set(), {numbers[1]})):
+        time.sleep(0.05)
+    print(*numbers, *(one.number for one in grandchildren), flush=True)
     if sys.argv[1] == "killed":
+        time.sleep(3 * _LOOK_S)  # the guardian has seen them all
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -42,19 +45,16 @@ def test_only_the_killed_drivers_ray_is_ended(end: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, end], env=environment, stdout=subprocess.PIPE, text=True
     )
-    child, parent, other = (int(number) for number in done.stdout.split())
-    descendants = family(set(), {parent})
+    child, parent, other, grandchild = (int(number) for number in done.stdout.split())
     try:
-        deadline = time.monotonic() + 10
-        ended = {child, parent} | {one.number for one in descendants}
-        while end == "killed" and ended & alive().keys() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert bool(ended & alive().keys()) == (end == "in peace")
-        assert other in alive()
+        if end == "killed":
+            for number in (child, parent, grandchild):
+                until(lambda number=number: not lives(number), "the guardian ends what is Ray's")
+        assert [lives(one) for one in (child, parent, grandchild)] == [end != "killed"] * 3
+        assert lives(other)
     finally:
-        for number in {child, parent, other} | {one.number for one in descendants}:
-            if number in alive():
-                os.kill(number, signal.SIGKILL)
+        for number in filter(lives, (child, parent, other, grandchild)):
+            os.kill(number, signal.SIGKILL)
 
 
 def test_a_family_is_known_by_number_and_birth() -> None:
@@ -72,7 +72,4 @@ def test_nothing_is_left_of_the_guardian() -> None:
     with guarded():
         assert len(alive().keys() - before) >= 1
     assert os.getpid() in alive()
-    assert not any(
-        b"guardian" in Path(f"/proc/{number}/cmdline").read_bytes()
-        for number in {one.number for one in family(set(), {os.getpid()})}
-    )
+    assert not any(b"guardian" in command(one) for one in family(set(), {os.getpid()}))

@@ -102,7 +102,7 @@ def test_waiting_for_all_workers_errors(tmp_path: Path) -> None:
     assert not all_final(tmp_path, 2, patience_s=0.2)
     late = threading.Timer(0.2, write_final, (tmp_path, 1, Final("ValueError", "x")))
     late.start()
-    assert all_final(tmp_path, 2, patience_s=5)
+    assert all_final(tmp_path, 2, patience_s=60)
     late.join()
 
 

@@ -8,7 +8,7 @@ import time
 
 def fork_a_worker_that_fails() -> None:
     multiprocessing.get_context("fork").Process(target=raise_disk_full).start()
-    time.sleep(60)
+    time.sleep(3600)
 
 
 def raise_disk_full() -> None:
@@ -16,7 +16,7 @@ def raise_disk_full() -> None:
 
 
 def wait_for_ever() -> None:
-    time.sleep(60)
+    time.sleep(3600)
 
 
 def say_no() -> None:

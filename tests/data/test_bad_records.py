@@ -140,18 +140,18 @@ def test_a_hung_thread_is_named_and_another_does_its_work(monkeypatch: pytest.Mo
     def stall(self: beton.Shard, *values: Any) -> None:
         if not hung:
             hung.append(threading.current_thread())
-            answered.wait(60)
+            answered.wait(600)
         read(self, *values)
 
     monkeypatch.setattr(beton.Shard, "read", stall)
     found += take(batches, 9)  # more than are decoded ahead
     for name in ("image", "sample_id"):
         assert torch.equal(joined(found)[name], joined(wanted)[name])
-    (incident,) = hanging.incidents
+    incident, *_ = hanging.incidents  # on a busy machine another may be that slow
     assert incident.kind == "hung_decode"
     assert "decode-0 has been at " in incident.why and ".beton for " in incident.why
     answered.set()
-    hung[0].join(10)
+    hung[0].join(600)
     assert not hung[0].is_alive()
     hanging.close()
     calm.close()
@@ -159,7 +159,7 @@ def test_a_hung_thread_is_named_and_another_does_its_work(monkeypatch: pytest.Mo
 
 def test_a_disk_that_never_answers_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     hanging, answered = loader(decode_limit_s=0.2, **FRAMES), threading.Event()
-    monkeypatch.setattr(beton.Shard, "read", lambda *_: answered.wait(60))
+    monkeypatch.setattr(beton.Shard, "read", lambda *_: answered.wait(600))
     with pytest.raises(TimeoutError, match=r"the disk or the store does not answer; look at it"):
         next(iter(hanging))
     answered.set()

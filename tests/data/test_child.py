@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from hpse_dist.data.child import Child
+from tests.waiting import PATIENCE_S, lives, until
 
 
-def call(name: str, timeout_s: float = 60.0) -> None:
+def call(name: str, timeout_s: float = PATIENCE_S) -> None:
     child = Child(f"tests.data.child_calls:{name}", timeout_s)
     try:
         child.call()
@@ -37,15 +38,13 @@ def test_errors_come_back(name: str, message: str) -> None:
 
 
 def test_one_that_hangs_is_ended() -> None:
-    started = time.monotonic()
     with pytest.raises(TimeoutError, match="not done after 2 s"):
         call("wait_for_ever", timeout_s=2)
-    assert time.monotonic() - started < 20
 
 
 ORPHAN = """
 from hpse_dist.data.child import Child
-child = Child("tests.data.child_calls:wait_for_ever", 60)
+child = Child("tests.data.child_calls:wait_for_ever", 3600)
 print(child._process.pid, flush=True)
 child.call()
 """
@@ -58,12 +57,7 @@ def test_it_does_not_outlive_its_parent() -> None:
     )
     assert parent.stdout
     child = int(parent.stdout.readline())
-    time.sleep(0.5)  # the call is under way
+    time.sleep(0.5)  # the call is under way, as a rule
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < deadline:
-        if not Path(f"/proc/{child}/cmdline").read_bytes():
-            break  # a zombie that nobody reaps: it has ended
-        time.sleep(0.1)
-    assert time.monotonic() < deadline
+    until(lambda: not lives(child), "the child ends with its parent")

@@ -20,6 +20,7 @@ from hpse_dist.data.loader import Loader, Source, evaluation_batches
 from hpse_dist.fields import FIELDS, IMAGE_MEAN, IMAGE_STD, Batch
 from hpse_dist.world import World
 from tests.data.made_collection import CROP_PX, made_collection
+from tests.waiting import until
 
 PAIR_NEEDS = ["image", "image_ref", "sample_id", "epoch", "subject", "pair_kind", "pair_weight"]
 PAIR_NEEDS += ["person"]
@@ -66,7 +67,7 @@ def no_thread_is_left() -> Iterator[None]:
     yield
     if decoding_threads():
         gc.collect()
-    assert not decoding_threads()
+    until(lambda: not decoding_threads(), "the decoding threads end")
     assert threading.active_count() <= before
 
 

@@ -63,7 +63,9 @@ def test_memory_is_a_window_s_however_many_shards_there_are() -> None:
         finally:
             tracemalloc.stop()
 
-    assert peak(160) < 1.5 * peak(8), "an epoch is twenty times as long"
+    # the least of some: other threads of this process may have asked for memory meanwhile
+    many, few = (min(peak(number) for _ in range(3)) for number in (160, 8))
+    assert many < 1.5 * few, "an epoch is twenty times as long"
 
 
 def test_weights_repeat_and_rotate() -> None:

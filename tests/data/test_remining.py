@@ -15,6 +15,7 @@ from hpse_dist.data.collection import SCHEMA_VERSION, Collection
 from hpse_dist.data.mining.made import MadePerson, made_frames
 from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.data.publish import STAGED_MANIFEST, file_entry, write_manifest
+from tests.waiting import until
 
 PEOPLE = [MadePerson(4, 20), MadePerson(6, 10), MadePerson(1, 30)]
 
@@ -67,9 +68,10 @@ def test_a_reader_at_the_same_time(tmp_path: Path) -> None:
     reader.start()
     for cap in range(1, 13):
         write_pairs(Collection.open(folder), PairsConfig(max_per_subject=cap))
+        until(lambda before=seen: seen > before, "the reader looks again")
     stop.set()
     reader.join()
-    assert seen > 5 and not problems
+    assert not problems
 
 
 @pytest.mark.parametrize("renames", [0, 1])

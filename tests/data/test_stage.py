@@ -24,6 +24,7 @@ from hpse_dist.data.stage import NoRoom, Stage, url_of
 from hpse_dist.recipe import located
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def test_the_longest_unused_goes_and_what_is_held_stays(tmp_path: Path) -> None:
         copy = stage.hold(*file)
         assert copy.path.read_bytes() == bytes([names.index(file[2])]) * 100
         copy.close()
-        time.sleep(0.01)
+        time.sleep(0.05)  # file systems tell times apart that differ by some milliseconds
     stage.hold(*files[2]).close()
     assert there(stage) == {names[0], names[2]}
     held = [stage.hold(*files[0]), stage.hold(*files[2])]
@@ -136,7 +137,7 @@ def test_two_processes_copy_once(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(tmp_path / "stage"), url, sha]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
-    printed = [process.communicate(timeout=60)[0] for process in both]
+    printed = [process.communicate(timeout=PATIENCE_S)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert b"".join(printed) == b"copied\n"
 

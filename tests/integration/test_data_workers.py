@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import psutil
 import pytest
 import ray
 
-from cluster.connection import connected
 from cluster.data_workers import DataWorkers
 from cluster.launch import launch
 from hpse_dist import run
@@ -28,42 +26,27 @@ from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.data.test_bad_records import with_damage
 from tests.data.test_loader import equal, joined, loader, take
+from tests.integration.clusters import own_cluster
 from tests.integration.data_worker_trainers import Trainer, mixed, processes
 from tests.test_run import losses, pretraining, weights
+from tests.waiting import lives, until
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
-ROOT = Path(__file__).parents[2]
 AHEAD = 8  # more micro-batches than two workers have under way or waiting
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ.pop("RAY_ADDRESS", None)
-    try:
-        with connected(batches=True):
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with own_cluster(batches=True):
+        yield
 
 
-def wait_for_end(numbers: list[int], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while any(map(lives, numbers)):
-        assert time.monotonic() < deadline, "a data worker outlives its trainer"
-        time.sleep(0.1)
-
-
-def lives(number: int) -> bool:
-    try:
-        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def end(numbers: list[int]) -> None:
+    """Wait for processes to end by themselves."""
+    until(lambda: not any(map(lives, numbers)), "a data worker outlives its trainer")
 
 
 def test_those_that_die_or_hang_are_replaced_at_the_exact_sample(tmp_path: Path) -> None:
@@ -91,7 +74,7 @@ def test_those_that_die_or_hang_are_replaced_at_the_exact_sample(tmp_path: Path)
     last = processes(made)
     assert not {*first} & {*last}
     made.close()
-    wait_for_end([*first, *last])
+    end([*first, *last])
 
 
 def test_they_end_with_their_trainer() -> None:
@@ -99,7 +82,7 @@ def test_they_end_with_their_trainer() -> None:
     number, workers, found = ray.get(trainer.begin.remote())
     assert equal(found, joined(take(iter(mixed()), 3)))
     os.kill(number, signal.SIGKILL)
-    wait_for_end([number, *workers])
+    end([number, *workers])
 
 
 @pytest.mark.skipif("HPSE_DATA_WORKERS" not in os.environ, reason="slow; set HPSE_DATA_WORKERS=1")

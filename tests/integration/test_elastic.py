@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,12 @@ import torch
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.log import read_metrics
 from hpse_dist.world import World
+from tests.integration.clusters import ROOT, free_ports
 from tests.integration.engine_worker import STEPS, Worker
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 LEGS = (("zero1", 1, 3), ("zero3", 2, 5), ("zero0", 4, 8), ("zero2", 1, STEPS))
 """Engine, processes, the step to stop at."""
 
@@ -43,9 +43,7 @@ def test_one_run_over_1_2_4_and_1_processes(tmp_path: Path) -> None:
 
 
 def leg(kind: str, size: int, until: int, folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_ports(1)[0])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = Path(__file__).with_name("elastic_worker.py")
     processes = []
@@ -62,7 +60,7 @@ def leg(kind: str, size: int, until: int, folder: Path) -> None:
             )
         )
     try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
+        said = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.integration.clusters import ROOT, free_ports
+from tests.waiting import PATIENCE_S
+
 pytestmark = pytest.mark.integration
 STEPS = 10
 
-ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("engine_worker.py")
 KINDS = ("ddp", "zero0", "zero1", "zero2", "zero3")
 TIMING = ("time", "samples_per_s", "wait_share", "save_share")
@@ -57,9 +58,7 @@ class Outcome:
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     folder = tmp_path_factory.mktemp("engines")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_ports(1)[0])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
         environment.pop(name, None)
@@ -75,7 +74,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
                 )
             )
     try:
-        codes = [process.wait(timeout=300) for process in processes]
+        codes = [process.wait(timeout=PATIENCE_S) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.connection import connected
 from cluster.launch import launch
+from hpse_dist import run
 from hpse_dist.config import build, to_dict
 from hpse_dist.log import read_metrics
 from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.test_run import pretraining
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
+    pytest.mark.usefixtures("cluster"),
 ]
-ROOT = Path(__file__).parents[2]
 STEPS = 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ.pop("RAY_ADDRESS", None)
-    try:
-        with connected() as made:
-            if sum(node.cpus for node in made.nodes) < 2:
-                pytest.skip("two CPUs are needed for two workers")
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def recipe_of(folder: Path, name: str, **machine: Any) -> PretrainRecipe:
@@ -50,32 +34,40 @@ def recipe_of(folder: Path, name: str, **machine: Any) -> PretrainRecipe:
     return build(PretrainRecipe, values)
 
 
-def run(recipe: PretrainRecipe, kills: list[int]) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses of all steps and the final weights."""
+def launched(recipe: PretrainRecipe, kills: list[int]) -> Path:
+    """The folder of a run of two workers, killed after these steps."""
     folder = recipe.folder()
-    order = {"recipe": to_dict(recipe), "kills": kills}
     launch(
         "tests.integration.killed:pretrain",
-        order,
+        {"recipe": to_dict(recipe), "kills": kills},
         folder,
-        workers=recipe.machine.workers,
+        workers=2,
         cpus_per_worker=1,
+        # Ray ends the others when it sees that one is dead, before their own end or after it
+        max_failures=2 * len(kills),
         progress=False,
     )
+    assert {path.name.split("-")[1] for path in folder.glob("killed-*")} == {*map(str, kills)}
+    return folder
+
+
+def outcome(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses of all steps and the final weights."""
     rows = read_metrics(folder / "metrics.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == STEPS
-    assert len(list(folder.glob("killed-*"))) == len(kills) * recipe.machine.workers
     return losses, load_file(folder / "encoder.safetensors")
 
 
 def test_kills_and_the_number_of_workers_leave_no_trace(tmp_path: Path) -> None:
-    losses, weights = run(recipe_of(tmp_path, "undisturbed"), [])
-    kills = sorted(random.sample(range(2, STEPS), 3))
+    losses, weights = outcome(launched(recipe_of(tmp_path, "undisturbed"), []))
+    kills = sorted(random.sample(range(2, STEPS), 2))
     print("workers killed after steps", kills)
-    again, same = run(recipe_of(tmp_path, "killed"), kills)
+    again, same = outcome(launched(recipe_of(tmp_path, "killed"), kills))
     assert again == losses
     assert all(torch.equal(tensor, same[name]) for name, tensor in weights.items())
-    alone, near = run(recipe_of(tmp_path, "alone", workers=1, engine="plain"), [])
+    recipe = recipe_of(tmp_path, "alone", workers=1, engine="plain")
+    run.pretrain(recipe, World(), recipe.folder())  # here, without Ray
+    alone, near = outcome(recipe.folder())
     assert torch.allclose(torch.tensor(alone[:10]), torch.tensor(losses[:10]), rtol=0, atol=1e-5)
     assert all((near[name] - tensor).abs().max() < 1e-4 for name, tensor in weights.items())

@@ -7,13 +7,11 @@ fast the machine is.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.connection import connected
+from cluster.connection import Cluster
 from cluster.halving import Halving, Job, evaluations, has_ended, is_done
 from cluster.sweep import sweep
 from hpse_dist.report.runs import STOPPED, STOPPED_FILE, read_run
@@ -22,22 +20,8 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
-ROOT = Path(__file__).parents[2]
 STEPS, EVERY, BEST = 12, 4, 1e-3
 HALVING = Halving("val/error", True, EVERY, STEPS, reduction=3)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ.pop("RAY_ADDRESS", None)
-    try:
-        with connected():
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def job(folder: Path, rate: float, **changes: object) -> Job:
@@ -51,7 +35,7 @@ def logged(job: Job) -> list[int]:
     return [json.loads(line)["step"] for line in lines]
 
 
-def test_a_planted_best_is_found_and_losers_stop_early(cluster: None, tmp_path: Path) -> None:
+def test_a_planted_best_is_found_and_losers_stop_early(cluster: Cluster, tmp_path: Path) -> None:
     first = job(tmp_path, 1e-4)  # nobody came before it, so it goes to its end
     best = job(tmp_path, BEST, die_at=9)  # its process dies there once
     losers = [job(tmp_path, rate, wait_at=EVERY) for rate in (1e-1, 1e-6)]

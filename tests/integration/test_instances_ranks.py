@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.integration.clusters import ROOT, free_ports
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What one rank and what two ranks have come to."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_ports(1)[0])
     worker = str(Path(__file__).with_name("instances_worker.py"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     found = []
@@ -36,9 +34,12 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
             )
             for rank in range(ranks)
         ]
-        for process in processes:
-            _, error = process.communicate(timeout=120)
-            assert process.returncode == 0, error
+        try:
+            said = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0] * ranks, "\n".join(said)
         found.append(torch.load(file, weights_only=True))
     return found
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray  # before its environment is set, as a user's script may
 
-from cluster.connection import connected
 from cluster.prepare import with_workers
 from hpse_dist import recipe as recipes
 from hpse_dist.data.collection import Collection, CollectionConfig
@@ -21,26 +16,11 @@ from hpse_dist.prepare import prepare
 from hpse_dist.recipe import DataRecipe
 from pipelines.bench_prepare import differences
 from tests.integration import dying_source
+from tests.integration.clusters import ROOT
 from tests.integration.dying_source import Config
 
-pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 COLLECTION = CollectionConfig(crop_px=32, label_px=16, min_side_px=20, frames_per_shard=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One cluster of our own for all tests here; the environment is put back."""
-    assert not ray.is_initialized()
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ.pop("RAY_ADDRESS", None)
-    try:
-        with connected():
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +49,9 @@ def test_errors_are_one_sentence_and_keep_what_is_finished(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"^part 4: clip7.mp4: cut short; \d+ finished parts are"):
         prepare(recipe(tmp_path / "a", fails=70), carry_out=with_workers(1))
     assert len(list((tmp_path / "a" / ".made.parts").glob("part-*"))) == 4
-    with pytest.raises(ChildProcessError, match=r"workers died 2 times at part 2 .*the same comm"):
+    # the other worker may be at the next part by then, and reads over the same record
+    said = r"workers died 2 times at part [23] .*the same comm"
+    with pytest.raises(ChildProcessError, match=said):
         prepare(recipe(tmp_path / "b", always=40), carry_out=with_workers(2, max_failures=1))
     assert not (tmp_path / "b" / "made").exists()
     assert any((tmp_path / "b" / ".made.parts").glob("part-*"))
@@ -88,9 +70,9 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path) -> None:
     first = subprocess.run(again, cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == -signal.SIGKILL
     parts = tmp_path / ".made.parts"
-    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*")}
+    before = {path.stat().st_ino for path in parts.glob("part-*/*.beton")}
     assert len(before) == 3 and not (tmp_path / "made").exists()
-    time.sleep(0.01)
     second = subprocess.run(again, cwd=ROOT, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert Collection.open(tmp_path / "made").verify() == []
+    made = Collection.open(tmp_path / "made")
+    assert made.verify() == [] and before < {path.stat().st_ino for path in made.shards}

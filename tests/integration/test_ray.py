@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray  # before its environment is set, as a user's script may
 
-from cluster.connection import Cluster, connected
+from cluster.connection import Cluster
 from cluster.launch import launch
 from cluster.sweep import Job, sweep
 
@@ -19,24 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 COUNT = "tests.cluster.targets:count"
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Two CPUs' worth of our own cluster for all tests here; the environment is put back."""
-    assert not ray.is_initialized()
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = str(ROOT)  # for workers that start from anywhere
-    os.environ.pop("RAY_ADDRESS", None)
-    try:
-        with connected() as made:
-            if sum(node.cpus for node in made.nodes) < 2:
-                pytest.skip("two CPUs are needed for two workers")
-            yield made
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def test_a_killed_worker_comes_back_and_nothing_is_lost(

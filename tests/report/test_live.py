@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +11,15 @@ import pytest
 from hpse_dist.report import live
 from hpse_dist.report.live import LivePage
 from tests.report.made_study import make_finetuning, make_study
+from tests.waiting import until
 
 
 def wait_for(page: Path, words: str) -> str:
-    for _ in range(600):
-        if page.is_file() and words in (text := page.read_text(encoding="utf-8")):
-            return text
-        time.sleep(0.05)
-    raise AssertionError(f"{words!r} never stood on the page")
+    def text() -> str:
+        found = page.read_text(encoding="utf-8") if page.is_file() else ""
+        return found if words in found else ""
+
+    return until(text, f"{words!r} stands on the page")
 
 
 def test_the_page_is_rewritten_when_a_run_ends(
@@ -31,13 +32,17 @@ def test_the_page_is_rewritten_when_a_run_ends(
         text = wait_for(tmp_path / "report.html", "1 of 7 runs are not done (1 running)")
         assert 'http-equiv="refresh"' in text
         folder = tmp_path / "completion-body_mesh-seed2"
-        make_finetuning(folder, "completion", 2, 60.1)
-        for _ in range(600):
+        made = make_finetuning(tmp_path / "elsewhere" / folder.name, "completion", 2, 60.1)
+        (made / "DONE").unlink()
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+        (folder / "DONE").touch()  # last, as a run does
+
+        def done() -> str:
             text = (tmp_path / "report.html").read_text(encoding="utf-8")
-            if "are not done" not in text:
-                break
-            time.sleep(0.05)
-    assert "are not done" not in text and 'http-equiv="refresh"' not in text
+            return "" if "are not done" in text else text
+
+        text = until(done, "the page says that all runs are done")
+    assert 'http-equiv="refresh"' not in text
     assert len(seen) == 2
 
 
