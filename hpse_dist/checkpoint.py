@@ -36,8 +36,8 @@ from hpse_dist.checkpoint_files import (
     free_space,
     problem_of,
     remove,
-    sync,
 )
+from hpse_dist.disk import sync
 from hpse_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 2
 FAILURES = 3  # checkpoints in a row that may fail before a run ends
 _NAME = re.compile(r"^step_(\d{8,})$")
+First = Callable[[], object] | None
 
 
 class Snapshot(Protocol):
@@ -102,18 +103,19 @@ class Checkpoints:
         """True on the steps to save after."""
         return step % self.every == 0
 
-    def save(self, engine: Trained, loader: Positioned, step: int) -> Path:
-        """Write the state after `step`; collective. On failure every rank raises one OSError."""
+    def save(self, engine: Trained, loader: Positioned, step: int, before: First = None) -> Path:
+        """Write the state after `step`; collective. On failure, of what has to be on the disk
+        `before` too, every rank raises one OSError."""
         self.settle(engine, wait=True)
-        failure = self._start(engine, loader, step) or self._end(engine)
+        failure = self._start(engine, loader, step, before) or self._end(engine)
         if failure is not None:
             raise OSError(failure)
         return self.folder / _name(step)
 
-    def begin(self, engine: Trained, loader: Positioned, step: int) -> None:
+    def begin(self, engine: Trained, loader: Positioned, step: int, before: First = None) -> None:
         """As `save`, in the background: `settle` makes it a checkpoint. Collective."""
         self.settle(engine, wait=True)
-        failure = self._start(engine, loader, step)
+        failure = self._start(engine, loader, step, before)
         if failure is not None:
             self._note(failure)
 
@@ -137,11 +139,11 @@ class Checkpoints:
             raise OSError(f"{failure}. It was the {FAILURES}rd checkpoint in a row that failed")
         log.warning("%s; training goes on", failure)
 
-    def _start(self, engine: Trained, loader: Positioned, step: int) -> str | None:
+    def _start(self, engine: Trained, loader: Positioned, step: int, before: First) -> str | None:
         """Copy the state and let a thread write it; what went wrong, if anything."""
         target = self.folder / _name(step)
         draft = self.folder / f".saving_{target.name}"
-        failure = _attempt(engine, lambda: self._open(engine, draft))
+        failure = _attempt(engine, lambda: self._open(engine, draft, before))
         if failure is not None:
             return self._sentence(engine, target, draft, failure)
         manifest: dict[str, Any] = {
@@ -180,7 +182,9 @@ class Checkpoints:
             "and start the same command again"
         )
 
-    def _open(self, engine: Trained, draft: Path) -> None:
+    def _open(self, engine: Trained, draft: Path, before: First) -> None:
+        if before is not None:
+            before()
         if engine.world.is_main:
             shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed here
             draft.mkdir(parents=True)

@@ -62,15 +62,6 @@ def digest_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def sync(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def remove(folder: Path) -> None:
     """Delete a checkpoint; killed half-way, it is not mistaken for a broken one."""
     doomed = folder.with_name(f".removing_{folder.name}")

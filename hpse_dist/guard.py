@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpse_dist.disk import GrowingFile
 from hpse_dist.engine import Refusal
 from hpse_dist.world import World
 
@@ -55,7 +56,7 @@ class Guard:
         """Goes on from the incidents in a run's `folder`."""
         self.config = config
         self.path = Path(folder) / INCIDENTS_FILE
-        self._writes = world.is_main
+        self._file = GrowingFile(self.path) if world.is_main else None
         self._losses: deque[float] = deque(maxlen=config.window)
         self._bad = 0
         self.returns = len([x for x in read_incidents(self.path) if x["kind"] == "return"])
@@ -107,9 +108,8 @@ class Guard:
         self._write("return", step, to=to, why=why, place=place)
 
     def _write(self, kind: str, step: int, **facts: Any) -> None:
-        if self._writes:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+        if self._file is not None:
+            self._file.line({"kind": kind, "step": step, **facts})
 
 
 class DataGuard:
@@ -118,8 +118,9 @@ class DataGuard:
     def __init__(self, most: float, num_records: int, folder: Path, world: World) -> None:
         """`most`: the share of the `num_records` that may be bad."""
         self._most, self._num_records = most, num_records
-        self._path, self._writes = Path(folder) / INCIDENTS_FILE, world.is_main
-        named = [x for x in read_incidents(self._path) if x["kind"] == "bad_record"]
+        path = Path(folder) / INCIDENTS_FILE
+        self._file = GrowingFile(path) if world.is_main else None
+        named = [x for x in read_incidents(path) if x["kind"] == "bad_record"]
         self._known = {int(x["sample"]) for x in named}
 
     @property
@@ -128,8 +129,8 @@ class DataGuard:
         return len(self._known)
 
     def note(self, step: int, bad: list[tuple[int, str]], incidents: list[tuple[str, str]]) -> None:
-        """Take note of the bad records (sample id, where) and of the decoding that hung or was
-        lost (kind, why), on all ranks up to a step; ValueError where bad records are too many."""
+        """Take note of the bad records (sample id, where) and of what was mended (kind, why), as
+        decoding that hung, on all ranks up to a step; ValueError where bad records are too many."""
         for kind, why in incidents:
             self._write({"kind": kind, "step": step, "why": why})
         for sample, where in bad:
@@ -146,9 +147,8 @@ class DataGuard:
             )
 
     def _write(self, incident: dict[str, Any]) -> None:
-        if self._writes:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(incident) + "\n")
+        if self._file is not None:
+            self._file.line(incident)
 
 
 def read_incidents(path: Path) -> list[dict[str, Any]]:

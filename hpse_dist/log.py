@@ -1,11 +1,14 @@
 """What a run says of itself: metrics.jsonl, TensorBoard and pictures.
 
 metrics.jsonl is the committed history: after a resume at step s, the lines of later steps are
-gone, for those steps are about to happen again. Only the main process writes.
+gone, for those steps are about to happen again. Only the main process writes. On a full disk, or a
+store that is away, lines and curves wait in memory and pictures are left out; checkpoints do not
+come before the lines of their steps, so that none is lost.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -21,10 +24,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from hpse_dist.disk import GrowingFile
 from hpse_dist.world import World
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+_log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 LAYOUT: dict[str, dict[str, list[Any]]] = {  # TensorBoard's page of curves that belong together
@@ -59,6 +65,9 @@ class RunLog:
             raise ValueError(f"the log needs a line every 1 step or more, found {every}")
         self.folder = Path(folder)
         self.every = every
+        self.incidents: list[tuple[str, str]] = []
+        """(kind, why) of what could not be written; to be taken out by who writes incidents."""
+        self._in_trouble = False
         self._writer: SummaryWriter | None = None
         if not world.is_main:
             return
@@ -76,7 +85,18 @@ class RunLog:
             flush_secs=10,
         )
         self._laid_out = False
-        self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
+        # it would raise, from a thread, what the disk says
+        events = self._writer._get_file_writer().event_writer
+        events.flush()
+        events._async_writer._writer._writer = GrowingFile(Path(events._file_name), self._hear)
+        self._metrics = GrowingFile(self.folder / METRICS_FILE, self._hear)
+
+    def _hear(self, trouble: str) -> None:
+        """Say once that the disk is full or away, whichever of the files found out."""
+        if not self._in_trouble:
+            _log.warning(trouble)
+            self.incidents.append(("unwritten", trouble))
+        self._in_trouble = True
 
     def rewind(self, step: int) -> None:
         """The steps after `step` are about to happen again: what was said of them goes."""
@@ -105,20 +125,27 @@ class RunLog:
             line[name] = float(value) if math.isfinite(value) else None
             if math.isfinite(value):
                 self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        self._metrics.line(line)
 
     def panels(self, step: int, images: Mapping[str, Tensor]) -> None:
         """Pictures (3, H, W) in 0..1, to TensorBoard and to panels/step_000100_<name>.png."""
         if self._writer is None:
             return
-        folder = self.folder / "panels"
-        folder.mkdir(exist_ok=True)
         for name, image in images.items():
             pixels = to_pixels(image)
             self._writer.add_image(name, pixels, step, dataformats="HWC")
             file_name = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
-            Image.fromarray(pixels).save(folder / f"step_{step:06d}_{file_name}.png")
+            self._keep(self.folder / "panels" / f"step_{step:06d}_{file_name}.png", pixels)
+
+    def _keep(self, path: Path, pixels: np.ndarray) -> None:
+        """A picture; without it where the disk takes none."""
+        try:
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            self._hear(f"{path} could not be written ({error.strerror}); training goes on")
 
     def text(self, name: str, text: str) -> None:
         """A text page in TensorBoard, such as the recipe."""
@@ -139,10 +166,12 @@ class RunLog:
             self._writer._get_file_writer().add_summary(ended)
 
     def flush(self) -> None:
-        """Everything said so far is on the disk; before a checkpoint that it belongs to."""
+        """Everything said so far is on the disk, before a checkpoint that it belongs to; OSError
+        where metrics.jsonl cannot be written."""
         if self._writer is not None:
-            os.fsync(self._metrics.fileno())
             self._writer.flush()
+            self._metrics.sync()
+            self._in_trouble = False
 
     def close(self) -> None:
         """Close the files; safe to call twice."""
@@ -209,9 +238,7 @@ def commit_history(path: Path, start: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    logging.getLogger(__name__).info(
-        "%s: %d lines after step %d dropped", path, len(lines) - len(kept), start
-    )
+    _log.info("%s: %d lines after step %d dropped", path, len(lines) - len(kept), start)
 
 
 def _step_of(line: str) -> int | None:

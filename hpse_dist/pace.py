@@ -7,13 +7,13 @@ plan's measurement did. What has gone and comes again is said again.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from hpse_dist.accounting import STRAGGLER, Clock
+from hpse_dist.disk import GrowingFile
 from hpse_dist.guard import INCIDENTS_FILE
 from hpse_dist.world import World
 
@@ -37,7 +37,7 @@ class Pace:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`planned_s`: seconds per sample and rank without the waiting; None without a plan."""
-        self._path, self._world, self._clock = Path(folder) / INCIDENTS_FILE, world, clock
+        self._file, self._world, self._clock = GrowingFile(folder / INCIDENTS_FILE), world, clock
         self._planned_s, self._now = planned_s, now
         self._since: dict[str, float] = {}  # kind -> when the first of its readings in a row was
         self._in_a_row: dict[str, int] = {}
@@ -78,5 +78,4 @@ class Pace:
         self._said.add(kind)
         if kind != "straggler":  # the loop has said that itself, with the machine's name
             _log.warning("step %d: %s", step, what)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, "why": what}) + "\n")
+        self._file.line({"kind": kind, "step": step, "why": what})

@@ -223,9 +223,10 @@ class _Watch:
         """Take note of what went wrong with the data of all ranks since the last time."""
         loader = self.loader
         bad = [(one.sample_id, str(one)) for one in loader.bad_records]
-        mended = [(one.kind, one.why) for one in loader.incidents]
+        mended = [(one.kind, one.why) for one in loader.incidents] + self.record.incidents
         loader.bad_records.clear()
         loader.incidents.clear()
+        self.record.incidents.clear()
         ranks = self.engine.gather((bad, mended))
         self.data.note(step, [x for bad, _ in ranks for x in bad], [x for _, i in ranks for x in i])
         if self.data.bad_records:

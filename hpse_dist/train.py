@@ -78,11 +78,9 @@ def train(
         stop = engine.any_rank(should_stop())
         with clock.saving():
             if step == steps or stop:
-                log.flush()
-                checkpoints.save(engine, loader, step)
+                checkpoints.save(engine, loader, step, before=log.flush)
             elif checkpoints.due(step):
-                log.flush()
-                checkpoints.begin(engine, loader, step)
+                checkpoints.begin(engine, loader, step, before=log.flush)
             else:
                 checkpoints.settle(engine)
         if stop:

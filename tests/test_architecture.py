@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.config",
         "hpse_dist.safety",
         "hpse_dist.arrays",
+        "hpse_dist.disk",
     ],
 ]
 DOORS = {
@@ -91,6 +93,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
 def imports(name: str) -> set[str]:
     """What `name` imports: our modules by file, others by their full dotted name."""
     found = set()

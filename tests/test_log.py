@@ -12,6 +12,7 @@ from PIL import Image
 
 from hpse_dist.log import RunLog, commit_history, read_metrics, to_pixels
 from hpse_dist.world import World
+from tests.test_checkpoint import files_at_most
 
 
 def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -54,6 +55,43 @@ def test_the_page_of_curves_has_no_chart_that_stays_empty(tmp_path: Path) -> Non
     charts = {one.title: [chart.title for chart in one.chart] for one in layout.category}
     assert charts["held out"] == ["other errors", "right, %"]
     assert charts["learning"] == ["losses", "learning rate", "gradient"]
+
+
+def test_a_full_disk_loses_no_line_and_no_curve_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RunLog(tmp_path, World(), 1) as log:
+        log.scalars(1, {"loss": 9.0})
+        log.flush()
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        with files_at_most(size + 20):  # the next line breaks off in the middle
+            for step in (2, 3, 4):
+                log.scalars(step, {"loss": 10.0 - step, "val/error": step})
+                log.panels(step, {"mesh": torch.rand(3, 64, 64)})
+            with pytest.raises(OSError, match=r"^metrics.jsonl: File too large$"):
+                log.flush()
+            assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+        assert caplog.text.count("could not be written (File too large)") == 1
+        ((kind, why),) = log.incidents
+        assert kind == "unwritten" and "training goes on" in why
+        assert not list((tmp_path / "panels").iterdir())  # not half of one
+        log.scalars(5, {"loss": 5.0})
+        log.flush()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["loss"]) for row in rows] == [(s, 10.0 - s) for s in range(1, 6)]
+    assert curve(tmp_path, "train/loss") == [(s, 10.0 - s) for s in range(1, 6)]
+
+
+def test_a_store_that_was_away_gets_what_was_said_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunLog(folder, World(), 1) as log:
+        log.scalars(1, {"loss": 9.0})
+        folder.rename(tmp_path / "away")
+        log.scalars(2, {"loss": 8.0})
+        (tmp_path / "away").rename(folder)
+        log.scalars(3, {"loss": 7.0})
+    assert [row["loss"] for row in read_metrics(folder / "metrics.jsonl")] == [9.0, 8.0, 7.0]
+    assert [value for _, value in curve(folder, "train/loss")] == [9.0, 8.0, 7.0]
 
 
 def test_a_run_begun_again_from_nothing_has_no_history(tmp_path: Path) -> None:

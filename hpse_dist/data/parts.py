@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from hpse_dist.data.beton import BetonWriter
 from hpse_dist.data.crops import CollectionConfig
-from hpse_dist.data.publish import file_entry, sync, write_json
+from hpse_dist.data.publish import file_entry, write_json
 from hpse_dist.data.shards import Fields
 from hpse_dist.data.store import Progress, store
+from hpse_dist.disk import sync
 from hpse_dist.records import FrameRecord, Reject
 
 Records = Iterator[FrameRecord | Reject]

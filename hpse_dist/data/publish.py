@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.data.manifest import checked_shape, sealed_text
+from hpse_dist.disk import sync
 
 _BLOCKS, _BLOCK_BYTES = 16, 4096
 STAGED_MANIFEST = ".manifest.json.part"
@@ -98,15 +99,6 @@ def publish(partial: Path, folder: Path) -> None:
     os.rename(partial, folder)
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Make a file, or a folder's list of names, durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Files on disks that may be full, or away for a while."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or a folder's list of names, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class GrowingFile:
+    """A file that grows by whole pieces while a run goes on.
+
+    What cannot be written waits in memory, in order, until the disk takes it; the file never ends
+    in part of a piece. `tell` hears of it once, in a sentence. The file is opened for every
+    writing, so that a store that was away is found again. Safe to use from several threads.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None] = log.warning) -> None:
+        self.path = Path(path)
+        self.trouble: str | None = None
+        """Why something waits; None: nothing does."""
+        self._tell = tell
+        self._waiting: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def write(self, piece: bytes) -> None:
+        """Add a piece, which `flush` writes."""
+        with self._lock:
+            self._waiting.append(piece)
+
+    def line(self, row: Mapping[str, Any]) -> None:
+        """Add a line of JSON and write it."""
+        self.write(json.dumps(row).encode() + b"\n")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, where that is possible."""
+        with self._lock:
+            if not self._waiting:
+                return
+            try:
+                self._append(b"".join(self._waiting))
+            except OSError as error:
+                known, self.trouble = self.trouble, error.strerror or str(error)
+            else:
+                known, self.trouble = None, None
+                self._waiting.clear()
+        if self.trouble is not None and known is None:
+            self._tell(
+                f"{self.path} could not be written ({self.trouble}): what is to stand there waits "
+                "in memory, and training goes on; make room"
+            )
+
+    def sync(self) -> None:
+        """All of it is on the disk, or OSError."""
+        self.flush()
+        if self.trouble is not None:
+            raise OSError(f"{self.path.name}: {self.trouble}")
+        if self.path.exists():
+            sync(self.path)
+
+    def close(self) -> None:
+        """A last try; what waits then is lost."""
+        self.flush()
+
+    def _append(self, data: bytes) -> None:
+        """All of `data` or nothing."""
+        with open(self.path, "ab", buffering=0) as file:
+            start, rest = file.seek(0, os.SEEK_END), memoryview(data)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+            except OSError:
+                file.truncate(start)
+                raise
