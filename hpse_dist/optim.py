@@ -54,11 +54,7 @@ def schedule(step: int, steps: int, config: OptimConfig) -> float:
     Linear from 0 at step 0 to `lr` at the end of the warm-up, then half a cosine that reaches
     `min_lr` at the last step (Loshchilov and Hutter 2017, without restarts).
     """
-    if config.warmup_steps >= steps:
-        raise ValueError(
-            f"warmup_steps must be fewer than the run's steps ({steps}), "
-            f"found {config.warmup_steps}: the learning rate would never reach its peak"
-        )
+    assert config.warmup_steps < steps  # as recipes are
     if step < config.warmup_steps:
         return config.lr * step / config.warmup_steps
     progress = min(1.0, (step - config.warmup_steps) / (steps - config.warmup_steps))

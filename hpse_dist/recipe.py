@@ -176,6 +176,11 @@ class TrainingRecipe:
             raise ValueError(
                 "steps, global_batch, evaluate_every and evaluation_batch must be at least 1"
             )
+        if self.optim.warmup_steps >= self.steps:
+            raise ValueError(
+                f"optim.warmup_steps must be fewer than the run's steps, {self.steps}; found "
+                f"{self.optim.warmup_steps}: the learning rate would never reach its peak"
+            )
         self.accumulation()
 
     def accumulation(self, workers: int | None = None) -> int:

@@ -167,8 +167,6 @@ def test_schedule_rises_then_falls_along_half_a_cosine() -> None:
 
 
 def test_impossible_values_are_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="never reach its peak"):
-        schedule(1, 10, OptimConfig(warmup_steps=10))
     for wrong, match in (
         ({"lr": 0}, "lr must"),
         ({"lr": "nan"}, "lr must"),

@@ -257,3 +257,11 @@ def test_a_run_may_go_on_with_fewer_workers(tmp_path: Path, collection: Collecti
 def test_unfit_batches_are_refused(collection: Collection, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"global_batch 9 must be divisible"):
         pretraining(tmp_path, collection, global_batch=9)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused_before_it_starts(
+    collection: Collection, tmp_path: Path
+) -> None:
+    said = r"optim\.warmup_steps must be fewer than the run's steps, 6; found 6: .* never reach"
+    with pytest.raises(ConfigError, match=said):
+        pretraining(tmp_path, collection, optim={"warmup_steps": 6})
