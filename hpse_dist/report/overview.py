@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from hpse_dist.report.runs import Study
 from hpse_dist.report.statistics import LEVEL, Interval, holm, interval, relative_gap
 from hpse_dist.report.tables import (
+    MINUS,
     TaskTable,
     best_settings,
     judged,
     metric,
     spoken,
 )
-
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)

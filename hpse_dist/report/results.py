@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from hpse_dist.report import figures
 from hpse_dist.report.learning import finals
-from hpse_dist.report.overview import MINUS, Overview, cell_name, headline
+from hpse_dist.report.overview import Overview, cell_name, headline
 from hpse_dist.report.runs import Run, Study
 from hpse_dist.report.statistics import Interval
 from hpse_dist.report.tables import (
+    MINUS,
     SourceRow,
     TaskTable,
     answer,

@@ -16,6 +16,8 @@ from hpse_dist.report.meanings import METRICS, Metric, protocol_named
 from hpse_dist.report.runs import STOPPED, Run, Study
 from hpse_dist.report.statistics import LEVEL, Interval, holm, interval
 
+MINUS = "\N{MINUS SIGN}"
+
 
 @dataclass(frozen=True)
 class SourceRow:
@@ -225,7 +227,8 @@ def _range(value: Interval, what: Metric, absolute: bool = False, over: str = ""
     if absolute:
         low, high = sorted((abs(low), abs(high)))
     over = over or f"{value.n} seeds"
-    return f" (95 % interval {low:.{what.digits}f} to {high:.{what.digits}f}, {over})"
+    ends = f"{low:.{what.digits}f} to {high:.{what.digits}f}".replace("-", MINUS)
+    return f" (95 % interval {ends}, {over})"
 
 
 def figure(value: float | None, what: Metric) -> str:
