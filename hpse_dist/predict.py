@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpse_dist.data.loader import evaluation_batches
-from hpse_dist.engine import build_engine
 from hpse_dist.feed import held_out, sampling_of
 from hpse_dist.models.frozen import thawed
 from hpse_dist.protocols import Protocol, named
@@ -20,7 +19,7 @@ from hpse_dist.protocols.files import FILES, score_files, write, write_coco
 from hpse_dist.recipe import FinetuneRecipe
 from hpse_dist.run_folder import check_folder, is_done, keep_scores
 from hpse_dist.source import fill_finished
-from hpse_dist.starting import set_up_process, task_model
+from hpse_dist.starting import engine_of, set_up_process, task_model
 from hpse_dist.whole_set import Arrays, Collector
 from hpse_dist.world import World
 
@@ -51,17 +50,7 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     source = held_out(recipe, sampling_of(module))
     if source is None:
         raise ValueError("no collection of the recipe has held-out frames (split val) to predict")
-    engine = build_engine(
-        recipe.machine.simplest(world.size),
-        module,
-        recipe.optim,
-        world=world,
-        device=device,
-        accumulation=recipe.accumulation(world.size),
-        micro_batch=recipe.machine.micro_batch,
-        precision=recipe.precision,
-        zero_stage=recipe.machine.zero_stage,
-    )
+    engine = engine_of(recipe, module, world, device)
     try:
         batches = evaluation_batches(
             source,

@@ -27,7 +27,7 @@ from hpse_dist.config import build, dump, flat, to_dict
 from hpse_dist.data.decoding import Hire
 from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.data.loader import Loader
-from hpse_dist.engine import Engine, build_engine
+from hpse_dist.engine import Engine
 from hpse_dist.examples import in_order, write_examples
 from hpse_dist.feed import Feed, make_feed, sources_of
 from hpse_dist.guard import DataGuard, Guard
@@ -56,7 +56,7 @@ from hpse_dist.source import (
     write_head,
     write_source,
 )
-from hpse_dist.starting import module_of, set_up_process
+from hpse_dist.starting import engine_of, module_of, set_up_process
 from hpse_dist.tasks.base import Task
 from hpse_dist.train import evaluate, train
 from hpse_dist.whole_set import Collector, collectors, scores
@@ -104,17 +104,7 @@ def _run(
     meter = Meter(world, device)
     feed = make_feed(recipe, module, world, device, hire)  # a probe's tokens are part of its cost
     loader = feed.loader()
-    engine = build_engine(
-        machine.engine,
-        module,
-        recipe.optim,
-        world=world,
-        device=device,
-        accumulation=recipe.accumulation(world.size),  # fewer than asked for, after a loss
-        micro_batch=machine.micro_batch,
-        precision=recipe.precision,
-        zero_stage=machine.zero_stage,
-    )
+    engine = engine_of(recipe, module, world, device)
     guard = Guard(recipe.guard, folder, world)
     checkpoints = Checkpoints(
         folder / "checkpoints",

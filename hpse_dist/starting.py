@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from hpse_dist import objectives, tasks
+from hpse_dist.engine import Engine, build_engine
 from hpse_dist.models.encoder import Encoder, build_encoder
 from hpse_dist.models.frozen import FrozenEncoder
 from hpse_dist.models.start import start_weights
@@ -35,6 +37,25 @@ def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
     torch.cuda.set_device(world.local_rank)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     return torch.device("cuda", world.local_rank)
+
+
+def engine_of(
+    recipe: TrainingRecipe, module: nn.Module, world: World, device: torch.device
+) -> Engine:
+    """What trains a module as a recipe says, for as many trainers as there are: fewer than it asks
+    for, after a loss."""
+    machine = recipe.machine
+    return build_engine(
+        machine.simplest(world.size),
+        module,
+        recipe.optim,
+        world=world,
+        device=device,
+        accumulation=recipe.accumulation(world.size),
+        micro_batch=machine.micro_batch,
+        precision=recipe.precision,
+        zero_stage=machine.zero_stage,
+    )
 
 
 def module_of(recipe: TrainingRecipe) -> tuple[Objective, dict[str, Any]]:

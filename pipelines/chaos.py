@@ -289,7 +289,9 @@ def _disturbed(run: _Run, plan: Plan) -> None:
     process = _recovered(run, process, time.time(), found)
     with progress_bar(len(order), "kills") as bar:
         for number, victim in enumerate(order[done:], start=done + 1):
-            _peace(run, draw.uniform(0, 2 * plan.gap_s), run.recipe.steps * number // len(order))
+            _peace(
+                run, draw.uniform(0, 2 * plan.gap_s), run.recipe.steps * number // (len(order) + 1)
+            )
             if is_done(run.folder) or time.monotonic() - began > 60 * plan.minutes:
                 break
             known = run.data_workers() if victim == "data" else set()

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 
 from hpse_dist.config import build, load, to_dict
-from hpse_dist.engine import build_engine
 from hpse_dist.fields import Batch
 from hpse_dist.objectives.completion import Completion, CompletionConfig
 from hpse_dist.planning.memory import Need, need, readable
 from hpse_dist.recipe import PretrainRecipe
-from hpse_dist.starting import module_of, set_up_process
+from hpse_dist.starting import engine_of, module_of, set_up_process
 from hpse_dist.world import World
 from pipelines import progress_bar
 from pipelines.step_bench import made_batch
@@ -160,17 +159,7 @@ def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need
     others = _storages(_everything())
     module, machine = module_of(recipe)[0], recipe.machine
     assert isinstance(module, Completion)
-    engine = build_engine(
-        machine.engine,
-        module,
-        recipe.optim,
-        world=world,
-        device=device,
-        accumulation=recipe.accumulation(world.size),
-        micro_batch=machine.micro_batch,
-        precision=recipe.precision,
-        zero_stage=machine.zero_stage,
-    )
+    engine = engine_of(recipe, module, world, device)
     made = made_batch(module, machine.micro_batch, device)
     batch = {name: made[name] for name in example(recipe) if name in made}
     batch["subject"] = made["sample_id"].clone()

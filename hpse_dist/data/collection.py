@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -49,6 +49,7 @@ from hpse_dist.records import FrameRecord, Provenance, Reject
 
 __all__ = ["SCHEMA_VERSION", "Collection", "CollectionConfig", "find_finished", "write_collection"]
 
+PATIENCE_S = 0.2  # between two looks at a collection that another process may be changing
 SCHEMA_VERSION = 2  # 1: without sample_id_starts
 PAIR_SCHEMA = pa.schema(
     [
@@ -84,9 +85,9 @@ class Collection:
         if not missing:
             return collection
         # another process may be between the two renames of `update_file`, or was killed there
-        time.sleep(0.2)
-        for name in ("manifest.json", STAGED_MANIFEST):
-            if (folder / name).is_file():
+        time.sleep(PATIENCE_S)
+        for name in (STAGED_MANIFEST, "manifest.json"):  # in this order: the one becomes the other
+            with suppress(ValueError):
                 collection = cls(folder, read_manifest(folder / name, SCHEMA_VERSION))
                 if not collection._missing():
                     return collection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -25,11 +26,10 @@ def damage(folder: Path, draw: random.Random) -> str:
     path = draw.choice(files)
     data = bytearray(path.read_bytes())
     kind = draw.choice(["turned", "cut", "removed"])
-    if kind == "removed":
-        path.unlink()
-    elif kind == "cut":
+    path.unlink()  # a file of its own takes the place of what was linked
+    if kind == "cut":
         path.write_bytes(data[: draw.randrange(len(data))])
-    else:
+    elif kind == "turned":
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(data)
     return f"{path.name} {kind}"
@@ -60,17 +60,22 @@ def test_no_damaged_checkpoint_is_ever_loaded(saved: Path, tmp_path: Path) -> No
         assert (folder / "step_00000002.broken").is_dir()
 
 
-def test_no_damage_to_a_collection_goes_unseen(tmp_path: Path) -> None:
-    made = made_collection().folder
-    assert Collection.open(made).verify() == []
+def test_no_damage_to_a_collection_goes_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpse_dist.data.collection.PATIENCE_S", 0.0)  # nobody is at work on it
+    whole = tmp_path / "whole"
+    shutil.copytree(made_collection().folder, whole)
+    assert Collection.open(whole).verify() == []
     for trial, folder in enumerate(_folders(tmp_path)):
-        shutil.copytree(made, folder)
+        shutil.copytree(whole, folder, copy_function=os.link)
         what = damage(folder, random.Random(trial))
         try:
             problems = Collection.open(folder).verify()
         except ValueError as error:
             problems = [str(error)]
         assert problems and "\n" not in problems[0], f"trial {trial}: {what}"
+    assert Collection.open(whole).verify() == []
 
 
 def _folders(place: Path) -> Iterator[Path]:

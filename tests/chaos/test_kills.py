@@ -157,6 +157,8 @@ def test_two_kills_leave_no_trace(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")  # put back afterwards: the command sets its own
     recipe = pretraining(tmp_path, made_collection())
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     options = ["chaos", str(tmp_path / "recipe.yaml"), "steps=300", "evaluate_every=300"]
