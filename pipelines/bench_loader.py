@@ -259,13 +259,16 @@ def rate(counts: Iterator[int], seconds: float) -> Rate:
     return Rate(done / passed, done / max(processor_seconds() - busy, 1e-9))
 
 
-def processor_seconds() -> float:
-    """Processor time of this process and of its living children, theirs to a hundredth."""
+def processor_seconds(counted: Callable[[str], bool] = lambda _: True) -> float:
+    """Processor time of this process and of its living children, theirs to a hundredth; of those
+    children that are `counted` by their command lines."""
     total = time.process_time()
     for child in psutil.Process().children(recursive=True):
         try:
+            if not counted(" ".join(child.cmdline())):
+                continue
             times = child.cpu_times()
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
         total += times.user + times.system
     return total

@@ -43,6 +43,14 @@ class Rows:
     pair_weight: np.ndarray
     valid: np.ndarray
 
+    @staticmethod
+    def layouts(batch: int) -> dict[str, Layout]:
+        """Of the arrays for a micro-batch of this size."""
+        whole, share, flag = np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.bool_)
+        kinds = {"source": whole, "item": whole, "epoch": whole}
+        kinds |= {"pair_weight": share, "valid": flag}
+        return {name: ((batch,), kind) for name, kind in kinds.items()}
+
 
 class Readable(Protocol):
     """What rows are read from: an open shard, or what was decoded of it before."""
@@ -100,8 +108,8 @@ class Decoder:
             dtype = np.dtype(np.float64 if dtype.kind == "f" else np.int64)
         return shape, dtype
 
-    def buffer(self, batch: int, pinned: bool) -> Buffer:
-        """Memory for `batch` rows."""
+    def layouts(self, batch: int) -> dict[str, Layout]:
+        """What `batch` rows are filled into."""
         picture = ((batch, self.crop_px, self.crop_px, 3), np.dtype(np.uint8))
         layouts: dict[str, Layout] = {"image": picture}
         if self.sources[0].second is not None:
@@ -113,7 +121,11 @@ class Decoder:
             layouts[name] = ((batch,), np.dtype(np.bool_))
         for name, (shape, dtype) in self._labels.items():
             layouts[name] = ((batch, *shape), dtype)
-        return Buffer(layouts, pinned)
+        return layouts
+
+    def buffer(self, batch: int, pinned: bool) -> Buffer:
+        """Memory for `batch` rows."""
+        return Buffer(self.layouts(batch), pinned)
 
     def fill(self, rows: Rows, buffer: Buffer) -> Buffer:
         """Read a micro-batch; `buffer.bad` says what was replaced. ValueError names a shard that

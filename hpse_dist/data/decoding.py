@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from hpse_dist.data.decode import Decoder, Rows
 from hpse_dist.data.items import Source, read_items
-from hpse_dist.data.prefetch import Buffer
+from hpse_dist.data.prefetch import Buffer, Layout
 
 Sampling = Literal["pairs", "frames"]
 Kind = Literal["inline", "workers", "resident"]
@@ -40,6 +40,8 @@ class Reading:
     labels: tuple[str, ...]
     """Stored fields besides the pictures."""
     micro_batch: int
+    layouts: dict[str, Layout]
+    """Of the arrays of a micro-batch."""
 
     def decoder(self) -> Decoder:
         """For the same rows it fills in the same values in any process."""
@@ -47,7 +49,11 @@ class Reading:
             read_items(source, self.sampling, number=number, label_fraction=self.label_fraction)
             for number, source in enumerate(self.sources)
         ]
-        return Decoder(items, self.labels, replaces=True)
+        made = Decoder(items, self.labels, replaces=True)
+        if made.layouts(self.micro_batch) != self.layouts:
+            folders = " and ".join(str(source.collection.folder) for source in self.sources)
+            raise ValueError(f"{folders}: not the collections that the trainer has opened")
+        return made
 
 
 class Crew(Protocol):
@@ -65,8 +71,11 @@ class Crew(Protocol):
     def core_seconds(self) -> float:
         """Processor time that they have used."""
 
-    def buffer(self, batch: int, pinned: bool) -> Buffer:
-        """What `fill` is given; not pinned it has no memory of its own."""
+    def buffers(self, pinned: bool, ahead: int) -> Sequence[Buffer]:
+        """What `fill` is given: one for each call at once, and so many for whoever takes them.
+
+        They are always the same: for one iterator at a time.
+        """
 
     def fill(self, rows: Rows, buffer: Buffer) -> Buffer:
         """A micro-batch, as `Decoder.fill`; callable from several threads."""

@@ -22,7 +22,7 @@ from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.finish import Finish
 from hpse_dist.data.items import Items, Source, read_items
 from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
-from hpse_dist.data.prefetch import Prefetcher
+from hpse_dist.data.prefetch import Buffer, Prefetcher
 from hpse_dist.data.resident import Resident
 from hpse_dist.data.substitutes import BadRecord
 from hpse_dist.fields import Batch
@@ -86,7 +86,10 @@ class Loader:
         self._decoder = Decoder(items, self._finish.labels, replaces=True)
         self._kind, self._hire, self._limit_s = kind, hire, decode_limit_s
         labels = tuple(self._finish.labels)
-        self._reading = Reading(tuple(sources), sampling, label_fraction, labels, micro_batch)
+        self._reading = Reading(
+            *(tuple(sources), sampling, label_fraction, labels, micro_batch),
+            layouts=self._decoder.layouts(micro_batch),
+        )
         self._crew: Crew | None = None
         self.bad_records: list[BadRecord] = []
         """What was replaced in the batches handed out; whoever takes note of it empties it."""
@@ -194,9 +197,7 @@ class Loader:
         pinned = self._finish.device.type == "cuda"
         if self._kind == "workers":
             crew = self._crew = self._crew or self._hired()
-            buffers = [
-                crew.buffer(self._micro_batch, pinned) for _ in range(crew.threads + _AHEAD + 1)
-            ]
+            buffers: Sequence[Buffer] = crew.buffers(pinned, _AHEAD + 1)
             return Prefetcher(crew.fill, self._rows(), buffers, crew.threads)
         if self._kind == "resident" and not isinstance(self._decoder, Resident):
             self._decoder = Resident(self._items, self._finish.labels, self._world, self._threads)

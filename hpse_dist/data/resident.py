@@ -7,8 +7,6 @@ It has no name, so it is gone with the last of them, however that ends.
 from __future__ import annotations
 
 import logging
-import mmap
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ from hpse_dist.data.beton import Damaged, Shard
 from hpse_dist.data.decode import Decoder, Readable
 from hpse_dist.data.items import Items
 from hpse_dist.data.prefetch import Layout
+from hpse_dist.data.shared import Shared, arrays_in, opened, size_of
 from hpse_dist.meter import free_memory
 from hpse_dist.world import World
 
@@ -28,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 _SHARE = 0.8  # of the free memory that may be taken
 _CHUNK = 256  # rows decoded together
-_ALIGN = 64
+_DAMAGED = "damaged"
 
 
 class Resident(Decoder):
@@ -45,13 +44,14 @@ class Resident(Decoder):
         plans = [
             plan for number, items in enumerate(sources) for plan in self._plans(number, items)
         ]
-        size = sum(plan.size for plan in plans)
+        sizes = [size_of(plan.layouts) for plan in plans]
+        size = sum(sizes)
         began = time.perf_counter()
         memory = shared_memory(size, world, refusal(size, sources))
         offset = 0
-        for plan in plans:
-            self._held[plan.key] = _Held(plan, memory[offset : offset + plan.size])
-            offset += plan.size
+        for plan, room in zip(plans, sizes, strict=True):
+            self._held[plan.key] = _Held(plan, memory[offset : offset + room])
+            offset += room
         mine = plans[world.local_rank :: world.local_size] if num_ranks() > 1 else plans
         _together(self._decode_all(mine, threads))
         self._let_go()
@@ -108,22 +108,15 @@ class _Plan:
     """Source and shard."""
     rows: np.ndarray
     """(k,) rising."""
-    layouts: dict[str, Layout]
-
-    def parts(self) -> list[tuple[str, Layout, int, int]]:
-        """(field, layout, start, end) within its memory, in bytes; last whether it is damaged."""
-        found, start = [], 0
-        for name, layout in {**self.layouts, "": ((), np.dtype(np.bool_))}.items():
-            shape, dtype = layout
-            end = start + len(self.rows) * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            found.append((name, layout, start, end))
-            start = -(-end // _ALIGN) * _ALIGN
-        return found
+    fields: dict[str, Layout]
+    """Of one row."""
 
     @property
-    def size(self) -> int:
-        """Bytes."""
-        return -(-self.parts()[-1][3] // _ALIGN) * _ALIGN
+    def layouts(self) -> dict[str, Layout]:
+        """Of its memory; last whether a picture is damaged."""
+        fields = {**self.fields, _DAMAGED: ((), np.dtype(np.bool_))}
+        count = len(self.rows)
+        return {name: ((count, *shape), dtype) for name, (shape, dtype) in fields.items()}
 
 
 class _Held:
@@ -131,11 +124,8 @@ class _Held:
 
     def __init__(self, plan: _Plan, memory: np.ndarray) -> None:
         self._rows = plan.rows
-        views = {
-            name: memory[start:end].view(dtype).reshape(len(plan.rows), *shape)
-            for name, (shape, dtype), start, end in plan.parts()
-        }
-        self._damaged = views.pop("")
+        views = arrays_in(memory, plan.layouts)
+        self._damaged = views.pop(_DAMAGED)
         self._values = views
 
     def fill(self, shard: Shard) -> None:
@@ -181,23 +171,16 @@ def shared_memory(size: int, world: World, refused: str | None) -> np.ndarray:
         if refused:
             raise ValueError(refused)
         return np.zeros(size, np.uint8)
-    file, place = -1, ""
-    if world.local_rank == 0 and not refused:
-        file = os.memfd_create("hpse_resident")
-        os.truncate(file, size)
-        place = f"/proc/{os.getpid()}/fd/{file}"
-    answers = gather_objects((world.local_rank, refused, place))
+    made = Shared("hpse_resident", size) if world.local_rank == 0 and not refused else None
+    answers = gather_objects((world.local_rank, refused, made and made.place))
     said = next((why for local, why, _ in answers if local == 0 and why), None)
     if said:
         raise ValueError(said)
     local, _, place = answers[world.rank - world.local_rank]
-    assert local == 0, "the ranks of one machine follow one another"
-    with open(place, "r+b") as opened:
-        memory = mmap.mmap(opened.fileno(), size)
+    assert local == 0 and place is not None, "the ranks of one machine follow one another"
+    memory = opened(place) if made is None else made.array
     _together(None)  # now all have it
-    if file >= 0:
-        os.close(file)
-    return np.frombuffer(memory, np.uint8)
+    return memory
 
 
 def _together(error: Exception | None) -> None:

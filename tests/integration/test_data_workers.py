@@ -18,9 +18,11 @@ import pytest
 import ray
 
 from cluster.data_workers import DataWorkers
+from cluster.lanes import Lane
 from cluster.launch import launch
 from hpse_dist import run
 from hpse_dist.data.items import Source
+from hpse_dist.data.shared import Place
 from hpse_dist.guard import read_incidents
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
@@ -75,6 +77,17 @@ def test_those_that_die_or_hang_are_replaced_at_the_exact_sample(tmp_path: Path)
     assert not {*first} & {*last}
     made.close()
     end([*first, *last])
+
+
+def test_those_that_do_not_reach_the_trainers_memory_go_through_rays_store(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = Place("/proc/self/fd/0", 0, 0)  # as for another user, or in another container
+    monkeypatch.setattr(Lane, "ends", (wrong, wrong))
+    made = mixed(kind="workers", hire=DataWorkers(1))
+    assert equal(joined(take(iter(made), 5)), joined(take(iter(mixed()), 5)))
+    assert "does not reach its trainer's memory (/proc/self/fd/0 is another" in caplog.text
+    made.close()
 
 
 def test_they_end_with_their_trainer() -> None:
