@@ -1,4 +1,5 @@
-"""`bench growth`: what the loader costs as frames, pairs and shards become more, on log axes.
+"""`bench growth`: what the loader costs as frames, pairs and shards become more, on log axes, and
+training as ranks do (`bench_ranks`).
 
 Each size is read in a process of its own. Start: from opening the collection to the first batch.
 Step: a batch of 64 small pictures, by the processor time of all threads. Worst step: the dearest
@@ -26,10 +27,12 @@ from hpse_dist.data.mining.cost import in_process
 from hpse_dist.meter import forget_peak, peak_memory_mb
 from hpse_dist.world import World
 from pipelines import progress_bar
+from pipelines.bench_ranks import RANK_BATCH, rank_costs
 from pipelines.growing import CROP_PX, Size, make_collection
 
 _BATCH = 64
 _SMALLEST = Size(frames=1000, pairs=1000, shards=1)
+_FOR_RANKS = Size(frames=10_000, pairs=100_000, shards=10)
 LIMIT_S = 30.0  # of the start, whatever the size
 
 
@@ -62,6 +65,25 @@ def _tens(first: int, last: int) -> list[int]:
     return [first * 10**k for k in range(round(math.log10(last / first)) + 1)]
 
 
+def bench_ranks(most: int, *, steps: int, rounds: int) -> list[Point]:
+    """The cost of 1, 2, 4, ... ranks, up to so many."""
+    counts = [2**k for k in range(most.bit_length())]
+    with tempfile.TemporaryDirectory(prefix="hpse_bench_") as place:
+        made = Path(place) / "made"
+        make_collection(made, _FOR_RANKS)
+        with progress_bar(len(counts), "bench") as bar:
+            points = []
+            for count in counts:
+                costs = [rank_costs(made, count, steps) for _ in range(rounds)]
+                points.append(Point("ranks", count, **_medians(costs)))
+                bar.update()
+    return points
+
+
+def _medians(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(cost[name] for cost in costs) for name in costs[0]}
+
+
 def bench_growth(
     wanted: Mapping[str, Sequence[tuple[int, Size]]], *, steps: int, rounds: int
 ) -> list[Point]:
@@ -76,8 +98,7 @@ def bench_growth(
                     make_collection(Path(folder) / "made", size)
                     made = Path(folder) / "made"
                     costs = [_cost(smallest, made, axis, steps) for _ in range(rounds)]
-                medians = {k: statistics.median(cost[k] for cost in costs) for k in costs[0]}
-                points.append(Point(axis, work, **medians))
+                points.append(Point(axis, work, **_medians(costs)))
                 bar.update()
     return points
 
@@ -201,11 +222,12 @@ def draw(points: Sequence[Point], path: Path) -> None:
 def add_arguments(parts: Any) -> None:
     """The command's part `growth`."""
     part: argparse.ArgumentParser = parts.add_parser(
-        "growth", help="start, step and memory against numbers of frames, pairs and shards"
+        "growth", help="start, step and memory against numbers of frames, pairs, shards and ranks"
     )
     part.add_argument("--frames", type=int, default=1_000_000, help="most frames; 0 for none")
     part.add_argument("--pairs", type=int, default=10_000_000, help="most pairs; 0 for none")
     part.add_argument("--shards", type=int, default=10_000, help="most shards; 0 for none")
+    part.add_argument("--ranks", type=int, default=8, help="most processes; 0 for none")
     part.add_argument("--steps", type=int, default=200, help="batches of each measurement")
     part.add_argument("--rounds", type=int, default=1, help="processes for each size")
     part.add_argument("--json", type=Path, help="write the figures here too")
@@ -217,11 +239,14 @@ def main(options: argparse.Namespace, machine: str) -> None:
     if options.steps < 8 or options.rounds < 1:
         raise ValueError("--steps must be at least 8 and --rounds at least 1")
     wanted = sizes(options.frames, options.pairs, options.shards)
-    if not any(wanted.values()):
-        raise ValueError("nothing to measure: --frames 1000, --pairs 10000, --shards 10 or more")
+    if not any(wanted.values()) and options.ranks < 1:
+        raise ValueError(
+            "nothing to measure: --frames 1000, --pairs 10000, --shards 10 or --ranks 1, or more"
+        )
     points = bench_growth(wanted, steps=options.steps, rounds=options.rounds)
+    points += bench_ranks(max(0, options.ranks), steps=options.steps, rounds=options.rounds)
     print(growth_table(points))
-    print(f"{options.rounds} rounds on {machine}; batches of {_BATCH}")
+    print(f"{options.rounds} rounds on {machine}; batches of {_BATCH}, of a rank {RANK_BATCH}")
     if options.json:
         content = {"machine": machine, "points": [asdict(point) for point in points]}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -62,7 +62,8 @@ def test_powers_are_of_the_last_two_sizes() -> None:
 
 def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out, drawn = tmp_path / "growth.json", tmp_path / "growth.png"
-    command = ["growth", "--frames", "1000", "--pairs", "0", "--shards", "0", "--steps", "8"]
+    command = ["growth", "--frames", "1000", "--pairs", "0", "--shards", "0", "--ranks", "0"]
+    command += ["--steps", "8"]
     outputs = ["--json", str(out), "--figure", str(drawn)]
     assert run_command(bench.main, bench.parser(), [*command, *outputs]) == 0
     assert "1,000 frames" in capfd.readouterr().out
@@ -75,7 +76,10 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--frames", "10", "--pairs", "10", "--shards", "1"], "nothing to measure"),
+        (
+            ["--frames", "10", "--pairs", "10", "--shards", "1", "--ranks", "0"],
+            "nothing to measure",
+        ),
         (["--steps", "4"], "--steps must be at least 8"),
     ],
 )
