@@ -2,9 +2,11 @@
 
 Plain eager torch, in the shape of the published implementations: every patch is embedded and the
 visible ones are gathered, the two pictures go through the encoder one after the other, attention
-is written out (scores, softmax, sum), the decoder and its head run over all patches, targets are
-made for all patches, and the mean is taken with the mask. Parameters carry our names, so that the
-weights of `Completion` load as they are, and loss and gradients are the same numbers.
+is written out (scores, softmax, sum), rotary angles are looked up in a table made once, every block
+of the decoder and its head run over all patches, targets are made for all patches, and the mean is
+taken with the mask. What it shares with ours costs a step nothing to speak of: the draw of the
+masks and the cutting into patches. Parameters carry our names, so that the weights of `Completion`
+load as they are, and loss and gradients are the same numbers.
 """
 
 from __future__ import annotations
@@ -22,11 +24,17 @@ from hpse_dist.objectives.completion import Completion
 class PlainRotary(nn.Module):
     """Rotary positions in two dimensions, as CroCo v2's: x * cos + rotated(x) * sin per axis."""
 
-    def __init__(self, head_dim: int, base: float = 100.0) -> None:
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_dim: int, side: int, base: float = 100.0) -> None:
+        """side: rows and columns of patches."""
         super().__init__()
         half = head_dim // 2
         frequencies = base ** -(torch.arange(0, half, 2).float() / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        angles = torch.outer(torch.arange(side).float(), frequencies).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """tokens (B, H, N, D), positions (B, N, 2) -> (B, H, N, D)."""
@@ -34,10 +42,9 @@ class PlainRotary(nn.Module):
         return torch.cat((self.axis(y, positions[..., 0]), self.axis(x, positions[..., 1])), -1)
 
     def axis(self, tokens: Tensor, place: Tensor) -> Tensor:
-        angles = torch.einsum("bn,f->bnf", place.float(), self.frequencies)
-        angles = torch.cat((angles, angles), -1)[:, None]
+        cos, sin = F.embedding(place, self.cos)[:, None], F.embedding(place, self.sin)[:, None]
         first, second = tokens.chunk(2, dim=-1)
-        return tokens * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
+        return tokens * cos + torch.cat((-second, first), -1) * sin
 
 
 class PlainAttention(nn.Module):
@@ -138,7 +145,9 @@ class PlainEncoder(nn.Module):
         super().__init__()
         config = ours.encoder.config
         dim, depth, heads = config.sizes()
-        rotary = PlainRotary(dim // heads) if config.positions == "rotary" else None
+        rotary = (
+            PlainRotary(dim // heads, max(config.grid())) if config.positions == "rotary" else None
+        )
         table = sincos_table(config.grid(), dim) if rotary is None else None
         self.patch_embed = PlainPatches(config.patch_px, dim)
         self.register_buffer("pos_embed", table)
@@ -165,7 +174,9 @@ class PlainDecoder(nn.Module):
         super().__init__()
         config = ours.encoder.config
         dim, depth, heads = ours.config.decoder.sizes()
-        rotary = PlainRotary(dim // heads) if config.positions == "rotary" else None
+        rotary = (
+            PlainRotary(dim // heads, max(config.grid())) if config.positions == "rotary" else None
+        )
         table = sincos_table(config.grid(), dim) if rotary is None else None
         self.register_buffer("positions", table, persistent=False)
         self.embed = nn.Linear(ours.encoder.dim, dim)

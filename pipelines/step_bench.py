@@ -2,8 +2,10 @@
 
 Model FLOPs are the multiplications and additions of the matrix products that a step needs, a
 multiply-add as two: of linear layers and of attention's two products, three times the forward
-pass's for forward and backward. Their rate over that of a large matrix product on the same device,
-measured in the same rounds, is the utilisation (MFU against what the device really gives).
+pass's for forward and backward. They are the recipe's own, every decoder block over all patches;
+ours runs the last block for the hidden patches only, and what it leaves out counts as done: both
+steps are of one model. Their rate over that of a large matrix product on the same device, measured
+in the same rounds, is the utilisation (MFU against what the device really gives).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Sizes as in CroCo (Weinzaepfel et al. 2022, 2023): v1's decoder is `small`, v2's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from hpse_dist.models.blocks import (
     layer_norm,
     rotation_table,
 )
-from hpse_dist.models.encoder import Encoder, take
+from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
 
 PRESETS: dict[str, tuple[int, int, int]] = {  # dim, depth, heads
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         columns -> (B, L, 3pp), in the order of `masking.patchify`.
         """
         x = self._filled(tokens, visible, grid)
-        return self.head(self.norm(take(self._look(x, memory, grid, memory_grid), hidden)))
+        return self.head(self.norm(self._look(x, memory, grid, memory_grid, only=hidden)))
 
     def looks_at(
         self, tokens: Tensor, visible: Tensor, memory: Tensor, grid: Grid, memory_grid: Grid
@@ -130,18 +130,25 @@ class Decoder(nn.Module):
         return self.norm(self._look(self.embed(tokens), memory, grid, memory_grid))
 
     def _look(
-        self, x: Tensor, memory: Tensor | None, grid: Grid, memory_grid: Grid | None
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        grid: Grid,
+        memory_grid: Grid | None,
+        only: Tensor | None = None,
     ) -> Tensor:
-        """The blocks over tokens (B, N, dim) of all patches, beside those of another picture."""
+        """The blocks over tokens (B, N, dim) of all patches, beside those of another picture.
+
+        Of the last block only those patches' tokens, (B, L) indices: nobody reads the others.
+        """
         rotation, x = self._placed(x, grid)
-        if memory is None or memory_grid is None:
-            for block in self.blocks:
-                x = block(x, rotation)
-            return x
-        memory_rotation, memory = self._placed(self.embed(memory), memory_grid)
-        for block in self.blocks:
-            x = block(x, memory, rotation, memory_rotation)
-        return x
+        beside: tuple[Any, ...] = (rotation,)
+        if memory is not None and memory_grid is not None:
+            memory_rotation, memory = self._placed(self.embed(memory), memory_grid)
+            beside = (memory, rotation, memory_rotation)
+        for block in self.blocks[:-1]:
+            x = block(x, *beside)
+        return self.blocks[-1](x, *beside, only=only)
 
     def _placed(self, x: Tensor, grid: Grid) -> tuple[Rotation | None, Tensor]:
         """The rotation of a picture's tokens, or none and the tokens with the table added."""

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpse_dist.models.attention import Lengths
-from hpse_dist.models.blocks import Block, Rotation, init_weights, layer_norm, rotation_table
+from hpse_dist.models.blocks import (
+    Block,
+    Rotation,
+    init_weights,
+    layer_norm,
+    rotation_table,
+    take,
+)
 from hpse_dist.models.conv_encoder import ConvEncoder
 from hpse_dist.models.drop_path import DropKeys, keep_factors
 from hpse_dist.models.positions import Grid, grid_positions, resample, sincos_table
@@ -232,11 +239,6 @@ class Encoder(nn.Module):
         draw = self.drop_keys.draw(len(x), 2 * depth, x.device).unflatten(1, (depth, 2))
         rates = [self.drop_path * i / max(depth - 1, 1) for i in range(depth)]
         return [keep_factors(draw[:, i], rate) for i, rate in enumerate(rates)]
-
-
-def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """The tokens at some indices: tokens (B, N, C), index (B, K) int64 -> (B, K, C)."""
-    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def pack(x: Tensor, y: Tensor, batch: int) -> Tensor:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpse_dist.fields import Batch
-from hpse_dist.models.encoder import Encoder, take
+from hpse_dist.models.blocks import take
+from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.projection import Projection, follow, frozen_copy, pooled
 from hpse_dist.objectives.base import PANEL_ROWS
 from hpse_dist.objectives.instances import Kept, Queue, columns_sheet, info_nce

@@ -10,7 +10,8 @@ from torch import Tensor
 from hpse_dist import masking
 from hpse_dist.fields import Batch
 from hpse_dist.masking import CountRule
-from hpse_dist.models.encoder import Encoder, take
+from hpse_dist.models.blocks import take
+from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.positions import grid_positions
 from hpse_dist.objectives.base import Objective, to_rgb
 

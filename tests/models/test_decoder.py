@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hpse_dist.models.blocks import take
 from hpse_dist.models.decoder import Decoder, DecoderConfig
 from hpse_dist.models.encoder import Encoder, EncoderConfig
 
@@ -72,6 +73,25 @@ def test_reference_tokens_may_be_permuted_with_their_positions(
     monkeypatch.setattr(module, "grid_positions", permuted)
     moved = decoder(tokens, visible, hidden, memory[:, order], (4, 4), (2, 8))
     torch.testing.assert_close(out, moved, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sincos"])
+@pytest.mark.parametrize("crosses", [True, False])
+def test_the_wanted_patches_alone_are_as_among_all(positions: str, crosses: bool) -> None:
+    encoder, _ = models(positions)
+    decoder = Decoder(DecoderConfig("custom", dim=16, depth=2, heads=2), encoder, crosses)
+    tokens, memory = torch.randn(2, 4, 32), torch.randn(2, 16, 32) if crosses else None
+    order = torch.stack([torch.randperm(16) for _ in range(2)])
+    visible, hidden = order[:, :4], order[:, 4:]
+    found = []
+    for wanted in (hidden, torch.arange(16).expand(2, -1)):
+        out = decoder(tokens, visible, wanted, memory, (4, 4), (4, 4))
+        out = out if wanted is hidden else take(out, hidden)
+        loss = out.square().mean()
+        unused = {"allow_unused": True, "materialize_grads": True}
+        found.append((out, *torch.autograd.grad(loss, list(decoder.parameters()), **unused)))
+    for alone, among in zip(*found, strict=True):
+        torch.testing.assert_close(alone, among, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("positions", ["rotary", "sincos"])

@@ -9,8 +9,8 @@ import timm
 import torch
 
 from hpse_dist import config
-from hpse_dist.models.blocks import rotate, rotation_table
-from hpse_dist.models.encoder import Encoder, EncoderConfig, build_encoder, take
+from hpse_dist.models.blocks import rotate, rotation_table, take
+from hpse_dist.models.encoder import Encoder, EncoderConfig, build_encoder
 
 SMALL = EncoderConfig(name="custom", image_px=32, patch_px=8, dim=32, depth=3, heads=2)
 

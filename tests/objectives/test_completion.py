@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hpse_dist import config, masking
 from hpse_dist.fields import Batch
+from hpse_dist.models.blocks import take
 from hpse_dist.models.decoder import DecoderConfig
-from hpse_dist.models.encoder import EncoderConfig, build_encoder, take
+from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.objectives.completion import Completion, CompletionConfig, other_subject
 from tests.fabricate import fabricate, rows
 
