@@ -143,15 +143,34 @@ def test_crops_are_those_of_all_sequences_but_the_first(monkeypatch: pytest.Monk
     assert 0 < by_the_clock <= 30 / 0.15
 
 
-def test_steps_are_read_from_the_log(tmp_path: Path) -> None:
+def test_steps_are_read_from_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": s, "time": 100 + (5.0 * s if s < 4 else 15 + 0.25 * s)} for s in range(1, 9)]
     lines = [json.dumps({**row, "loss": 1.0}) for row in rows]
     lines.append(json.dumps({"step": 8, "time": 400.0, "val/hidden_loss": 1.0}))
     path.write_text("\n".join(lines) + "\n")
-    assert bench_runs.steps_per_s(path, skip=3) == pytest.approx(4.0)
+    spent = bench_runs.Spent()
+    monkeypatch.setattr(spent, "until", lambda moment: 3 * moment)  # three cores at work
+    found = bench_runs.speed(path, 3, spent)
+    assert found.clock == pytest.approx(4.0)
+    assert found.core == pytest.approx(4 / 3)
     with pytest.raises(ValueError, match="too few"):
-        bench_runs.steps_per_s(path, skip=6)
+        bench_runs.speed(path, 6, spent)
+
+
+def test_processes_are_counted_that_have_come_from_this_one() -> None:
+    program = "import sys, time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
+    began, spent = time.time(), bench_runs.Spent()
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        spent.look()
+        child.communicate(b"\n")
+    after = time.time()
+    spent.look()  # it has ended
+    assert spent.until(began) <= spent.until(after) - 0.4
+    assert spent.until(after + 10) == spent.until(after + 20)
 
 
 def made_runs(
@@ -184,7 +203,9 @@ def test_steps_of_plain_torch_and_what_is_added(
         return 0.1 + added
 
     runs, commands = made_runs(monkeypatch, tmp_path, gap)
-    base, zero, ray = bench_runs.bench_step(runs, rounds=2)
+    base, zero, ray, *cores = bench_runs.bench_step(runs, rounds=2)
+    assert [line.name for line in cores] == [f"{x.name}, per core" for x in (base, zero, ray)]
+    assert cores[2].target == ray.target
     assert base.median == pytest.approx(10)
     assert zero.ratio == pytest.approx(1 / 1.1)
     assert ray.ratio == pytest.approx(0.8) and ray.target == "at least 0.97"
@@ -200,7 +221,8 @@ def test_more_workers_beside_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         return {"1": 0.1, "2": 0.125, "4": 0.2}[values["machine.workers"]]
 
     runs, _ = made_runs(monkeypatch, tmp_path, gap)
-    one, two, four, *shares = bench_runs.bench_scaling(runs, [1, 2, 4], per_worker=16, rounds=1)
+    found = bench_runs.bench_scaling(runs, [1, 2, 4], per_worker=16, rounds=1)
+    one, two, four, *shares = (line for line in found if "per core" not in line.name)
     assert [line.median for line in (one, two, four)] == pytest.approx([160, 256, 320])
     assert two.ratio == pytest.approx(1.6)
     assert [line.median for line in shares] == pytest.approx([0.8, 0.5])
