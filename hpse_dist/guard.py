@@ -86,6 +86,8 @@ class Guard:
     def made(self, step: int, loss: float | None) -> str | None:
         """Take note of a step that was made; a sentence if its loss is a spike."""
         self._bad = 0
+        if self._file is not None:
+            self._file.flush()
         if loss is None:
             return None
         limit = self._limit()
@@ -131,6 +133,8 @@ class DataGuard:
     def note(self, step: int, bad: list[tuple[int, str]], incidents: list[tuple[str, str]]) -> None:
         """Take note of the bad records (sample id, where) and of what was mended (kind, why), as
         decoding that hung, on all ranks up to a step; ValueError where bad records are too many."""
+        if self._file is not None:
+            self._file.flush()
         for kind, why in incidents:
             self._write({"kind": kind, "step": step, "why": why})
         for sample, where in bad:

@@ -48,6 +48,7 @@ class Pace:
         rates = self._clock.last
         if not self._world.is_main or not rates or not rates["samples_per_s"]:
             return
+        self._file.flush()
         waiting = rates["wait_share"]
         what = f"{waiting:.0%} of the time goes into waiting for data; give machine.loader_threads"
         self._note(step, "data_bound", waiting > WAITING, f"{what} more, or more cores", READINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,14 +19,17 @@ from safetensors.torch import load_file
 
 from hpse_dist.config import ConfigError, build, read_yaml, to_dict
 from hpse_dist.data.collection import Collection
+from hpse_dist.guard import INCIDENTS_FILE, read_incidents
 from hpse_dist.log import read_metrics
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
 from hpse_dist.run import finetune, pretrain
 from hpse_dist.run_folder import held
 from hpse_dist.source import encoder_of, read_source
+from hpse_dist.train import train
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.interrupted import interrupted
+from tests.test_checkpoint import files_at_most
 
 TINY = {"name": "custom", "image_px": 32, "patch_px": 8, "dim": 32, "depth": 2, "heads": 2}
 
@@ -147,6 +151,35 @@ def test_interrupted_run_ends_equal_to_the_bit(
     assert losses(recipe.folder()) == losses(finished)
     expected, found = weights(finished), weights(recipe.folder())
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_disk_that_is_full_for_two_steps_leaves_one_line(
+    tmp_path: Path, finished: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full after step 3, until step 5 is made: the checkpoint of step 4 is left out, no line is."""
+    with contextlib.ExitStack() as full:
+
+        def watched(*positional: Any, on_step: Any, **named: Any) -> int:
+            def step_on_a_full_disk(step: int) -> None:
+                on_step(step)
+                if step == 3:
+                    full.enter_context(files_at_most(300))
+                if step == 5:
+                    full.close()
+
+            return train(*positional, on_step=step_on_a_full_disk, **named)
+
+        monkeypatch.setattr("hpse_dist.run.train", watched)
+        recipe = pretraining(tmp_path, collection)
+        pretrain(recipe, World(), recipe.folder())
+    assert losses(recipe.folder()) == losses(finished)
+    expected, found = weights(finished), weights(recipe.folder())
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    incidents = read_incidents(recipe.folder() / INCIDENTS_FILE)
+    (said,) = [one for one in incidents if one["kind"] == "unwritten"]
+    assert "File too large" in said["why"] and "training goes on" in said["why"]
+    names = {path.name for path in (recipe.folder() / "checkpoints").iterdir()}
+    assert "step_00000006" in names and "step_00000004" not in names
 
 
 def test_folder_of_another_recipe_is_refused(finished: Path, collection: Collection) -> None:

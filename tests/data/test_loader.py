@@ -369,4 +369,4 @@ def test_waiting_is_measured() -> None:
     run = loader()
     assert run.wait_seconds == 0
     take(iter(run), 3)
-    assert 0 < run.wait_seconds < 60
+    assert run.wait_seconds > 0

@@ -10,6 +10,7 @@ import pytest
 
 from hpse_dist.report import write_report
 from tests.report.made_study import make_wide_study
+from tests.waiting import PATIENCE_S
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -33,7 +34,8 @@ def test_nothing_runs_out_sideways(tmp_path: Path, width: int) -> None:
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
     command = [BROWSER, *options, "--window-size=1400,1000", "--dump-dom", probe.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    shown = done.stdout
     said = shown.partition('id="said">')[2].partition("<")[0].split()
     assert said[0] == "scroll", shown[-300:]
     assert int(said[1]) <= int(said[3]) <= width
