@@ -235,7 +235,8 @@ def test_completion_goes_on_from_encoder_and_decoder(
             torch.testing.assert_close(after[tensor], value, rtol=0, atol=1e-9)
     card = json.loads((recipe.folder() / "card.json").read_text())
     assert card["started_from"]["name"] == "run" and card["trained_by"] == "completion"
-    other = pretraining(tmp_path, collection, **{**changes, "name": "b", "source": "random"})
+    changes |= {"name": "b", "source": "random"}
+    other = pretraining(tmp_path, collection, **changes, optim=still)
     with pytest.raises(ValueError, match="source_decoder: the source has no decoder"):
         pretrain(other, World(), other.folder())
 
