@@ -7,10 +7,12 @@ wait for it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
 import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +135,15 @@ def _start(options: dict[str, Any], starts: int) -> None:
             ray.init(**options)
             return
         except Exception as error:  # plain ones too, as when a node starts too slowly
-            starts -= 1
-            _end(_descendants() - before)
-            if not starts or "timed out" not in str(error):
-                raise ConnectionError(_unreachable(error)) from error
+            failed = error
+        starts -= 1
+        _end(_descendants() - before)
+        if not starts or "timed out" not in str(failed):
+            raise ConnectionError(_unreachable(failed)) from failed
+        with warnings.catch_warnings():  # of processes that Ray started and did not wait for
+            warnings.simplefilter("ignore", ResourceWarning)
+            del failed
+            gc.collect()
         logger.warning("this machine is so busy that Ray did not start in time: trying again")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +116,25 @@ def test_a_node_that_comes_too_late_is_started_again_and_leaves_nothing(
         for one in left:
             one.kill()
             one.wait()
+
+
+def test_nobody_is_warned_of_what_a_late_node_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    tries = []
+
+    def init(**_: object) -> None:
+        tries.append(1)
+        if len(tries) < 2:
+            held: list[Any] = [subprocess.Popen(["sleep", "1000"])]  # by the error alone
+            held.append(held)
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "nodes", list)
+    with connected():
+        gc.collect()  # a warning that nobody catches fails the test
+    assert len(tries) == 2
 
 
 def test_a_node_that_never_comes_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
