@@ -44,7 +44,7 @@ def launched(recipe: PretrainRecipe, kills: list[int]) -> Path:
         workers=2,
         cpus_per_worker=1,
         # Ray ends the others when it sees that one is dead, before their own end or after it
-        max_failures=2 * len(kills),
+        max_failures=2 * len(kills) + 3,
         progress=False,
     )
     assert {path.name.split("-")[1] for path in folder.glob("killed-*")} == {*map(str, kills)}

@@ -109,7 +109,7 @@ class Command:
         return None
 
     def ended(self) -> int:
-        return self.process.wait(timeout=PATIENCE_S)
+        return self.process.wait(timeout=3 * PATIENCE_S)  # a whole study
 
 
 def table(runs: Path) -> dict[str, list[dict[str, Any]]]:
@@ -124,11 +124,15 @@ def table(runs: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path) -> None:
-    quiet = write_study(tmp_path / "quiet")
-    assert run_command(main, parser(), [str(quiet), "--without-ray"]) == 0
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    made = Command(write_study(tmp_path / "disturbed"))
+    yield made
+    made.process.kill()
+    made.process.wait()
 
-    command = Command(write_study(tmp_path / "disturbed"))
+
+def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path, command: Command) -> None:
     first = command.runs / "completion" / "checkpoints"
     command.wait_for(lambda: any(first.glob("step_*")), "a checkpoint of the first run")
     family = psutil.Process(command.process.pid).children(recursive=True)
@@ -148,6 +152,8 @@ def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path) -> None:
     command.process = command.start()
     assert command.ended() == 0, command.log()
     assert is_done(run)
+    quiet = write_study(tmp_path / "quiet")
+    assert run_command(main, parser(), [str(quiet), "--without-ray"]) == 0
     found, expected = table(command.runs), table(quiet.parent / "runs")
     assert found.keys() == expected.keys() and found["runs"]
     for name in expected:
