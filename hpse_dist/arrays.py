@@ -28,9 +28,18 @@ def read_npz(
                         f"{name} takes {held[name].file_size} bytes, over {most_bytes}"
                     )
                 with archive.open(held[name]) as member:
-                    found[name] = np.lib.format.read_array(member, allow_pickle=False)
+                    found[name] = _letters(np.lib.format.read_array(member, allow_pickle=False))
     # zipfile, zlib and numpy raise what they like for a broken file; nothing is hidden
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(words[:300]) from None
     return found
+
+
+def _letters(array: np.ndarray) -> np.ndarray:
+    """An array, unless it holds texts of numbers that no letter has: Python dies of these."""
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        codes = np.ascontiguousarray(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
+        if codes.max() > 0x10FFFF:
+            raise ValueError("it holds texts that are none")
+    return array

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import re
 import shutil
 import threading
@@ -25,17 +24,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from hpse_dist.checkpoint_files import (
     MANIFEST,
     about_file,
+    believed,
     digest_of,
     free_name,
     free_space,
     problem_of,
+    random_state,
     remove,
+    set_random_state,
 )
 from hpse_dist.disk import sync
 from hpse_dist.world import World
@@ -219,10 +220,11 @@ class Checkpoints:
         if folder is None:
             return 0
         self._load(engine, folder, manifest)
-        loader.load_state_dict(manifest["loader"])
         path = folder / f"random-{engine.world.rank:05d}.json"
-        if path.is_file():  # a run that has grown has ranks without one
-            set_random_state(json.loads(path.read_text(encoding="utf-8")))
+        with believed(folder):
+            loader.load_state_dict(manifest["loader"])
+            if path.is_file():  # a run that has grown has ranks without one
+                set_random_state(json.loads(path.read_text(encoding="utf-8")))
         return int(manifest["step"])
 
     def go_back(self, engine: Trained, before: int) -> int | None:
@@ -237,10 +239,11 @@ class Checkpoints:
         return int(manifest["step"])
 
     def _load(self, engine: Trained, folder: Path, manifest: dict[str, Any]) -> None:
-        engine.load(folder)
-        for name, part in self.also.items():
-            if name in manifest["also"]:
-                part.load_state_dict(manifest["also"][name])
+        with believed(folder):
+            engine.load(folder)
+            for name, part in self.also.items():
+                if name in manifest["also"]:
+                    part.load_state_dict(manifest["also"][name])
 
     def _chosen(self, engine: Trained, before: int | None) -> tuple[Path | None, dict[str, Any]]:
         """What the main process chooses, told to all."""
@@ -352,38 +355,6 @@ def _step(folder: Path) -> int:
     found = _NAME.match(folder.name)
     assert found is not None
     return int(found.group(1))
-
-
-def random_state() -> dict[str, Any]:
-    """The states of torch's, numpy's and Python's global generators as plain values.
-
-    The recipes draw by counter and need none of it; what a third party draws does.
-    """
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    version, internal, gauss_next = random.getstate()
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes().hex(),
-        "cuda": torch.cuda.get_rng_state().numpy().tobytes().hex()
-        if torch.cuda.is_available()
-        else None,
-        "numpy": [str(kind), np.asarray(keys).tolist(), position, has_gauss, gauss],
-        "python": [version, list(internal), gauss_next],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave."""
-    torch.set_rng_state(_bytes_tensor(state["torch"]))
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(_bytes_tensor(state["cuda"]))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-
-
-def _bytes_tensor(text: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()
 
 
 def _attempt(engine: Trained, work: Callable[[], Any]) -> str | None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 MANIFEST = "manifest.json"
+_KEYS: dict[str, type] = {
+    **{"schema": int, "step": int, "recipe_hash": str, "loader": dict, "also": dict},
+    **{"files": dict, "sha256": str},
+}
 
 
 def problem_of(folder: Path) -> str | None:
@@ -19,6 +28,9 @@ def problem_of(folder: Path) -> str | None:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
+        if lacking:
+            return f"{MANIFEST} lacks {', '.join(lacking)}"
         claimed = manifest.pop("sha256")
         if claimed != digest_of(manifest):
             return f"{MANIFEST} does not have its own hash"
@@ -28,7 +40,7 @@ def problem_of(folder: Path) -> str | None:
             if (folder / name).stat().st_size != about["size"]:
                 return f"{name} has another size"
         found = hashes(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} or a file is not readable: {type(error).__name__}: {error}"
     for name, about in manifest["files"].items():
         if found.get(name) != about:
@@ -62,6 +74,19 @@ def digest_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def believed(folder: Path) -> Iterator[None]:
+    """Around reading a checkpoint whose hashes hold: what is forged is one ValueError as well."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(
+            f"{folder}: its hashes hold, but its content is not what this program writes "
+            f"({words}); move it away, and the one before is taken"
+        ) from None
+
+
 def remove(folder: Path) -> None:
     """Delete a checkpoint; killed half-way, it is not mistaken for a broken one."""
     doomed = folder.with_name(f".removing_{folder.name}")
@@ -82,3 +107,38 @@ def free_space(folder: Path) -> str:
     """Free space where a folder is or will be."""
     place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     return f"{shutil.disk_usage(place).free / 1e6:,.1f} MB"
+
+
+def random_state() -> dict[str, Any]:
+    """The states of torch's, numpy's and Python's global generators as plain values.
+
+    The recipes draw by counter and need none of it; what a third party draws does.
+    """
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+        "cuda": torch.cuda.get_rng_state().numpy().tobytes().hex()
+        if torch.cuda.is_available()
+        else None,
+        "numpy": [str(kind), np.asarray(keys).tolist(), position, has_gauss, gauss],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave."""
+    try:
+        torch.set_rng_state(_bytes_tensor(state["torch"]))
+        if state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(_bytes_tensor(state["cuda"]))
+    except RuntimeError as error:
+        raise ValueError(f"no state of torch's generator: {error}") from None
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+
+
+def _bytes_tensor(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()

@@ -23,6 +23,7 @@ import yaml
 
 T = TypeVar("T")
 MAX_BYTES = 1 << 20  # a recipe is a page of text; more is a mistake or an attack
+_MOST_SHOWN = 200  # letters of a wrong value in an error
 
 
 class ConfigError(ValueError):
@@ -170,6 +171,12 @@ def _unknown(where: str, key: str, name: str, known: list[str], what: str = "key
     return f"{_at(where, key)}: unknown {what} {name!r}{hint}; allowed: {', '.join(known)}"
 
 
+def _shown(value: Any) -> str:
+    """A value as it is written in Python, cut where it would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def _at(where: str, key: str) -> str:
     return f"{where}, {key}" if key else where
 
@@ -199,10 +206,11 @@ def _choice(choice: Choice, value: Any, where: str, key: str) -> Any:
         value = {"name": value}
     if not isinstance(value, Mapping) or "name" not in value:
         raise ConfigError(
-            f"{_at(where, key)}: needs a 'name', one of {', '.join(choice.table)}; found {value!r}"
+            f"{_at(where, key)}: needs a 'name', one of {', '.join(choice.table)}; found "
+            f"{_shown(value)}"
         )
     name = value["name"]
-    if name not in choice.table:
+    if not isinstance(name, str) or name not in choice.table:
         raise ConfigError(
             _unknown(where, key, str(name), list(choice.table)).replace("key", "name")
         )
@@ -230,21 +238,25 @@ def _literal(hint: Any, value: Any, where: str, key: str) -> Any:
         if value == option and type(value) is type(option):
             return option
     names = ", ".join(map(str, allowed))
-    raise ConfigError(f"{_at(where, key)}: found {value!r}, allowed is one of: {names}")
+    raise ConfigError(f"{_at(where, key)}: found {_shown(value)}, allowed is one of: {names}")
 
 
 def _container(hint: Any, value: Any, where: str, key: str) -> Any:
     kinds = typing.get_args(hint)
     if typing.get_origin(hint) is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{_at(where, key)}: a section of keys is needed, found {value!r}")
+            raise ConfigError(
+                f"{_at(where, key)}: a section of keys is needed, found {_shown(value)}"
+            )
         return {str(k): _value(kinds[1], v, where, f"{key}.{k}") for k, v in value.items()}
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{_at(where, key)}: a list is needed, found {value!r}")
+        raise ConfigError(f"{_at(where, key)}: a list is needed, found {_shown(value)}")
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(_value(kinds[0], v, where, f"{key}[{i}]") for i, v in enumerate(value))
     if len(value) != len(kinds):
-        raise ConfigError(f"{_at(where, key)}: {len(kinds)} values are needed, found {value!r}")
+        raise ConfigError(
+            f"{_at(where, key)}: {len(kinds)} values are needed, found {_shown(value)}"
+        )
     pairs = zip(kinds, value, strict=True)
     return tuple(_value(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(pairs))
 
@@ -258,16 +270,16 @@ def _scalar(hint: Any, value: Any, where: str, key: str) -> Any:
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass  # falls to the one error below
     elif hint is int and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value == int(value):
+        if isinstance(value, int) or value.is_integer():
             return int(value)
     elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     elif hint in (bool, str) and isinstance(value, hint):
         return value
-    raise ConfigError(f"{_at(where, key)}: found {value!r}, needed is a {_name(hint)}")
+    raise ConfigError(f"{_at(where, key)}: found {_shown(value)}, needed is a {_name(hint)}")
 
 
 def _name(hint: Any) -> str:

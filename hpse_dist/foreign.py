@@ -28,6 +28,8 @@ from torch import Tensor
 from hpse_dist.models.encoder import EncoderConfig
 
 State = dict[str, Tensor]
+Adapted = tuple[EncoderConfig, State, State]
+Adapter = Callable[[State], Adapted]
 log = logging.getLogger(__name__)
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24}  # as published
@@ -51,7 +53,7 @@ def read_foreign(path: Path) -> Foreign:
     state = strip(load_tensors(path))
     for family, knows, adapt in FAMILIES:
         if knows(state):
-            config, taken, decoder = adapt(state)
+            config, taken, decoder = _adapted(path, family, adapt, state)
             found = Foreign(family, config, taken, decoder, _left(state, family))
             log.info(
                 "source %s: %s, %d tensors for the encoder, %d for the decoder, %d left behind%s",
@@ -69,6 +71,21 @@ def read_foreign(path: Path) -> Foreign:
         "be read: timm's and torchvision's ResNets, MoCo v2, timm's ViTs, MAE, DINO, DINOv2, "
         "CroCo, ViTPose, HMR 2.0"
     )
+
+
+def _adapted(path: Path, family: str, adapt: Adapter, state: State) -> Adapted:
+    """What an adapter makes of a state dict of its family; ValueError where it is not whole."""
+    try:
+        return adapt(state)
+    except ValueError as error:
+        raise ValueError(f"source {path}: {error}") from None
+    # a tensor of the family's that is not there, or has another shape, fails wherever it is used
+    except (LookupError, RuntimeError, TypeError, ZeroDivisionError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(
+            f"source {path}: its names are those of {family}, but a tensor is missing or of "
+            f"another shape ({words})"
+        ) from None
 
 
 def load_tensors(path: Path) -> State:
@@ -139,7 +156,7 @@ def _side(count: int, what: str) -> int:
     return side
 
 
-def _resnet(state: State) -> tuple[EncoderConfig, State, State]:
+def _resnet(state: State) -> Adapted:
     """torchvision's and timm's ResNets have the same names; the classifier stays behind."""
     deep = "layer1.0.conv3.weight" in state
     counts = tuple(
@@ -159,7 +176,7 @@ def _resnet(state: State) -> tuple[EncoderConfig, State, State]:
     return EncoderConfig("timm", timm=names[deep, counts]), taken, {}
 
 
-def _vit(state: State) -> tuple[EncoderConfig, State, State]:
+def _vit(state: State) -> Adapted:
     """timm's names, which MAE, DINO and DINOv2 share but for the registers'."""
     dim, depth, heads, patch = _vit_sizes(state)
     if any(".w12." in k for k in state):
@@ -200,7 +217,7 @@ def _vit(state: State) -> tuple[EncoderConfig, State, State]:
     return config, taken, {}
 
 
-def _croco(state: State) -> tuple[EncoderConfig, State, State]:
+def _croco(state: State) -> Adapted:
     """CroCo v1 (a table of positions) and v2 (rotary), and the decoder of either."""
     dim, depth, heads, patch = _vit_sizes(state, "enc_blocks")
     table = state.get("enc_pos_embed")
@@ -250,7 +267,7 @@ def _croco_decoder(state: State, patch: int) -> State:
     return taken
 
 
-def _vitpose(state: State) -> tuple[EncoderConfig, State, State]:
+def _vitpose(state: State) -> Adapted:
     """ViTPose and HMR 2.0: no class token, but its row in the table, which is added to every patch.
 
     Their pictures are the middle 12 of 16 columns; the outer ones get their neighbours' positions.
@@ -281,7 +298,6 @@ def _left(state: State, family: str) -> tuple[str, ...]:
     return tuple(name for name in state if not re.match(kept, name))
 
 
-Adapter = Callable[[State], tuple[EncoderConfig, State, State]]
 FAMILIES: tuple[tuple[str, Callable[[State], bool], Adapter], ...] = (
     ("CroCo", lambda s: "enc_blocks.0.norm1.weight" in s, _croco),
     ("ViTPose", lambda s: "last_norm.weight" in s and "blocks.0.norm1.weight" in s, _vitpose),

@@ -6,6 +6,7 @@ before it and skip the batches that were seen since; the same batches elsewhere 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import statistics
@@ -158,10 +159,10 @@ class DataGuard:
 def read_incidents(path: Path) -> list[dict[str, Any]]:
     """What went wrong in a run, oldest first; a line torn by a kill is left out."""
     found = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and {"kind", "step"} <= row.keys():
+                found.append(row)
     return found

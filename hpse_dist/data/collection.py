@@ -44,26 +44,13 @@ from hpse_dist.data.publish import (
 from hpse_dist.data.shards import Fields, shard_spec
 from hpse_dist.data.stage import Copy
 from hpse_dist.data.store import Progress, store
-from hpse_dist.data.tables import read_table
+from hpse_dist.data.tables import PAIR_SCHEMA, checked, read_table
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
 __all__ = ["SCHEMA_VERSION", "Collection", "CollectionConfig", "find_finished", "write_collection"]
 
 PATIENCE_S = 0.2  # between two looks at a collection that another process may be changing
 SCHEMA_VERSION = 2  # 1: without sample_id_starts
-PAIR_SCHEMA = pa.schema(
-    [
-        ("a", pa.int64()),
-        ("b", pa.int64()),
-        ("kind", pa.int8()),
-        ("angle_deg", pa.float32()),
-        ("time_gap_s", pa.float32()),
-        ("pose_distance", pa.float32()),
-        ("overlap", pa.float32()),
-        ("weight", pa.float32()),
-        ("difficulty", pa.float32()),
-    ]
-)
 
 
 class Collection:
@@ -139,7 +126,7 @@ class Collection:
                 f"{self.folder / name}: damaged, or replaced by another collection since this one "
                 "was opened; check it with prepare --verify"
             )
-        return table
+        return checked(self.folder / name, table, columns, len(self.manifest["shards"]))
 
     def columns(self, table: Literal["frames", "pairs"], names: Sequence[str]) -> pa.Table:
         """Some columns of a table, where it has them, texts as dictionaries; nothing is kept."""
@@ -157,13 +144,13 @@ class Collection:
     @property
     def fields(self) -> Fields:
         """Name -> (shape, numpy dtype name) of each stored field but image and sample_id."""
-        fields = self.manifest["fields"].items()
+        fields = self.manifest.get("fields", {}).items()
         return {name: (tuple(field["shape"]), field["dtype"]) for name, field in fields}
 
     @property
     def label_fields(self) -> tuple[str, ...]:
         """Names of the stored fields but image and sample_id."""
-        return tuple(self.manifest["fields"])
+        return tuple(self.manifest.get("fields", {}))
 
     @property
     def config(self) -> CollectionConfig:

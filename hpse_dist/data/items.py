@@ -228,7 +228,7 @@ def _pairs(
     unknown = set(source.kinds) - set(KINDS)
     if unknown or not source.kinds:
         raise ValueError(f"kinds must be among {', '.join(KINDS)}, found {list(source.kinds)}")
-    wanted, place = [KINDS[name] for name in source.kinds], _Places(sample_id)
+    wanted, place = [KINDS[name] for name in source.kinds], _Places(sample_id, source)
     kept: list[tuple[np.ndarray, ...]] = [(*np.empty((2, 0), np.int32), np.empty(0, np.int8))]
     graded: list[np.ndarray] = [np.empty(0, np.float32)]
     names = ["a", "b", "kind", *(["difficulty"] if source.curriculum else [])]
@@ -247,7 +247,8 @@ def _pairs(
 class _Places:
     """Where frames stand in their table, by their sample ids."""
 
-    def __init__(self, sample_id: np.ndarray) -> None:
+    def __init__(self, sample_id: np.ndarray, source: Source) -> None:
+        self._source, self._count = source, len(sample_id)
         self._first = int(sample_id[0]) if len(sample_id) else 0
         self._order: np.ndarray | None = None
         if np.any(np.diff(sample_id) != 1):
@@ -255,10 +256,20 @@ class _Places:
             self._sorted = sample_id[self._order]
 
     def of(self, ids: np.ndarray) -> np.ndarray:
-        """(n,) int32; ids that are in the table."""
+        """(n,) int32; ValueError for ids that are not in the table."""
         if self._order is None:
-            return (ids - self._first).astype(np.int32)
-        return self._order[np.searchsorted(self._sorted, ids)]
+            places: np.ndarray = ids - self._first
+            known = not len(ids) or bool(places.min() >= 0 and places.max() < self._count)
+        else:
+            found: np.ndarray = np.minimum(np.searchsorted(self._sorted, ids), self._count - 1)
+            known = bool((self._sorted[found] == ids).all())
+            places = self._order[found]
+        if not known:
+            raise ValueError(
+                f"{self._source.collection.folder}: pairs.parquet has pairs of frames that are not "
+                "in frames.parquet; mine its pairs again"
+            )
+        return places.astype(np.int32)
 
 
 def _earlier(first: np.ndarray, shard: np.ndarray) -> np.ndarray:

@@ -25,6 +25,10 @@ from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's own names of a parameter's running means."""
+_DAMAGED = (
+    *(SafetensorError, ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 _FILE = re.compile(r"^state-(\d{5})\.safetensors$")
 
 
@@ -85,17 +89,24 @@ class SavedState:
             try:
                 self._files.append(safe_open(path, "pt", device="cpu"))
                 self._read_index(number, self._files[number])
-            except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+            except _DAMAGED as error:
                 words = " ".join(f"{type(error).__name__}: {error}".split())
                 raise ValueError(f"{path}: no training state, or a damaged one ({words})") from None
 
     def _read_index(self, number: int, file: Any) -> None:
         about = json.loads((file.metadata() or {})["about"])
-        self.facts |= about["facts"]
-        self.shapes |= {name: tuple(shape) for name, shape in about["shapes"].items()}
+        self.facts |= {name: int(value) for name, value in about["facts"].items()}
+        for name, shape in about["shapes"].items():
+            if not all(type(side) is int and side >= 0 for side in shape):
+                raise ValueError(f"{name[:80]!r} has no shape")
+            self.shapes[name] = tuple(shape)
+        if not {"updates", "moved"} <= self.facts.keys():
+            raise ValueError("its facts are missing")
         keys = file.keys()  # it is no mapping
         for key in keys:
             name, _, start = key.rpartition("@")
+            if start != str(int(start)):
+                raise ValueError(f"{key[:80]!r} is no stretch of a tensor")
             (length,) = file.get_slice(key).get_shape()
             self._where.setdefault(name, []).append((int(start), int(start) + length, number))
 

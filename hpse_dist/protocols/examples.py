@@ -112,6 +112,9 @@ def _rows(arrays: dict[str, np.ndarray]) -> int:
 
 def _check(where: str, arrays: dict[str, np.ndarray]) -> None:
     """Shapes and numbers are what they must be; else one clear sentence."""
+    for name, array in arrays.items():
+        if array.ndim == 0 and name not in WHOLE:
+            raise ValueError(f"{where}: {name} is one number, and must have a row to an example")
     if _rows(arrays) == 0:
         raise ValueError(f"{where}: it holds no examples")
     for name, array in arrays.items():

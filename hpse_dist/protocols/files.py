@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -237,18 +237,25 @@ def _score_keypoints(protocol: Protocol, predictions: Path, truth: Path) -> Scor
         raise ValueError(f"{predictions}: COCO's results are a list, one entry to a person")
     if not results:
         raise ValueError(f"{predictions}: it holds no predictions")
-    for where, rows in ((truth, people["annotations"]), (predictions, results)):
-        _check_people(protocol, where, rows)
-    images = {row.get("id") for row in people.get("images", ())}
-    strangers = {row["image_id"] for row in results} - images
+    lists = {name: _ids(truth, people, name) for name in ("images", "categories")}
+    rows = [_person(protocol, truth, n, p, True) for n, p in enumerate(people["annotations"])]
+    found = [_person(protocol, predictions, n, p, False) for n, p in enumerate(results)]
+    strangers = {row["image_id"] for row in found} - {one["id"] for one in lists["images"]}
     if strangers:
         raise ValueError(
             f"{predictions}: {len(strangers)} image_id are not among the images of {truth}, such "
             f"as {next(iter(strangers))}"
         )
-    if any(not isinstance(row.get("score"), (int, float)) for row in results):
-        raise ValueError(f"{predictions}: every entry needs a score, the model's own confidence")
-    return _keypoint_score(protocol, people, results)
+    return _keypoint_score(protocol, {**lists, "annotations": rows}, found)
+
+
+def _ids(where: Path, people: Mapping[str, Any], name: str) -> list[dict[str, int]]:
+    """The ids of COCO's images or categories."""
+    rows = people.get(name)
+    whole = isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows)
+    if not whole or any(type(row.get("id")) is not int for row in rows):  # type: ignore[union-attr]
+        raise ValueError(f"{where}: {name} must be a list of entries with an id, a whole number")
+    return [{"id": row["id"]} for row in rows]  # type: ignore[union-attr]
 
 
 def _keypoint_score(protocol: Protocol, people: Mapping[str, Any], results: list[Any]) -> Score:
@@ -257,13 +264,32 @@ def _keypoint_score(protocol: Protocol, people: Mapping[str, Any], results: list
     return Score(protocol.name, known, len(people["annotations"]))
 
 
-def _check_people(protocol: Protocol, where: Path, rows: Sequence[Any]) -> None:
-    for number, row in enumerate(rows):
-        if not isinstance(row, Mapping) or "image_id" not in row or "keypoints" not in row:
-            raise ValueError(f"{where}: entry {number} has no image_id or no keypoints")
-        points = _numbers(where, "keypoints", row["keypoints"])
-        if points.ndim != 1 or len(points) % 3:
-            raise ValueError(f"{where}: keypoints of entry {number} are not threes of x, y, v")
-        protocol.check_joint_count(len(points) // 3, f"{where}, entry {number}")
-        if not np.isfinite(points).all():
-            raise ValueError(f"{where}: keypoints of entry {number} are not numbers (NaN)")
+def _person(protocol: Protocol, where: Path, number: int, row: Any, truth: bool) -> dict[str, Any]:
+    """What COCO's evaluation reads of an entry, looked through: it checks nothing itself."""
+    if not isinstance(row, Mapping) or "image_id" not in row or "keypoints" not in row:
+        raise ValueError(f"{where}: entry {number} has no image_id or no keypoints")
+    points = _numbers(where, "keypoints", row["keypoints"])
+    if points.ndim != 1 or len(points) % 3:
+        raise ValueError(f"{where}: keypoints of entry {number} are not threes of x, y, v")
+    protocol.check_joint_count(len(points) // 3, f"{where}, entry {number}")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{where}: keypoints of entry {number} are not numbers (NaN)")
+    if not truth and not _is_number(row.get("score")):
+        raise ValueError(f"{where}: every entry needs a score, the model's own confidence")
+    seen = int((points[2::3] > 0).sum())
+    found = {"category_id": 1, "iscrowd": 0, "num_keypoints": seen, **row}
+    names = ("image_id", "category_id", *(("id", "iscrowd", "num_keypoints") if truth else ()))
+    for name in names:
+        if type(found.get(name)) is not int:
+            raise ValueError(f"{where}: {name} of entry {number} must be a whole number")
+    kept = {**{name: found[name] for name in names}, "keypoints": points.tolist()}
+    if not truth:
+        return {**kept, "score": row["score"]}
+    box = _numbers(where, "bbox", row.get("bbox", ()))
+    if box.shape != (4,) or not np.isfinite(box).all() or not _is_number(row.get("area")):
+        raise ValueError(f"{where}: entry {number} needs an area, and four numbers as bbox")
+    return {**kept, "area": row["area"], "bbox": box.tolist()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and type(value) is not bool and abs(value) < 1e30

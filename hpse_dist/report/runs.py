@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ STARTS_FILE = "starts.json"
 SWEEP_FILE = "sweep.json"
 STOPPED_FILE = "stopped_early.json"
 STOPPED = "stopped early"
+_MOST = 1e300  # of a figure
 QUIET_S = 600  # no line for so long: the run was stopped, or its machine was
 PANEL = re.compile(r"step_(\d+)_(.+)\.png")
 
@@ -95,16 +96,8 @@ def read_study(folder: Path) -> Study:
         raise ValueError(f"{folder}: no such folder; give a study's folder or a run's")
     plan_path = folder / PLAN_FILE
     if plan_path.is_file() and not is_run(folder):  # a run's own plan is of its speed
-        plan = _json(plan_path)
-        runs = tuple(read_run(_place(folder, row["folder"]), row) for row in plan["runs"])
-        sweep = _json(folder / SWEEP_FILE) if (folder / SWEEP_FILE).is_file() else {}
-        return Study(
-            str(plan["study"]),
-            runs,
-            str(plan.get("baseline", "")),
-            tuple(sweep.get("rounds", ())),
-            str(sweep.get("metric", "")),
-        )
+        with _as_written(plan_path):
+            return _planned(folder, _json(plan_path))
     if is_run(folder):
         return Study(folder.resolve().name, (read_run(folder),))
     runs = tuple(read_run(path) for path in sorted(folder.iterdir()) if is_run(path))
@@ -116,6 +109,28 @@ def read_study(folder: Path) -> Study:
     return Study(folder.resolve().name, runs)
 
 
+def _planned(folder: Path, plan: Mapping[str, Any]) -> Study:
+    """The study that a plan describes."""
+    sweep = _json(folder / SWEEP_FILE) if (folder / SWEEP_FILE).is_file() else {}
+    return Study(
+        str(plan["study"]),
+        tuple(read_run(_place(folder, row["folder"]), row) for row in plan["runs"]),
+        str(plan.get("baseline", "")),
+        tuple(map(str, sweep.get("rounds", ()))),
+        str(sweep.get("metric", "")),
+    )
+
+
+@contextlib.contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    """Around reading what this program wrote, and somebody else may have changed."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path}: not as this program writes it ({words})") from None
+
+
 def is_run(folder: Path) -> bool:
     """Whether a run has begun in the folder."""
     return (folder / "recipe.yaml").is_file() or (folder / "report.json").is_file()
@@ -123,12 +138,16 @@ def is_run(folder: Path) -> bool:
 
 def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
     """A run's folder; what it has not written yet comes from its row in the plan."""
-    planned = planned or {}
+    with _as_written(folder):
+        return _read_run(folder, planned or {})
+
+
+def _read_run(folder: Path, planned: Mapping[str, Any]) -> Run:
     state, trouble = state_of(folder)
     done = state in ("done", STOPPED)  # what a sweep has stopped tells how far it came
     said = folder / ("report.json" if state != STOPPED else STOPPED_FILE)
     report = _json(said) if said.is_file() else {}
-    rows = _rows(folder / "metrics.jsonl")
+    figures, rows = _numbers(report), _rows(folder / "metrics.jsonl")
     history = [_numbers(row) for row in report.get("history", [])] or _held_out(rows)
     source = report.get("source", planned.get("source", ""))
     if isinstance(source, Mapping):
@@ -144,17 +163,17 @@ def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
         state=state,
         trouble=trouble,
         planned_steps=int(planned.get("steps") or 0),
-        after=tuple(planned.get("after", ())),
+        after=tuple(map(str, planned.get("after", ()))),
         base_task=str(planned.get("task") or report.get("task", "")),
         label_fraction=_fraction(planned, report),
-        settings=planned.get("settings", {}),
+        settings=dict(planned.get("settings", {})),
         cost=_numbers(report.get("cost", {})),
         steps=int(report.get("steps") or max((int(row["step"]) for row in rows), default=0)),
         global_batch=int(report.get("global_batch") or 0),
-        seconds=report.get("seconds"),
-        samples_per_s=report.get("samples_per_s"),
-        world_size=report.get("world_size"),
-        account=report.get("account", {}),
+        seconds=figures.get("seconds"),
+        samples_per_s=figures.get("samples_per_s"),
+        world_size=int(figures["world_size"]) if "world_size" in figures else None,
+        account=_account(report.get("account")),
         recipe_hash=str(report.get("recipe_hash", "")),
         metrics=_numbers(report.get("metrics", {})) if done else {},
         protocol=str(report.get("protocol", "")),
@@ -205,8 +224,8 @@ def state_of(folder: Path) -> tuple[str, str]:
 def _last_start(folder: Path) -> dict[str, Any]:
     """What the run's account says of its last start."""
     try:
-        return json.loads((folder / STARTS_FILE).read_text(encoding="utf-8"))[-1]
-    except (OSError, ValueError, IndexError):
+        return dict(json.loads((folder / STARTS_FILE).read_text(encoding="utf-8"))[-1])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 
@@ -231,7 +250,7 @@ def _place(study: Path, folder: str) -> Path:
 def _json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path}: a JSON object is needed, found {type(document).__name__}")
@@ -244,7 +263,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for line in _text(path).splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
@@ -273,12 +292,21 @@ def _held_out(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     return found
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a row."""
+def _account(value: Any) -> dict[str, Any]:
+    """Where a run's time went; empty where that is not all there."""
+    known = _numbers(value)
+    if not {"useful_s", "wall_s", "starts"} <= known.keys():
+        return {}
+    parts = {name: _numbers(value.get(name)) for name in ("ended", "recover_s")}
+    return {**known, **parts}
+
+
+def _numbers(row: Any) -> dict[str, float]:
+    """The finite numbers of a row; none of what is no row."""
     return {
         key: value
-        for key, value in row.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        for key, value in (row.items() if isinstance(row, Mapping) else ())
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MOST
     }
 
 

@@ -28,6 +28,8 @@ from hpse_dist.records import FrameRecord, Reject
 Model = Literal["smplx", "smpl"]
 JOINT_SET = {"smplx": "smplx22", "smpl": "smpl24"}
 _WIDTH = {"smplx": 165, "smpl": 72}
+_AXES = {"pose_cam": 2, "shape": 2, "gtkps": 3}  # at least so many, people first
+_MOST = 1e6  # pixels, metres or radians: more is no measurement
 _NEEDED = ("imgname", "pose_cam", "shape", "cam_int", "cam_ext", "gtkps")
 
 
@@ -60,7 +62,13 @@ def read_labels(path: Path, model: Model) -> Labels:
     lacking = [name for name in _NEEDED if name not in found]
     if lacking:
         raise Bad(f"lacks {', '.join(lacking)}")
+    if found["imgname"].ndim != 1 or len(found["imgname"]) == 0:
+        raise Bad("imgname or sub is no list of names")
     count = len(found["imgname"])
+    for name, axes in _AXES.items():
+        if found[name].ndim < axes or len(found[name]) != count or not found[name].size:
+            kind, shape = found[name].dtype, found[name].shape
+            raise Bad(f"{name} is {kind} {shape}, and imgname has {count} names")
     poses = found["pose_cam"].reshape(count, -1)
     other = next(name for name in _WIDTH if name != model)
     if poses.shape[1] == _WIDTH[other]:
@@ -96,7 +104,8 @@ def joints_in_space(labels: Labels) -> tuple[np.ndarray, dict[int, str]]:
     behind = np.flatnonzero(labels.transl[:, 2] <= 0).tolist()
     wrong = dict.fromkeys(behind, "the body is behind the camera (trans_cam, cam_ext)")
     every = (labels.poses, labels.betas, labels.transl, labels.pixels, labels.intrinsics)
-    whole = np.all([np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in every], axis=0)
+    known = [(np.abs(each) < _MOST).reshape(len(each), -1).all(axis=1) for each in every]
+    whole = np.all(known, axis=0)
     whole &= labels.transl[:, 2] > 0
     _, shapes = np.unique(labels.betas, axis=0, return_inverse=True)
     for shape in np.unique(shapes[whole]):
