@@ -30,7 +30,6 @@ OBJECT_STORE_BYTES = 128 << 20  # for all but data workers, whose batches get Ra
 STARTS = 3  # Ray gives a node 30 s to start, fixed in its code: a busy machine needs longer
 SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing reaches the network
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "90",  # Ray's default notices a hang after 600 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asked for no GPU sees none

@@ -8,6 +8,7 @@ Ray is imported inside functions, see `cluster.connection`.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -15,12 +16,13 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.connection import Cluster, connected
 from cluster.data_workers import DataWorkers, hiring
-from cluster.progress import ProgressBar, RunWatch
+from cluster.progress import ProgressBar, RunWatch, Tail
 from cluster.resources import (
     Need,
     Node,
@@ -34,7 +36,7 @@ from cluster.resources import (
 )
 from cluster.story import story, to_blame
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target
-from hpse_dist.accounting import LAUNCH
+from hpse_dist.accounting import LAUNCH, LOSSES_FILE
 from hpse_dist.world import World
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def launch(
     data_workers: int = 0,
     steps: int | None = None,
     max_failures: int = 3,
+    hang_limit_s: float = 90.0,
     progress: bool = True,
     debug: bool = False,
 ) -> None:
@@ -65,8 +68,9 @@ def launch(
     target: `module:function`; recipe: anything that pickles; steps: the bar's length; device: auto
     and cuda give each worker a GPU; cpus_per_worker: None shares the machines evenly; fewer:
     numbers of workers that will do when machines are lost, most first; data_workers: each worker's,
-    which the target gets as `hire`. Crashed or hung workers are started again, all of them, up to
-    `max_failures` times, and go on from what the run folder holds. Raises ValueError (ConfigError)
+    which the target gets as `hire`. Crashed workers, and those that do not answer for
+    `hang_limit_s`, are named and started again, all of them, up to `max_failures` times, and go on
+    from what the run folder holds. Raises ValueError (ConfigError)
     for what trying again cannot heal, in a worker's own words; ChildProcessError when workers kept
     crashing; TimeoutError when an existing cluster found no room in time.
     """
@@ -79,7 +83,8 @@ def launch(
             crowded = crowding(need, loader_threads) if hire is None else None
             if crowded:
                 logger.warning(crowded)
-            job = _Job(target, recipe, folder, need, patience_s, max_failures, debug, hire)
+            limits = _Limits(patience_s, max_failures, hang_limit_s)
+            job = _Job(target, recipe, folder, need, limits, debug, hire)
             _watch(job, RunWatch(folder), steps, progress)
             if not job.found_no_room():
                 break
@@ -123,6 +128,17 @@ def recipe_root() -> str:
     return str(Path(os.environ.get("HPSE_ROOT", ".")).resolve())
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """How long and how often."""
+
+    patience_s: float
+    """To find room in the cluster."""
+    max_failures: int
+    hang_s: float
+    """Without an answer of a worker."""
+
+
 class _Job(threading.Thread):
     """`TorchTrainer.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
 
@@ -132,15 +148,13 @@ class _Job(threading.Thread):
         recipe: Any,
         folder: Path,
         need: Need,
-        patience_s: float,
-        max_failures: int,
+        limits: _Limits,
         debug: bool,
         hire: DataWorkers | None,
     ) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.target, self.recipe, self.folder = target, recipe, folder
-        self.need, self.patience_s = need, patience_s
-        self.max_failures, self.debug, self.hire = max_failures, debug, hire
+        self.need, self.limits, self.debug, self.hire = need, limits, debug, hire
         self.name_in_ray = f"start-{uuid.uuid4().hex[:12]}"
         self.error: BaseException | None = None
 
@@ -168,8 +182,12 @@ class _Job(threading.Thread):
         from ray import train
         from ray.train.torch import TorchTrainer
 
+        from cluster.losses import Losses
+
+        patience_s = math.ceil(self.limits.patience_s / 3)
         # The three tries to find room share the deadline; Ray itself would try for ever.
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(math.ceil(self.patience_s / 3))
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience_s)
+        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(self.limits.hang_s)
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:
             resources["GPU"] = self.need.gpus
@@ -193,8 +211,11 @@ class _Job(threading.Thread):
                 name=self.name_in_ray,
                 storage_path=str(self.folder / "ray"),
                 failure_config=train.FailureConfig(  # type: ignore[call-arg]
-                    max_failures=self.max_failures, controller_failure_limit=2
+                    max_failures=self.limits.max_failures, controller_failure_limit=2
                 ),
+                callbacks=[  # typed as V1's
+                    Losses(self.folder, self.name_in_ray, self.limits.hang_s)  # type: ignore[list-item]
+                ],
                 logging_config=train.LoggingConfig("INFO" if self.debug else "CRITICAL"),
             ),
         )
@@ -235,7 +256,7 @@ def _starts_path(folder: Path) -> Path:
 def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> None:
     """Draw the bar until the job ends, and say when the workers had to be started again."""
     bar = ProgressBar(watch.folder.name, [watch], [steps]) if progress else None
-    starts = 1
+    starts, losses = 1, Tail(job.folder / LOSSES_FILE, from_end=True)
     job.start()
     try:
         while job.is_alive():
@@ -243,14 +264,20 @@ def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> Non
             if bar and job.starts() > starts and read_final(job.folder) is None:
                 starts = job.starts()
                 bar.say(
-                    f"{watch.folder.name}: workers were lost; start {starts} of at most "
-                    f"{job.max_failures + 1} goes on from the last checkpoint"
+                    f"{watch.folder.name}: {_last(losses)}; start {starts} of at most "
+                    f"{job.limits.max_failures + 1} goes on from the last checkpoint"
                 )
             if bar:
                 bar.update("" if watch.step or job.starts() else "starting workers")
     finally:
         if bar:
             bar.close()
+
+
+def _last(losses: Tail) -> str:
+    """The newest of a run's losses."""
+    row = next((json.loads(line) for line in reversed(losses.lines())), None)
+    return f"worker {row['rank']} {row['said']}" if row else "workers were lost"
 
 
 def _explain(job: _Job, cluster: str) -> Exception | None:
@@ -265,14 +292,16 @@ def _explain(job: _Job, cluster: str) -> Exception | None:
         return None
     if isinstance(error, WorkerGroupError):
         rank, cause = to_blame(error.worker_failures)
-        tries = f"{job.max_failures + 1} times, the last time" if job.max_failures else "once:"
+        most = job.limits.max_failures
+        tries = f"{most + 1} times, the last time" if most else "once:"
         return ChildProcessError(
-            f"the workers failed {tries} worker {rank} {story(cause)}; the whole story is in "
+            f"the workers failed {tries} worker {rank} {story(cause, job.limits.hang_s)}; the "
+            "whole story is in "
             f"{log}, and the same command goes on from the last checkpoint"
         )
     if job.found_no_room():
         return TimeoutError(
-            f"no room for {job.need} within {job.patience_s:g} s in {cluster}: wait for other "
-            "runs to end, ask for less, or add machines"
+            f"no room for {job.need} within {job.limits.patience_s:g} s in {cluster}: wait for "
+            "other runs to end, ask for less, or add machines"
         )
     return ChildProcessError(f"Ray could not run the workers: it {story(error)}; see {log}")

@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+HUNG, MEMORY, KILLED, ERROR = "hung", "out of memory", "killed", "error"
+"""How a worker is lost."""
+_MEMORY_NAMES = ("MemoryError", "OutOfMemoryError")
+_MEMORY_WORDS = ("allocate memory", "out of memory", "bad_alloc", "low on memory")
+_ADVICE = "take a smaller machine.micro_batch, or fewer workers on a machine"
+
 
 def to_blame(failures: dict[int, Exception]) -> tuple[int, Exception]:
-    """The worker to blame: one that died or hung rather than one that lost its peer."""
+    """The worker to blame: one that died, hung or wanted memory rather than one that lost its
+    peer."""
     ranked = sorted(failures.items())
-    dead = [(rank, error) for rank, error in ranked if "HealthCheck" in type(error).__name__]
+    dead = [(rank, error) for rank, error in ranked if how_lost(error) != ERROR]
     return (dead or ranked)[0]
 
 
-def story(error: BaseException) -> str:
-    """What a worker did, in a few words."""
+def how_lost(error: BaseException) -> str:
+    """HUNG, MEMORY, KILLED, or ERROR where the worker itself had a word to say."""
+    if any(_wanted_memory(one) for one in _chain(error)):
+        return MEMORY
     if "HealthCheckTimeout" in type(error).__name__:
-        return "did not answer any more"
-    if "HealthCheckFailed" in type(error).__name__:
+        return HUNG
+    return KILLED if "HealthCheckFailed" in type(error).__name__ else ERROR
+
+
+def story(error: BaseException, hang_s: float | None = None) -> str:
+    """What a worker did, in a few words. hang_s: how long one that hung was waited for."""
+    how = how_lost(error)
+    if how == HUNG:
+        return f"did not answer any more{f', for {hang_s:g} s' if hang_s else ''}: it hung"
+    if how == MEMORY:
+        words = next(_words(one) for one in _chain(error) if _wanted_memory(one))
+        return f"ran out of memory ({words}); {_ADVICE}"
+    if how == KILLED:
         return "died without a word: killed, out of memory, or its machine lost"
-    return f"stopped with {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"stopped with {_words(error)}"
+
+
+def starved(count: int) -> str:
+    """What a worker did that the system killed, as its count of such kills says."""
+    return f"was killed by the system for want of memory (kill {count} of that kind); {_ADVICE}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what Ray's wrapping has in it."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = getattr(one, "health_check_failure", None) or one.__cause__
+
+
+def _wanted_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    by_name = type(error).__name__ in _MEMORY_NAMES
+    # Ray's words for an actor that died, whatever of, name memory among the possible reasons
+    told = "RayError" not in {kind.__name__ for kind in type(error).__mro__}
+    told = told and "HealthCheck" not in type(error).__name__
+    return by_name or (told and any(words in text for words in _MEMORY_WORDS))
+
+
+def _words(error: BaseException) -> str:
+    """Its kind and its first 300 letters, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

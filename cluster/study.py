@@ -80,6 +80,7 @@ def _pretrain(run: PlannedRun, *, progress: bool, debug: bool) -> Outcome:
             device=run.recipe.machine.device,
             steps=run.recipe.steps,
             max_failures=run.recipe.machine.max_failures,
+            hang_limit_s=run.recipe.machine.hang_limit_s,
             progress=progress,
             debug=debug,
         )

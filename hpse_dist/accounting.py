@@ -1,7 +1,8 @@
 """Where a run's time goes: steps that count, waiting, checkpoints, and what kills have cost.
 
-    starts.json   one entry per start of the run: when it began, from which step it went on, its
-                  first new step, when it was last seen, and how it ended
+    starts.json    one entry per start of the run: when it began, from which step it went on, its
+                   first new step, when it was last seen, and how it ended
+    losses.jsonl   workers that were lost, and how, where Ray has seen it
 
 A start that ended without a word was killed; what it had done since its checkpoint is lost work.
 """
@@ -27,6 +28,8 @@ from hpse_dist.world import World
 log = logging.getLogger(__name__)
 
 STARTS_FILE = "starts.json"
+LOSSES_FILE = "losses.jsonl"
+_IN_PEACE = ("done", "told to stop")
 LAUNCH = "HPSE_LAUNCH"
 """Environment variable that names one command's doing: between its starts nobody is away."""
 STRAGGLER = 1.5  # times the median rank's time
@@ -148,6 +151,7 @@ class Account:
         self.path, self.clock, self._now = Path(folder) / STARTS_FILE, clock, now
         self._writes = world.is_main
         self._before = read_starts(self.path) if self._writes else []
+        explain(self._before, Path(folder) / LOSSES_FILE)
         began = now()
         self._start = Start(os.environ.get(LAUNCH, str(began)), began, 0, began, 0)
         self._written = 0.0
@@ -211,9 +215,22 @@ class Account:
 
 def read_starts(path: Path) -> list[Start]:
     """The starts in a file; none where there is no file, or it is not readable."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         return [Start(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     return []
+
+
+def explain(starts: Sequence[Start], losses: Path) -> None:
+    """Say how a start lost its worker, where that was seen: itself it knows nothing, or only that
+    its peer is gone."""
+    lines = losses.read_text(encoding="utf-8").splitlines() if losses.is_file() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            row = json.loads(line)
+            before = [one for one in starts if one.launch == row["launch"]]
+            before = [one for one in before if one.began < float(row["time"])]
+            if before and before[-1].ended not in _IN_PEACE and row["how"] != "error":
+                before[-1].ended = str(row["how"])
 
 
 def account_of(starts: Sequence[Start], useful: float) -> dict[str, Any]:

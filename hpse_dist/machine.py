@@ -74,6 +74,8 @@ class Machine:
     """A frozen look at the encoder while it learns, logged as probe/...; null looks never."""
     max_failures: int = 3
     """Restarts of failed workers before the run is given up."""
+    hang_limit_s: float = 90.0
+    """A worker that does not answer for longer hangs: it is named, and all are started again."""
     download: bool = False
     """Whether source=timm:<name> may fetch weights; without, they must be in timm's cache."""
     stage_folder: Path | None = None
@@ -96,8 +98,9 @@ class Machine:
             raise ValueError(f"min_workers must be at least 1 or null, found {self.min_workers}")
         if not self.plan_seconds > 0:
             raise ValueError(f"plan_seconds must be above 0, found {self.plan_seconds:g}")
-        if self.decode_limit_s <= 0:
-            raise ValueError(f"decode_limit_s must be above 0, found {self.decode_limit_s:g}")
+        for name in ("decode_limit_s", "hang_limit_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, found {getattr(self, name):g}")
         if not 0 <= self.bad_records <= 1:
             raise ValueError(f"bad_records must be in 0..1, found {self.bad_records:g}")
         if self.engine == "plain" and self.workers > 1:

@@ -65,6 +65,7 @@ def predictions(recipe: FinetuneRecipe, options: argparse.Namespace) -> None:
             fewer=recipe.fewer_workers(),
             device=recipe.machine.device,
             max_failures=recipe.machine.max_failures,
+            hang_limit_s=recipe.machine.hang_limit_s,
             debug=options.debug,
         )
     print(f"predictions for protocol {protocol}: {folder / FOLDER}")

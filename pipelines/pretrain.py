@@ -89,6 +89,7 @@ def carry_out(
             device=recipe.machine.device,
             steps=steps,
             max_failures=recipe.machine.max_failures,
+            hang_limit_s=recipe.machine.hang_limit_s,
             debug=options.debug,
         )
 

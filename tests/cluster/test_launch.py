@@ -83,9 +83,9 @@ def test_a_cluster_that_asks_nobody_is_said_aloud(
 
 
 def test_the_users_switches_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "7")
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "7")
     prepare_environment()
-    assert os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "7"
+    assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "7"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
