@@ -12,7 +12,8 @@ import pytest
 from tests.chaos.fuzzing import TARGETS
 from tests.chaos.trial import Trials
 
-TRIALS = 20
+TRIALS, FEW = 20, 3
+SLOW = ("report", "foreign_croco")  # a whole page, a model of its published size
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -22,7 +23,12 @@ def test_spoilt_files_end_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     trials = Trials(name, tmp_path / "files", tmp_path / "ran")
     before = {*tmp_path.rglob("*")}
-    found = [problem for number in range(TRIALS) if (problem := trials.run(number))]
+    found = [
+        problem
+        for number in range(FEW if name in SLOW else TRIALS)
+        if (problem := trials.run(number))
+    ]
     assert not found, found
     assert {*tmp_path.rglob("*")} - before <= trials.own()
-    assert name == "study" or trials.refused, "nothing was ever refused"
+    if not name.startswith(("annotation_", "study", "report")):  # rejects, and lines left out
+        assert trials.refused, "nothing was ever refused"
