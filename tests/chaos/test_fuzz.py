@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.fuzzing import TARGETS
 from tests.chaos.trial import Trials
 
-TRIALS, FEW = 20, 3
+TRIALS, FEW = 12, 2
 SLOW = ("report", "foreign_croco")  # a whole page, a model of its published size
 
 

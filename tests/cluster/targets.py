@@ -9,8 +9,10 @@ import json
 import logging
 import math
 import os
+import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from hpse_dist.world import World
 def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
     """Add one per worker and step, keep every step as a checkpoint, go on from the last one.
 
-    recipe: steps; kill_at: the last rank kills itself there, once; error: {rank or "all": text};
-    crash: the main rank raises RuntimeError at the first step.
+    recipe: steps; kill_at, stop_at, starve_at: the last rank kills or stops itself there, or wants
+    more memory than there is, once; error: {rank or "all": text}; crash: the main rank raises
+    RuntimeError at the first step.
     """
     import torch
 
@@ -36,12 +39,8 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
         raise RuntimeError("the engine broke")
     while step < recipe["steps"]:
         step += 1
-        marker = folder / "killed"
-        if step == recipe.get("kill_at") and world.rank == world.size - 1 and not marker.exists():
-            while step > 1 and (not state.exists() or json.loads(state.read_text())[0] < step - 1):
-                time.sleep(0.01)  # the main rank may be slower
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if world.rank == world.size - 1:
+            _suffer(step, recipe, folder)
         part = torch.ones(1)
         if world.size > 1:
             torch.distributed.all_reduce(part)
@@ -56,6 +55,32 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
         facts["threads"] = os.environ.get("OMP_NUM_THREADS")
         _write(folder / "facts.json", facts)
         (folder / "DONE").touch()
+
+
+def _suffer(step: int, recipe: dict[str, Any], folder: Path) -> None:
+    """What the recipe has in store for a step, once."""
+    for key, fate in FATES.items():
+        marker = folder / f"suffered_{key}"
+        if step == recipe.get(key) and not marker.exists():
+            state = folder / "state.json"
+            while step > 1 and (not state.exists() or json.loads(state.read_text())[0] < step - 1):
+                time.sleep(0.01)  # the main rank may be slower
+            marker.touch()
+            fate()
+
+
+def _starve() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + (1 << 30)  # Ray's own threads have enough
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    bytearray(8 << 30)
+
+
+FATES: dict[str, Callable[[], object]] = {
+    "kill_at": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop_at": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "starve_at": _starve,
+}
 
 
 def planted(recipe: dict[str, Any], world: World, folder: Path) -> None:

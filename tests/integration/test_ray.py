@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,25 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(
     log = (folder / "logs" / "worker_0.log").read_text()
     assert "going on from step 0" in log and "going on from step 7" in log
     said = capsys.readouterr().err
-    assert "run: workers were lost; start 2 of at most 4" in said
+    assert "run: worker 1 died without a word" in said and "; start 2 of at most 4" in said
     assert len(said.splitlines()) == 1  # none of Ray's paragraphs
     assert not (folder / "ray").exists()
+
+
+def test_a_worker_that_starves_or_hangs_is_named_and_all_go_on(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a busy machine healthy ones may seem to hang too: they are started again as well."""
+    folder, recipe = tmp_path / "run", {"steps": 12, "starve_at": 4, "stop_at": 8}
+    options: dict[str, Any] = {"workers": 2, "cpus_per_worker": 1, "steps": 12}
+    launch(COUNT, recipe, folder, hang_limit_s=10.0, max_failures=30, **options)
+    assert json.loads((folder / "facts.json").read_text())["total"] == 2 * 12
+    rows = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    said = {(row["rank"], row["how"]): row["said"] for row in rows}
+    assert said[1, "out of memory"].startswith("ran out of memory (MemoryError")
+    assert said[1, "hung"] == "did not answer any more, for 10 s: it hung"
+    assert {row["launch"] for row in rows} == {*(folder / "logs" / "starts").read_text().split()}
+    assert "worker 1 ran out of memory" in capsys.readouterr().err
 
 
 def test_a_users_error_in_one_worker_ends_the_run_in_its_own_words(
