@@ -1,8 +1,9 @@
 """`python -m pipelines.bench chaos`: a run killed again and again, beside one that nobody disturbs.
 
-Workers, data workers, the driver and Ray's head get SIGKILL at random moments; after each kill the
-same command is given again where it ended. The two runs must be equal to the bit: losses of all
-steps, weights, optimizer state, place in the data; and each sample must have come exactly once.
+Workers, data workers, the driver and Ray's head get SIGKILL at random moments, or a worker SIGSTOP
+(`hung`: found within machine.hang_limit_s); after each kill the same command is given again where
+it ended. The two runs must be equal to the bit: losses of all steps, weights, optimizer state,
+place in the data; and each sample must have come exactly once.
 
     kills.jsonl   per kill: who, when, seconds until the workers started again and until a new step
     soak.jsonl    what the processes held on to, see `pipelines.soak`
@@ -39,9 +40,12 @@ from pipelines import progress_bar
 from pipelines.same_runs import compare, repeated_and_lost
 from pipelines.soak import MARK, Soak, marked, role_of, soak_table, title_of
 
-VICTIMS = {"worker": ("worker",), "data": ("data",), "driver": (), "head": ("gcs", "raylet")}
-"""Who is killed, and as which of the processes that `pipelines.soak` knows."""
-SHARES = {"worker": 3, "data": 3, "driver": 1, "head": 1}
+VICTIMS = {
+    **{"worker": ("worker",), "data": ("data",), "driver": (), "head": ("gcs", "raylet")},
+    "hung": ("worker",),
+}
+"""Who is killed, or stopped, and as which of the processes that `pipelines.soak` knows."""
+SHARES = {"worker": 3, "data": 3, "driver": 1, "head": 1, "hung": 1}
 """Lost workers are the most frequent."""
 PATIENCE_S = 600.0  # without a new step the run is not coming back
 _POLL_S = 0.1
@@ -374,7 +378,8 @@ def _kill(
         candidates = [one for one in marked(word) if role_of(title_of(one)) in roles]
         if not candidates:
             return None
-        draw.choice(candidates).kill()
+        number = signal.SIGSTOP if victim == "hung" else signal.SIGKILL
+        draw.choice(candidates).send_signal(number)
         if victim != "head":
             return 0
     process.wait(timeout=PATIENCE_S)  # without its head the driver has nothing to hold on to
