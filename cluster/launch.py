@@ -34,7 +34,7 @@ from cluster.resources import (
     nodes_of,
     shortage,
 )
-from cluster.story import story, to_blame
+from cluster.story import ERROR, story, to_blame
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target
 from hpse_dist.accounting import LAUNCH, LOSSES_FILE
 from hpse_dist.world import World
@@ -275,8 +275,9 @@ def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> Non
 
 
 def _last(losses: Tail) -> str:
-    """The newest of a run's losses."""
-    row = next((json.loads(line) for line in reversed(losses.lines())), None)
+    """What a run has lost since it was asked; a worker's own end rather than its peer's error."""
+    rows = [json.loads(line) for line in losses.lines()]
+    row = next((row for row in rows if row["how"] != ERROR), rows[0] if rows else None)
     return f"worker {row['rank']} {row['said']}" if row else "workers were lost"
 
 

@@ -40,7 +40,7 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(
 
 
 def test_a_worker_that_starves_or_hangs_is_named_and_all_go_on(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     """On a busy machine healthy ones may seem to hang too: they are started again as well."""
     folder, recipe = tmp_path / "run", {"steps": 12, "starve_at": 4, "stop_at": 8}
@@ -52,7 +52,6 @@ def test_a_worker_that_starves_or_hangs_is_named_and_all_go_on(
     assert said[1, "out of memory"].startswith("ran out of memory (MemoryError")
     assert said[1, "hung"] == "did not answer any more, for 10 s: it hung"
     assert {row["launch"] for row in rows} == {*(folder / "logs" / "starts").read_text().split()}
-    assert "worker 1 ran out of memory" in capsys.readouterr().err
 
 
 def test_a_users_error_in_one_worker_ends_the_run_in_its_own_words(
