@@ -116,7 +116,9 @@ class Collection:
         return self.hold(self.manifest["shards"][number])
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        entry = self.manifest["files"][name]
+        entry = self.manifest["files"].get(name)
+        if entry is None:
+            raise ValueError(f"{self.folder}: its manifest names no {name}; prepare it again")
         # pairs may have been mined anew since, frames never
         own = entry["sha256"] if name == "frames.parquet" else None
         with closing(self.hold(name)) as file:

@@ -30,5 +30,6 @@ def test_spoilt_files_end_in_a_sentence(
     ]
     assert not found, found
     assert {*tmp_path.rglob("*")} - before <= trials.own()
-    if not name.startswith(("annotation_", "study", "report")):  # rejects, and lines left out
+    # of annotation come rejects, of a study's damaged lines nothing
+    if not name.startswith(("annotation_", "study", *SLOW)):
         assert trials.refused, "nothing was ever refused"
