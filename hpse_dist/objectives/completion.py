@@ -128,11 +128,7 @@ class Completion(HiddenPatches):
         image = batch["image"]
         visible, hidden = self._hide(batch, 0)
         tokens, memory = self.encoder.forward_pair(image, visible, batch["image_ref"])
-        prediction = self._decode(tokens, visible, hidden, memory, batch)
-        columns = self._columns(image, hidden, prediction)
-        columns["reference"] = to_rgb(batch["image_ref"])
-        captions = [KINDS[kind] for kind in batch["pair_kind"].tolist()]
-        rows = list(zip(*columns.values(), strict=True))
+        # first of all: ZeRO-3 takes the mask token away when a forward pass of its decoder ends
         weights = self.decoder.looks_at(
             tokens,
             visible,
@@ -140,6 +136,11 @@ class Completion(HiddenPatches):
             self.encoder.grid(image),
             self.encoder.grid(batch["image_ref"]),
         )
+        prediction = self._decode(tokens, visible, hidden, memory, batch)
+        columns = self._columns(image, hidden, prediction)
+        columns["reference"] = to_rgb(batch["image_ref"])
+        captions = [KINDS[kind] for kind in batch["pair_kind"].tolist()]
+        rows = list(zip(*columns.values(), strict=True))
         looks = attention_rows(image, batch["image_ref"], hidden, weights, self.encoder.grid(image))
         return {
             "completion": sheet(rows, list(columns), captions),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpse_dist import config, masking
 from hpse_dist.fields import Batch
@@ -171,6 +171,16 @@ def test_the_panel_shows_the_target_in_its_place() -> None:
     batch = fabricate(model.needs, batch=3)
     panel = model.panels(batch)["completion"]
     assert panel.shape == (3, 22 + 3 * 164, 4 * 164 + 4)
+
+
+def test_the_panels_do_without_the_mask_token_once_the_decoder_has_run() -> None:
+    model = completion().eval()
+
+    def taken(decoder: nn.Module, *_: object) -> None:  # as ZeRO-3 does
+        decoder.mask_token.data = torch.empty(0)
+
+    model.decoder.register_forward_hook(taken)
+    assert set(model.panels(fabricate(model.needs, batch=2))) == {"completion", "attention"}
 
 
 @pytest.mark.parametrize(
