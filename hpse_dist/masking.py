@@ -107,7 +107,7 @@ def pixel_targets(patches: Tensor, normalise: bool = True) -> tuple[Tensor, Tens
         zero = patches.new_zeros(*patches.shape[:2], 1)
         return patches, zero, zero + 1.0
     mean = patches.mean(dim=-1, keepdim=True)
-    centred = patches - mean  # var_mean takes six times as long on a CPU
+    centred = patches - mean  # var_mean takes longer on a CPU
     variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
     std = (variance + 1e-6).sqrt()
     return centred / std, mean, std
