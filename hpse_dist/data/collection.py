@@ -113,6 +113,8 @@ class Collection:
 
     def hold_shard(self, number: int) -> Copy:
         """A shard; see `hold`."""
+        if not self.manifest["shards"]:
+            raise ValueError(f"{self.folder}: tables without pictures, which can only be mined")
         return self.hold(self.manifest["shards"][number])
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:

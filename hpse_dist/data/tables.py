@@ -72,7 +72,8 @@ def checked(
     wrong = _differences(table, schema, [n for n in needed if columns is None or n in columns])
     if not wrong and "shard" in table.column_names and len(table):
         ends = pc.min_max(table["shard"]).as_py()
-        if ends["min"] < 0 or ends["max"] >= num_shards:
+        # without any shard they are tables alone, to be mined
+        if ends["min"] < 0 or (num_shards and ends["max"] >= num_shards):
             wrong = [f"shards {ends['min']} to {ends['max']} of {num_shards}"]
     if wrong:
         raise ValueError(

@@ -50,6 +50,17 @@ def test_other_rules_other_pairs_and_the_same_rules_nothing(tmp_path: Path) -> N
     assert content(folder) == before
 
 
+def test_tables_alone_have_no_pictures_to_read(tmp_path: Path) -> None:
+    collection = Collection.open(folder_of(tmp_path))
+    wanted = collection.frames["sample_id"].to_numpy()[:1].tolist()
+    for read in (
+        lambda: collection.read(wanted, ["image"]),
+        lambda: collection.read_encoded(wanted),
+    ):
+        with pytest.raises(ValueError, match="tables without pictures, which can only be mined"):
+            read()
+
+
 def test_a_reader_at_the_same_time(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     write_pairs(Collection.open(folder), PairsConfig())
