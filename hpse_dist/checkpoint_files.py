@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpse_dist.safety import in_words
+
 MANIFEST = "manifest.json"
 _KEYS: dict[str, type] = {
     **{"schema": int, "step": int, "recipe_hash": str, "loader": dict, "also": dict},
@@ -80,7 +82,7 @@ def believed(folder: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = in_words(error)
         raise ValueError(
             f"{folder}: its hashes hold, but its content is not what this program writes "
             f"({words}); move it away, and the one before is taken"

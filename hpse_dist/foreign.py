@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hpse_dist.models.encoder import EncoderConfig
+from hpse_dist.safety import in_words
 
 State = dict[str, Tensor]
 Adapted = tuple[EncoderConfig, State, State]
@@ -81,7 +82,7 @@ def _adapted(path: Path, family: str, adapt: Adapter, state: State) -> Adapted:
         raise ValueError(f"source {path}: {error}") from None
     # a tensor of the family's that is not there, or has another shape, fails wherever it is used
     except (LookupError, RuntimeError, TypeError, ZeroDivisionError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = in_words(error)
         raise ValueError(
             f"source {path}: its names are those of {family}, but a tensor is missing or of "
             f"another shape ({words})"
@@ -107,7 +108,7 @@ def load_tensors(path: Path) -> State:
         ) from None
     # torch raises what it likes for a broken file; nothing is hidden, the message says it
     except Exception as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        words = in_words(error, 300)
         raise ValueError(f"source {path}: cannot be read as a torch file: {words}") from None
     while isinstance(loaded, dict):
         inner = next((loaded[k] for k in _WRAPPERS if isinstance(loaded.get(k), dict)), None)

@@ -1,4 +1,4 @@
-"""What every process of the system sets before it reads a file of somebody else's."""
+"""What is done before a file of somebody else's is read, and what is said where one is no good."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def read_weights_only() -> None:
     """
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # torch refuses to have both
+
+
+def in_words(error: BaseException, most: int = 200) -> str:
+    """An error's kind and its first letters, in one line, for a sentence about a file."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]

@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hpse_dist.safety import in_words
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's own names of a parameter's running means."""
 _DAMAGED = (
@@ -90,7 +92,7 @@ class SavedState:
                 self._files.append(safe_open(path, "pt", device="cpu"))
                 self._read_index(number, self._files[number])
             except _DAMAGED as error:
-                words = " ".join(f"{type(error).__name__}: {error}".split())
+                words = in_words(error, 300)
                 raise ValueError(f"{path}: no training state, or a damaged one ({words})") from None
 
     def _read_index(self, number: int, file: Any) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpse_dist.safety import in_words
+
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
 STARTS_FILE = "starts.json"
@@ -127,7 +129,7 @@ def _as_written(path: Path) -> Iterator[None]:
     try:
         yield
     except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = in_words(error)
         raise ValueError(f"{path}: not as this program writes it ({words})") from None
 
 
