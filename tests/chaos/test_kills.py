@@ -161,7 +161,7 @@ def test_two_kills_leave_no_trace(
         monkeypatch.setenv(name, "")  # put back afterwards: the command sets its own
     recipe = pretraining(tmp_path, made_collection())
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
-    options = ["chaos", str(tmp_path / "recipe.yaml"), "steps=300", "evaluate_every=300"]
+    options = ["chaos", str(tmp_path / "recipe.yaml"), "steps=900", "evaluate_every=900"]
     options += ["machine.workers=2", "machine.engine=zero", "machine.checkpoint_every=20"]
     options += ["--kills", "2", "--gap", "3", "--out", str(tmp_path / "chaos")]
     assert run_command(main, parser(), options) == 0, capsys.readouterr().err

@@ -16,16 +16,15 @@ import psutil
 import pytest
 
 from hpse_dist.config import dump
-from hpse_dist.log import METRICS_FILE
 from hpse_dist.report.export import csv_rows
 from hpse_dist.report.runs import read_study
-from hpse_dist.run_folder import is_done
+from hpse_dist.run_folder import LOCK_FILE, is_done
 from pipelines import run_command
 from pipelines.study import main, parser
 from tests.data.made_collection import made_collection
 from tests.integration.clusters import ROOT
 from tests.test_run import pretraining, recipe_of
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, lives, until
 
 pytestmark = pytest.mark.integration
 TRIAL = "ray::ImplicitFunc"  # Ray's agents are "ray::" too, and a machine dies with its agent
@@ -60,17 +59,23 @@ class Command:
 
     def __init__(self, study: Path) -> None:
         self.study, self.runs = study, study.parent / "runs"
+        self.gate = study.parent / "gate"
+        """While it is there, trials wait at their next checkpoint: holding/sitecustomize.py."""
+        self.gate.touch()
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        holding = Path(__file__).with_name("holding")
+        environment |= {"PYTHONPATH": f"{holding}:{ROOT}"}
+        environment |= {"HPSE_HOLD": str(self.study.parent), "HPSE_PASSES": "completion"}
         with (self.study.parent / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "pipelines.study", str(self.study)],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env=environment | {"PYTHONPATH": str(ROOT)},
+                env=environment,
             )
 
     def wait_for(self, look: Callable[[], Any], what: str) -> Any:
@@ -94,18 +99,15 @@ class Command:
                 if line and title in line[0].rpartition("/")[2]:
                     yield one
 
-    def stopped_trial(self) -> tuple[psutil.Process, Path] | None:
-        """A trial in the middle of its run, and the run's folder. It goes no further, and so the
-        study does not end: the machine may be as fast as it likes."""
+    def held_trial(self) -> tuple[psutil.Process, Path] | None:
+        """A trial in the middle of its run, and the run's folder."""
         for trial in self.parts(TRIAL):
             with contextlib.suppress(psutil.Error):
-                trial.suspend()
                 for file in trial.open_files():
                     folder = Path(file.path).parent
                     begun = any((folder / "checkpoints").glob("step_*"))
-                    if Path(file.path).name == METRICS_FILE and begun and not is_done(folder):
+                    if Path(file.path).name == LOCK_FILE and begun and not is_done(folder):
                         return trial, folder
-                trial.resume()
         return None
 
     def ended(self) -> int:
@@ -142,13 +144,15 @@ def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path, command:
     assert not left
 
     command.process = command.start()
-    trial, run = command.wait_for(command.stopped_trial, "a trial to kill")
+    trial, run = command.wait_for(command.held_trial, "a trial to kill")
     trial.kill()
-    trial, _ = command.wait_for(command.stopped_trial, "a trial after it")
+    until(lambda: not lives(trial.pid), "the trial's end")
+    command.wait_for(command.held_trial, "a trial after it")
     next(command.parts("gcs_server")).kill()  # the head
     assert command.ended() != 0
     assert "Traceback" not in command.log()
 
+    command.gate.unlink()
     command.process = command.start()
     assert command.ended() == 0, command.log()
     assert is_done(run)
