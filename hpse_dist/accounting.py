@@ -23,6 +23,7 @@ from typing import Any
 
 from hpse_dist.fields import Batch
 from hpse_dist.meter import together
+from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -215,8 +216,8 @@ class Account:
 
 def read_starts(path: Path) -> list[Start]:
     """The starts in a file; none where there is no file, or it is not readable."""
-    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        return [Start(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return [Start(**row) for row in parsed_json(path.read_text(encoding="utf-8"))]
     return []
 
 
@@ -226,7 +227,7 @@ def explain(starts: Sequence[Start], losses: Path) -> None:
     lines = losses.read_text(encoding="utf-8").splitlines() if losses.is_file() else []
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            row = json.loads(line)
+            row = parsed_json(line)
             before = [one for one in starts if one.launch == row["launch"]]
             before = [one for one in before if one.began < float(row["time"])]
             if before and before[-1].ended not in _IN_PEACE and row["how"] != "error":

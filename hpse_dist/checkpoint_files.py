@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpse_dist.safety import in_words
+from hpse_dist.safety import in_words, parsed_json
 
 MANIFEST = "manifest.json"
 _KEYS: dict[str, type] = {
@@ -29,7 +29,7 @@ def problem_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, None if every hash holds; unpickles nothing."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parsed_json(path.read_text(encoding="utf-8"))
         lacking = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
         if lacking:
             return f"{MANIFEST} lacks {', '.join(lacking)}"

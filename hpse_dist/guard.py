@@ -7,7 +7,6 @@ before it and skip the batches that were seen since; the same batches elsewhere 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import statistics
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Any
 
 from hpse_dist.disk import GrowingFile
 from hpse_dist.engine import Refusal
+from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
 _log = logging.getLogger(__name__)
@@ -161,8 +161,8 @@ def read_incidents(path: Path) -> list[dict[str, Any]]:
     found = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for line in text.splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line)
+        with contextlib.suppress(ValueError):
+            row = parsed_json(line)
             if isinstance(row, dict) and {"kind", "step"} <= row.keys():
                 found.append(row)
     return found

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from hpse_dist.disk import GrowingFile
+from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def commit_history(path: Path, start: int) -> None:
 def _step_of(line: str) -> int | None:
     """The step of a line of metrics.jsonl, None if it is not whole."""
     try:
-        return int(json.loads(line)["step"])
+        return int(parsed_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -254,7 +255,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if _step_of(text) is not None:
-            row = json.loads(text)
+            row = parsed_json(text)
             rows.append({k: math.nan if v is None else v for k, v in row.items()})
     return rows
 

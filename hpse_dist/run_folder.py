@@ -24,6 +24,7 @@ import torch
 from hpse_dist.config import ConfigError, build, dump, flat, read_yaml, to_dict
 from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import TrainingRecipe, collection_of
+from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
 LOCK_FILE = "lock"
@@ -105,7 +106,7 @@ def _check_data(recipe: TrainingRecipe, path: Path) -> None:
         tables = ("frames.parquet", "pairs.parquet")
         found[str(use.path)] = {name: files[name]["sha256"] for name in tables if name in files}
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = parsed_json(path.read_text(encoding="utf-8"))
         changed = [name for name in found if found[name] != before.get(name)]
         if changed:
             raise ConfigError(
@@ -125,7 +126,7 @@ def write_text(path: Path, text: str) -> None:
 def keep_scores(folder: Path, scores: Mapping[str, Score]) -> None:
     """Add figures of a run, by protocols other than its own or of its files, to scores.json."""
     path = folder / SCORES_FILE
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = parsed_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     now = {name: asdict(score) for name, score in scores.items()}
     write_text(path, json.dumps(before | now, indent=1))
 

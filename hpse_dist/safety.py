@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from typing import Any
 
 
 def read_weights_only() -> None:
@@ -17,3 +19,11 @@ def read_weights_only() -> None:
 def in_words(error: BaseException, most: int = 200) -> str:
     """An error's kind and its first letters, in one line, for a sentence about a file."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:most]
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """What JSON says; ValueError where it is none, or nested deeper than Python can follow."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON nested too deep") from None

@@ -22,6 +22,7 @@ from hpse_dist.config import ConfigError, build, to_dict
 from hpse_dist.foreign import read_foreign
 from hpse_dist.models.encoder import Encoder, EncoderConfig, build_encoder
 from hpse_dist.models.timm_encoder import TimmEncoder, pretrained_config, published_weights
+from hpse_dist.safety import parsed_json
 
 FILE = "encoder.safetensors"
 DECODER_FILE = "decoder.safetensors"
@@ -123,11 +124,11 @@ def _own(path: Path) -> Source | None:
             if "encoder" not in header:
                 return None
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = build(EncoderConfig, json.loads(header["encoder"]), where=f"{path}, header")
-        card = json.loads(header.get("card", "{}"))
+        config = build(EncoderConfig, parsed_json(header["encoder"]), where=f"{path}, header")
+        card = parsed_json(header.get("card", "{}"))
     except ConfigError:
         raise
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         if path.suffix != ".safetensors":
             return None
         raise ValueError(f"source {path}: damaged, or no safetensors file ({error})") from None

@@ -7,7 +7,6 @@ one.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -24,6 +23,7 @@ from hpse_dist.config import ConfigError, digest, read_yaml, to_dict
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, component
 from hpse_dist.report.runs import failed_since, state_of
 from hpse_dist.run_folder import check_folder, is_done
+from hpse_dist.safety import parsed_json
 from hpse_dist.study import PlannedRun
 from hpse_dist.study_recipe import StudyMachine
 
@@ -216,7 +216,7 @@ def free_finished(runs: Sequence[PlannedRun]) -> float:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 

@@ -126,7 +126,8 @@ class SweepRecipe:
         if self.reduction < 2:
             raise ValueError(f"reduction must be at least 2, found {self.reduction}")
         if not metric(self.metric).better:
-            raise ValueError(f"metric: {self.metric} ranks nothing; choose of {', '.join(RANKING)}")
+            known = ", ".join(RANKING)
+            raise ValueError(f"metric: {self.metric!r} ranks nothing; choose of {known}")
         for key in self.space:
             if key in (*PLANNED, "steps") or key.startswith("machine."):
                 raise ValueError(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from hpse_dist.safety import parsed_json
+
 _FIRST, _LAST = "sealed", "sha256"  # one damaged byte cannot take both away
 _KINDS: dict[str, type] = {
     "counts": dict,
@@ -31,7 +33,7 @@ def sealed_text(manifest: Mapping[str, Any]) -> str:
 
 def seal_holds(text: str) -> bool:
     """Whether a manifest is, byte for byte, what was written; one without a seal is believed."""
-    manifest = json.loads(text)
+    manifest = parsed_json(text)
     if _FIRST not in manifest and _LAST not in manifest:
         return True  # of a version before there were seals
     return text == sealed_text(manifest)

@@ -25,6 +25,7 @@ from hpse_dist.data.mining.caps import place_in_run, within_cap, within_moment
 from hpse_dist.data.mining.distributions import CANDIDATES, KEPT, Distributions
 from hpse_dist.data.mining.frames import Frames, Names
 from hpse_dist.data.mining.rules import CAPS, POSE, VIEW, PairsConfig, view_weight
+from hpse_dist.safety import parsed_json
 
 __all__ = ["POSE", "VIEW", "PairsConfig", "mine", "pair_counts", "view_weight", "write_pairs"]
 
@@ -63,7 +64,7 @@ def pair_counts(table: pa.Table) -> dict[str, Any]:
     `frames` counts those that can be in no pair of a kind; see `mining.distributions` for `spread`.
     """
     kinds = table["kind"].to_numpy()
-    mined = json.loads((table.schema.metadata or {}).get(b"mined", b"{}"))
+    mined = parsed_json((table.schema.metadata or {}).get(b"mined", b"{}"))
     spread = mined.get("spread", {})
     reasons = {
         f"{kind}: {reason}": count

@@ -6,7 +6,6 @@ What a part holds depends on the source and its number alone, whichever process 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import uuid
@@ -22,6 +21,7 @@ from hpse_dist.data.shards import Fields
 from hpse_dist.data.store import Progress, store
 from hpse_dist.disk import sync
 from hpse_dist.records import FrameRecord, Reject
+from hpse_dist.safety import parsed_json
 
 Records = Iterator[FrameRecord | Reject]
 
@@ -121,7 +121,7 @@ class Part:
     def read(cls, folder: Path) -> Part | None:
         """The part in a folder; None where it is not as it was finished (sizes are compared)."""
         try:
-            record = json.loads((folder / "part.json").read_text(encoding="utf-8"))
+            record = parsed_json((folder / "part.json").read_text(encoding="utf-8"))
             fields = {n: (tuple(shape), dtype) for n, (shape, dtype) in record["fields"].items()}
             part = cls(**{**record, "fields": fields, "shards": tuple(record["shards"])})
             sizes = {name: (folder / name).stat().st_size for name in part.files}

@@ -15,6 +15,7 @@ from typing import Any
 
 from hpse_dist.data.manifest import checked_shape, sealed_text
 from hpse_dist.disk import sync
+from hpse_dist.safety import parsed_json
 
 _BLOCKS, _BLOCK_BYTES = 16, 4096
 STAGED_MANIFEST = ".manifest.json.part"
@@ -130,12 +131,12 @@ def check_sampled(path: Path, entry: dict[str, Any]) -> None:
 def read_manifest(path: Path, newest: int) -> dict[str, Any]:
     """A manifest of a schema up to `newest`; ValueError where there is none."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parsed_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"{path.parent}: no collection here (no manifest.json); prepare it"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: cannot be read: {error}") from None
     return check_manifest(manifest, path, newest)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from hpse_dist.data.collection import SCHEMA_VERSION, Collection
 from hpse_dist.data.publish import check_manifest
 from hpse_dist.data.stage import Copy, Stage, read_small, url_of
 from hpse_dist.data.store import Progress
+from hpse_dist.safety import parsed_json
 
 
 def open_collection(place: Path | str, stage: Stage) -> Collection:
@@ -31,11 +31,10 @@ class RemoteCollection(Collection):
         """Reads the manifest; ValueError where there is none."""
         url = url.rstrip("/")
         place = f"{url}/manifest.json"
+        data = read_small(place)
         try:
-            manifest = json.loads(read_small(place))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{place}: cannot be read: {error}") from None
-        except json.JSONDecodeError as error:
+            manifest = parsed_json(data)
+        except ValueError as error:
             raise ValueError(f"{place}: cannot be read: {error}") from None
         check_manifest(manifest, place, SCHEMA_VERSION)
         return cls(url, manifest, stage)

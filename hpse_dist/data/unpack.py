@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from hpse_dist.safety import parsed_json
+
 MARKS = ".unpacked"  # folder of marks, one for each finished archive
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_RATIO = 200  # contents over archive; pictures have 1, annotation in JSON 5 to 30
@@ -105,7 +107,7 @@ def unpack(config: UnpackConfig, into: Path, progress: Progress | None = None) -
 def _marked(mark: Path, about: dict[str, int]) -> int | None:
     """Bytes that an archive took when it was unpacked before; None where it was not, or another."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(mark.read_text(encoding="utf-8"))
+        known = parsed_json(mark.read_text(encoding="utf-8"))
         if all(known[key] == value for key, value in about.items()):
             return int(known["unpacked_bytes"])
     return None

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import shutil
@@ -43,6 +42,7 @@ from hpse_dist.data.shards import FRAME_SCHEMA, Fields, moment_of
 from hpse_dist.data.splits import Splits
 from hpse_dist.data.store import Rejects, Tally, told
 from hpse_dist.records import Provenance, Reject
+from hpse_dist.safety import parsed_json
 
 logger = logging.getLogger(__name__)
 _MANY = 1000  # records without a single frame, after which the user hears of it
@@ -93,7 +93,7 @@ class Work:
         known: dict[str, Any] = {}
         if about.is_file():
             with contextlib.suppress(ValueError):
-                known = json.loads(about.read_text(encoding="utf-8"))
+                known = parsed_json(about.read_text(encoding="utf-8"))
         folders = sorted(self.place.glob("part-*"))
         if folders and any(known.get(key) != value for key, value in self._about.items()):
             if not overwrite:

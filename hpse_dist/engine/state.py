@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hpse_dist.safety import in_words
+from hpse_dist.safety import in_words, parsed_json
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's own names of a parameter's running means."""
@@ -96,7 +96,7 @@ class SavedState:
                 raise ValueError(f"{path}: no training state, or a damaged one ({words})") from None
 
     def _read_index(self, number: int, file: Any) -> None:
-        about = json.loads((file.metadata() or {})["about"])
+        about = parsed_json((file.metadata() or {})["about"])
         self.facts |= {name: int(value) for name, value in about["facts"].items()}
         for name, shape in about["shapes"].items():
             if not all(type(side) is int and side >= 0 for side in shape):

@@ -20,6 +20,7 @@ from hpse_dist.body.free_body import cache_folder
 from hpse_dist.config import build, digest, to_dict
 from hpse_dist.recipe import TrainingRecipe
 from hpse_dist.run_folder import write_text
+from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
 PLAN_FILE = "plan.json"
@@ -193,7 +194,7 @@ def stored(folder: Path, key: str) -> Plan | None:
 def read_plan(path: Path) -> Plan | None:
     """A plan from its file; None where there is none, or one that another version wrote."""
     try:
-        return build(Plan, json.loads(path.read_text(encoding="utf-8")))
+        return build(Plan, parsed_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 

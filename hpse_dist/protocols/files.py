@@ -29,6 +29,7 @@ from hpse_dist.metrics.pose2d import COCO_SIGMAS
 from hpse_dist.protocols.base import Protocol
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.score import Regressor, Score, score
+from hpse_dist.safety import parsed_json
 
 FILES = {
     "npz": ("predictions.npz", "truth.npz"),
@@ -102,7 +103,7 @@ def read_json(path: Path) -> Any:
     if not text.strip():
         raise ValueError(f"{path}: the file is empty")
     try:
-        return json.loads(text)
+        return parsed_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); is it whole?") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpse_dist.safety import in_words
+from hpse_dist.safety import in_words, parsed_json
 
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
@@ -226,8 +225,8 @@ def state_of(folder: Path) -> tuple[str, str]:
 def _last_start(folder: Path) -> dict[str, Any]:
     """What the run's account says of its last start."""
     try:
-        return dict(json.loads((folder / STARTS_FILE).read_text(encoding="utf-8"))[-1])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return dict(parsed_json((folder / STARTS_FILE).read_text(encoding="utf-8"))[-1])
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
 
 
@@ -251,8 +250,8 @@ def _place(study: Path, folder: str) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        document = parsed_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path}: a JSON object is needed, found {type(document).__name__}")
@@ -264,8 +263,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in _text(path).splitlines():
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parsed_json(line)
+        except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)

@@ -18,18 +18,22 @@ from safetensors.torch import save_file
 
 from hpse_dist.arrays import read_npz
 from hpse_dist.checkpoint import Checkpoints
-from hpse_dist.config import Choice, ConfigError, build
+from hpse_dist.config import Choice, ConfigError, build, read_yaml
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.importers import mupots
 from hpse_dist.data.importers.bedlam_labels import read_labels
-from hpse_dist.data.importers.official import Bad
+from hpse_dist.data.importers.official import Bad, numbers
+from hpse_dist.data.importers.rest_skeleton import Posed
+from hpse_dist.data.importers.rig_boxes import read_boxes
 from hpse_dist.data.items import Source, read_items
 from hpse_dist.data.verify import verify
 from hpse_dist.engine.state import SavedState
 from hpse_dist.protocols import PROTOCOLS
-from hpse_dist.protocols.files import score_files
+from hpse_dist.protocols.files import read_json, score_files
 from hpse_dist.report import write_report
 from hpse_dist.report.runs import read_study
 from hpse_dist.source import read_source
+from hpse_dist.sweep import SweepRecipe
 from hpse_dist.world import World
 from tests.chaos.fuzzing import _seal_checkpoint, _seal_collection
 from tests.data.importers import test_bedlam
@@ -244,3 +248,50 @@ def test_runs_whose_reports_were_changed(
     else:
         with pytest.raises(ValueError, match=said):
             read_study(tmp_path)
+
+
+DEEP = "[" * 100_000  # more than Python's own reader can follow
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("5", "needed is a list of boxes, found int"),
+        (DEEP, "JSON nested too deep"),
+        ('[{"camera": "a", "frame": 1e999, "x0": 0, "y0": 0, "x1": 1, "y1": 1}]', "box 1: needs"),
+        ('[{"camera": "a", "frame": 1, "x0": 0, "y0": 0, "x1": 1, "y1": 1e300}]', "beyond all b"),
+    ],
+)
+def test_boxes_that_are_none(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "boxes.json").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_boxes(tmp_path / "boxes.json", ["a"])
+
+
+def test_brackets_without_end_are_no_predictions(tmp_path: Path) -> None:
+    (tmp_path / "pred.json").write_text(DEEP)
+    with pytest.raises(ValueError, match=r"pred\.json: not readable as JSON .*nested too deep"):
+        read_json(tmp_path / "pred.json")
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_none_warn_nobody() -> None:
+    signalling = np.array([0x7FA00000], "u4").view("f4")
+    with pytest.raises(Bad, match="holds NaN or infinity"):
+        numbers(signalling, 1, "it")
+    at_the_camera = Posed(
+        np.eye(3)[None, None].repeat(24, axis=1), np.eye(3)[None], np.zeros((1, 3)), np.eye(3)[None]
+    )
+    assert not np.isfinite(at_the_camera.pixels(np.zeros((24, 3)))).any()
+
+
+def test_people_of_mupots_that_are_texts() -> None:
+    said = mupots._read(np.array(["x"], dtype=object))
+    assert isinstance(said, str) and said.startswith("its labels cannot be read")
+
+
+def test_a_metric_of_several_lines_is_said_in_one() -> None:
+    values = read_yaml(Path("configs/sweep/pose2d.yaml")) | {"metric": "a\nb"}
+    with pytest.raises(ValueError, match=r"'a\\nb' ranks nothing") as error:
+        build(SweepRecipe, values)
+    assert "\n" not in str(error.value)

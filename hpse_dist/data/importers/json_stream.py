@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hpse_dist.data.importers.official import Bad, required
+from hpse_dist.safety import parsed_json
 
 _CHUNK = 1 << 20
 _LARGEST = 1 << 29  # bytes of one element; more is no annotation, or the file is broken there
@@ -79,8 +80,8 @@ def json_pairs(path: Path, origin: str) -> Iterator[tuple[str, Any]]:
 def read_json(path: Path) -> Any:
     """What a small file holds, at once; Bad where it is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parsed_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         words = " ".join(str(error).split())
         raise Bad(f"{path.name} cannot be read as JSON: {words}") from None
 
@@ -108,7 +109,7 @@ def read_element(file: BinaryIO, start: int, stop: int) -> Any:
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8"))
+        return parsed_json(data.decode("utf-8"))
     except UnicodeDecodeError:
         return None
 

@@ -119,6 +119,8 @@ def read_cameras(path: Path) -> dict[int, Sight]:
 
 def _joints(cells: np.ndarray, row: int, width: int, name: str) -> np.ndarray:
     """(N, 28, width) of one camera's cell of annot.mat."""
+    if cells.ndim != 2 or row >= len(cells):
+        raise Bad(f"annot.mat, {name} has no cell of camera {row}")
     values = numbers(cells[row, 0], (None, 28 * width), f"annot.mat, {name} of camera {row}")
     return values.reshape(len(values), 28, width)
 
@@ -126,7 +128,8 @@ def _joints(cells: np.ndarray, row: int, width: int, name: str) -> np.ndarray:
 def _sequence(folder: Path, name: str, config: Mpi3dhpConfig) -> Iterator[FrameRecord | Reject]:
     sights = read_cameras(folder / "camera.calibration")
     annotation = read_mat(folder / "annot.mat", ("annot2", "annot3", "cameras"))
-    rows = {int(camera): row for row, camera in enumerate(annotation["cameras"].ravel())}
+    named = numbers(annotation["cameras"].ravel(), (None,), "annot.mat, cameras")
+    rows = {int(camera): row for row, camera in enumerate(named)}
     lacking = [camera for camera in config.cameras if camera not in rows or camera not in sights]
     if lacking:
         raise Bad(f"annot.mat or camera.calibration lacks camera {lacking[0]}")

@@ -131,7 +131,7 @@ def _read(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray] | str:
             return "the dataset marks it as not valid (isValidFrame)"
         places = numbers(entry["annot3"].T, (17, 3), "annot3") / 1000
         pixels = numbers(entry["annot2"].T, (17, 2), "annot2")
-    except (Bad, IndexError, KeyError, ValueError, AttributeError) as error:
+    except (Bad, IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         return f"its labels cannot be read: {error}"
     return (places, pixels) if (places[:, 2] > 0).all() else "joints behind the camera"
 

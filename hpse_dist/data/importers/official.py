@@ -99,7 +99,8 @@ def numbers(value: Any, shape: int | tuple[int | None, ...], what: str) -> np.nd
         raise Bad(f"{what} holds lists of different lengths, not {words} numbers") from None
     if found.dtype.kind not in "fiub":
         raise Bad(f"{what} holds what is not a number, or one beyond all bounds")
-    found = found.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which is found below
+        found = found.astype(np.float64)
     if not _fits(found.shape, wanted):
         if not _fits(found.squeeze().shape, wanted):
             raise Bad(f"{what} has {_by(found.shape)} numbers, not {words}")

@@ -62,9 +62,10 @@ class Posed:
         return seen + self.shift[:, None]
 
     def pixels(self, bones: np.ndarray) -> np.ndarray:
-        """(N, J, 2) where those joints are seen."""
+        """(N, J, 2) where those joints are seen; not finite for one in the camera's own plane."""
         rays = np.einsum("nij,nkj->nki", self.intrinsics, self.joints(bones))
-        return rays[..., :2] / rays[..., 2:]
+        with np.errstate(all="ignore"):
+            return rays[..., :2] / rays[..., 2:]
 
 
 def turns_of(poses: np.ndarray) -> np.ndarray:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from hpse_dist.data.importers.official import MOST
 from hpse_dist.data.importers.rig_cameras import Camera
 from hpse_dist.geometry.boxes import clip
+from hpse_dist.safety import parsed_json
 
 Box = tuple[float, float, float, float]
 
@@ -20,21 +21,25 @@ def read_boxes(path: Path, cameras: Sequence[str]) -> dict[tuple[str, int], Box]
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
-            rows = json.loads(text)
+            rows = parsed_json(text)
         else:
             rows = list(csv.DictReader(text.splitlines()))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path}: the boxes cannot be read: {error}") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: needed is a list of boxes, found {type(rows).__name__}")
     boxes: dict[tuple[str, int], Box] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{path}, box {number}"
         try:
             name, frame = str(row["camera"]), int(row["frame"])
             x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError(f"{where}: needs camera, frame, x0, y0, x1, y1; found {row}") from None
         if name not in cameras:
             raise ValueError(f"{where}: unknown camera {name!r}; known: {', '.join(cameras)}")
+        if max(map(abs, (x0, y0, x1, y1))) > MOST:
+            raise ValueError(f"{where}: a number beyond all bounds, above {MOST:.0e}; {row}")
         if not (x0 < x1 and y0 < y1) or (name, frame) in boxes:
             raise ValueError(f"{where}: a box needs x0 < x1 and y0 < y1, and stands once; {row}")
         boxes[name, frame] = (x0, y0, x1, y1)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 
 from hpse_dist.data.importers.shots import Shot
 from hpse_dist.data.importers.video_people import Found
+from hpse_dist.safety import parsed_json
 
 _KEYS = ("video", "frame", "time", "x0", "y0", "x1", "y1", "track")
 Entry = tuple[float, bool, tuple[float, float, float, float], str | None]  # at, by frame, box, who
@@ -80,8 +80,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parsed_json(line)
+    except ValueError:
         row = None
     if not isinstance(row, dict):
         raise ValueError(f"{path}, line {number}: not one JSON object per line")

@@ -12,6 +12,7 @@ import scipy.io
 from hpse_dist.body.joints import JOINT_SETS
 from hpse_dist.data.importers import mpi_inf_3dhp
 from hpse_dist.data.importers.mpi_inf_3dhp import Mpi3dhpConfig
+from hpse_dist.data.importers.official import Bad
 from hpse_dist.records import FrameRecord, Reject
 from tests.data.importers import made_people as made
 
@@ -126,6 +127,15 @@ def test_labels_that_contradict_one_another_are_rejected(root: Path) -> None:
     (folder / "annot.mat").write_bytes(b"MATLAB 5.0 MAT-file, no more")
     (reject,) = read(root)
     assert isinstance(reject, Reject) and "MATLAB" in reject.reason
+
+
+def test_labels_of_another_shape_are_rejected(root: Path) -> None:
+    wrong = annotation() | {"cameras": np.array([[np.inf, 1.0]])}
+    scipy.io.savemat(root / "S1" / "Seq2" / "annot.mat", wrong)
+    (reject,) = read(root)
+    assert isinstance(reject, Reject) and "cameras holds NaN or infinity" in reject.reason
+    with pytest.raises(Bad, match="annot2 has no cell of camera 1"):
+        mpi_inf_3dhp._joints(np.zeros(3, dtype=object), 1, 2, "annot2")
 
 
 def test_what_is_missing_is_named(root: Path) -> None:
