@@ -11,14 +11,13 @@ import gc
 import logging
 import os
 import secrets
-import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.guardian import Known, family, guarded
+from cluster.guardian import Known, end, family, guarded
 from cluster.inside import hush, read_authentication_again
 from cluster.resources import Node, nodes_of
 from cluster.worker import sentence
@@ -136,7 +135,8 @@ def _start(options: dict[str, Any], starts: int) -> None:
         except Exception as error:  # plain ones too, as when a node starts too slowly
             failed = error
         starts -= 1
-        _end(_descendants() - before)
+        # Ray itself would keep what it has started until this process ends
+        end(_descendants() - before, lambda _: True)
         if not starts or "timed out" not in str(failed):
             raise ConnectionError(_unreachable(failed)) from failed
         with warnings.catch_warnings():  # of processes that Ray started and did not wait for
@@ -148,13 +148,6 @@ def _start(options: dict[str, Any], starts: int) -> None:
 
 def _descendants() -> set[Known]:
     return family(set(), {os.getpid()})
-
-
-def _end(processes: set[Known]) -> None:
-    """Kill what a start that failed has left: Ray itself would keep it until this process ends."""
-    for one in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one.number, signal.SIGKILL)
 
 
 def _address() -> str | None:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,23 +80,26 @@ def family(known: set[Known], heads: set[int]) -> set[Known]:
     return {one for one in found if one.number != os.getpid()}
 
 
+def end(known: set[Known], doomed: Callable[[Known], bool]) -> None:
+    """Kill those of `known` and of their descendants who are `doomed`, until none is left."""
+    for _ in range(_ROUNDS):
+        known = family(known, set())
+        found = [one for one in known if doomed(one)]
+        if not found:
+            return
+        for one in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.number, signal.SIGKILL)
+        time.sleep(_PAUSE_S)
+
+
 def main(driver: int) -> None:
     known: set[Known] = set()
     while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
         known = family(known, {driver})
     if sys.stdin.buffer.read() == _PEACE:
         return
-    for _ in range(_ROUNDS):
-        known = family(known, set())
-        of_ray = [one for one in known if b"ray" in command(one)]
-        if not of_ray:
-            return
-        for one in of_ray:
-            try:
-                os.kill(one.number, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(_PAUSE_S)
+    end(known, lambda one: b"ray" in command(one))
 
 
 if __name__ == "__main__":

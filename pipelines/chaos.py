@@ -41,7 +41,10 @@ from pipelines.same_runs import compare, repeated_and_lost
 from pipelines.soak import MARK, Soak, marked, role_of, soak_table, title_of
 
 VICTIMS = {
-    **{"worker": ("worker",), "data": ("data",), "driver": (), "head": ("gcs", "raylet")},
+    "worker": ("worker",),
+    "data": ("data",),
+    "driver": (),
+    "head": ("gcs", "raylet"),
     "hung": ("worker",),
 }
 """Who is killed, or stopped, and as which of the processes that `pipelines.soak` knows."""
@@ -257,13 +260,9 @@ def main(options: argparse.Namespace) -> None:
     """Kill, compare, and print what it cost."""
     folder = located(options.out)
     if not options.show:
+        victims = tuple(options.victims)
         plan = Plan(
-            options.kills,
-            options.gap,
-            options.seed,
-            tuple(options.victims),
-            options.minutes,
-            options.go_on,
+            options.kills, options.gap, options.seed, victims, options.minutes, options.go_on
         )
         chaos(options.recipe, options.overrides, folder, plan)
         samples, *_ = repeated_and_lost(folder / "killed")
