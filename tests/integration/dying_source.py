@@ -1,9 +1,10 @@
-"""A source of frames whose readers kill themselves, or fail, at given frames."""
+"""A source of frames whose readers kill themselves, fail, or wait, at given frames."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class Config:
     """The record that no process survives."""
     fails: int = -1
     """The record that is a user's error."""
+    waits: int = -1
+    """The record that is not read for ten minutes, once."""
 
 
 def frames(config: Config) -> Iterator[FrameRecord]:
@@ -34,6 +37,10 @@ def frames(config: Config) -> Iterator[FrameRecord]:
         if number == config.always or (number in config.deaths and not mark.exists()):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        waited = config.marks / f"waited-{number}"
+        if number == config.waits and not waited.exists():
+            waited.touch()
+            time.sleep(600)
         if number == config.fails:
             raise ValueError("clip7.mp4: cut short")
         yield record

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ray  # before its environment is set, as a user's script may
+from tqdm import tqdm
 
 from cluster.prepare import with_workers
 from hpse_dist import recipe as recipes
@@ -18,6 +21,7 @@ from pipelines.bench_prepare import differences
 from tests.integration import dying_source
 from tests.integration.clusters import ROOT
 from tests.integration.dying_source import Config
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 COLLECTION = CollectionConfig(crop_px=32, label_px=16, min_side_px=20, frames_per_shard=16)
@@ -76,3 +80,29 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path) -> None:
     assert second.returncode == 0, second.stderr
     made = Collection.open(tmp_path / "made")
     assert made.verify() == [] and before < {path.stat().st_ino for path in made.shards}
+
+
+def test_a_driver_killed_under_ray_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Its worker has finished three parts and waits in the fourth: that one alone is made again."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from tests.integration import test_prepare_ray as t\n"
+        "from hpse_dist import recipe as r\n"
+        "r.FRAME_SOURCES['dying'] = t.dying_source; r._SOURCE_CONFIGS['dying'] = t.Config\n"
+        "t.prepare(t.recipe(Path(sys.argv[1]), waits=50), carry_out=t.with_workers(1))"
+    )
+    cluster = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    driver = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=cluster)
+    waiting = recipe(tmp_path, waits=50)
+    try:
+        mark = waiting.source.marks / "waited-50"
+        until(lambda: mark.exists() or driver.poll() is not None, "the worker waits")
+    finally:
+        driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    assert len(list((tmp_path / ".made.parts").glob("part-*"))) == 3
+    assert not (tmp_path / "made").exists()
+    meter = tqdm(disable=True)
+    made = prepare(waiting, meter=meter, carry_out=with_workers(1))
+    assert meter.initial == 3 * dying_source.MOMENTS * dying_source.CAMERAS
+    assert made.verify() == [] and differences(prepare(recipe(tmp_path / "alone")), made) == []
