@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hpse_dist.safety import one_line
+
 HUNG, MEMORY, KILLED, ERROR = "hung", "out of memory", "killed", "error"
 """How a worker is lost."""
 _MEMORY_NAMES = ("MemoryError", "OutOfMemoryError")
@@ -65,5 +67,5 @@ def _wanted_memory(error: BaseException) -> bool:
 
 def _words(error: BaseException) -> str:
     """Its kind and its first 300 letters, in one line."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

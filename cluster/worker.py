@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.config import ConfigError
+from hpse_dist.safety import one_line
 from hpse_dist.world import World
 
 LIBRARY = "hpse_dist"  # the logger whose lines are kept
@@ -75,8 +76,8 @@ def sentence(error: BaseException) -> str:
     """The error as one line."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}"
-    text = " ".join(str(error).split())
+        return one_line(f"{place}{error.strerror}")
+    text = one_line(str(error))
     if isinstance(error, ValueError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

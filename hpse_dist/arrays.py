@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hpse_dist.safety import in_words
+
 
 def read_npz(
     path: Path, names: Sequence[str] | None = None, most_bytes: int = 1 << 31
@@ -31,8 +33,7 @@ def read_npz(
                     found[name] = _letters(np.lib.format.read_array(member, allow_pickle=False))
     # zipfile, zlib and numpy raise what they like for a broken file; nothing is hidden
     except Exception as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(words[:300]) from None
+        raise ValueError(in_words(error, 300)) from None
     return found
 
 

@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 
+from hpse_dist.safety import one_line
+
 T = TypeVar("T")
 MAX_BYTES = 1 << 20  # a recipe is a page of text; more is a mistake or an attack
 _MOST_SHOWN = 200  # letters of a wrong value in an error
@@ -103,7 +105,7 @@ def _read(path: Path, what: str, loader: type[yaml.SafeLoader | yaml.BaseLoader]
             text = text.partition("\n")[2]
         values = yaml.load(text, loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not readable as YAML: {one_line(str(error))}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a {what} is a mapping of keys, found {type(values).__name__}")
     return values

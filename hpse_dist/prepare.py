@@ -27,6 +27,7 @@ from hpse_dist.data.store import Progress
 from hpse_dist.data.unpack import unpack
 from hpse_dist.data.work import Todo, Work
 from hpse_dist.recipe import FRAME_SOURCES, DataRecipe, located, with_located_roots
+from hpse_dist.safety import one_line
 
 
 class Meter(Protocol):
@@ -148,7 +149,7 @@ def naming(error: Exception, number: int, todo: Todo) -> Exception:
     if not isinstance(error, ValueError) or (number == 0 and not todo.finished):
         return error
     kept = f"{len(todo.finished)} finished parts are kept"
-    return ValueError(f"part {number}: {' '.join(str(error).split())}; {kept}")
+    return ValueError(f"part {number}: {one_line(str(error))}; {kept}")
 
 
 def expect(meter: Meter, todo: Todo) -> None:

@@ -16,9 +16,15 @@ def read_weights_only() -> None:
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # torch refuses to have both
 
 
+def one_line(text: str) -> str:
+    """A text for a terminal: names in other people's files may hold line ends and escape codes."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def in_words(error: BaseException, most: int = 200) -> str:
     """An error's kind and its first letters, in one line, for a sentence about a file."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:most]
+    return one_line(f"{type(error).__name__}: {error}")[:most]
 
 
 def parsed_json(text: str | bytes) -> Any:

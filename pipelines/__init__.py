@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hpse_dist.config import ConfigError
-from hpse_dist.safety import read_weights_only
+from hpse_dist.safety import one_line, read_weights_only
 
 DONE, FAILED, BAD_RECIPE = 0, 1, 2
 
@@ -73,10 +73,10 @@ def _fail(sentence: str, code: int) -> int:
 
 def describe(error: BaseException) -> str:
     """An error as one line for the user; one that no user caused says that it is ours."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
-        return " ".join(f"{place}{error.strerror}".split())
+        return one_line(f"{place}{error.strerror}")
     if isinstance(error, (ValueError, OSError, RuntimeError)) and text:
         return text
     return (

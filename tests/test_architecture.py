@@ -60,10 +60,10 @@ LAYERS: list[list[str]] = [
         "hpse_dist.collectives",
         "hpse_dist.draws",
         "hpse_dist.config",
-        "hpse_dist.safety",
         "hpse_dist.arrays",
         "hpse_dist.disk",
     ],
+    ["hpse_dist.safety"],
 ]
 DOORS = {
     "yaml": {"hpse_dist.config"},

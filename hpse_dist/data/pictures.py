@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from hpse_dist.safety import one_line
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 MOST_PIXELS = 1 << 26  # 67 megapixels, as RGB 200 MB
 MOST_SIDE = 1 << 15
@@ -76,5 +78,5 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise Unreadable("a picture of so many pixels is not believed") from None
     # a decoder raises what it likes for a broken file (SyntaxError, struct.error, KeyError ...)
     except Exception as error:
-        words = " ".join(str(error).split()) or type(error).__name__
+        words = one_line(str(error)) or type(error).__name__
         raise Unreadable(f"the picture cannot be read: {words[:200]}") from None

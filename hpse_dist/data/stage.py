@@ -26,6 +26,8 @@ from typing import IO, Any
 
 import fsspec
 
+from hpse_dist.safety import one_line
+
 _CHUNK = 4 << 20
 _TRIES = 2  # copies of one file before its checksum is called wrong
 _COPY = re.compile(r"[0-9a-f]{64}")
@@ -205,7 +207,7 @@ def _opened(url: str) -> Iterator[Any]:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise ValueError(f"{url}: {reason}; name the folder of a collection") from None
     except ImportError as error:  # fsspec says which package reads that kind of store
-        raise ValueError(f"{url}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{url}: {one_line(str(error))}") from None
     except ValueError as error:
         if "rotocol" not in str(error):
             raise

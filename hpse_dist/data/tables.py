@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hpse_dist.data.shards import FRAME_SCHEMA, REJECT_SCHEMA
+from hpse_dist.safety import one_line
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -60,7 +61,7 @@ def read_table(
         except (pa.ArrowException, LookupError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk, not of what is on it
-            words = " ".join(str(error).split())[:200]
+            words = one_line(str(error))[:200]
             raise ValueError(f"{path}: not readable as a table ({words})") from None
 
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from hpse_dist.safety import parsed_json
+from hpse_dist.safety import one_line, parsed_json
 
 MARKS = ".unpacked"  # folder of marks, one for each finished archive
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -144,7 +144,7 @@ def _unpack_one(
 
 
 def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
 def _entries(archive: Path) -> Iterator[Entry]:

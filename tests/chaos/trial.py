@@ -8,6 +8,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from pipelines import describe
 from tests.chaos.fuzzing import TARGETS
 from tests.chaos.spoiling import spoil
 
@@ -55,8 +56,8 @@ class Trials:
                 self.target.read(self.folder)
         except (ValueError, OSError) as error:
             self.refused += 1
-            text = str(error)
-            if not text.strip() or "\n" in text:
+            text = describe(error)  # as the command says it
+            if not text.isprintable() or text.startswith("unexpected"):
                 return f"{what}: no sentence: {type(error).__name__} {text!r}"
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hpse_dist.safety import one_line
+
 PERSON = 1  # in COCO's numbering of classes, which torchvision keeps
 _CLASS_TENSOR = "roi_heads.box_predictor.cls_score.bias"  # as long as there are classes
 _COCO_CLASSES = 91
@@ -68,7 +70,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken or hostile file
-        words = " ".join(str(error).split())[:200]
+        words = one_line(str(error))[:200]
         raise ValueError(f"{path}: cannot be read as weights: {words}") from None
     for key in ("model", "state_dict"):  # as training scripts wrap them
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

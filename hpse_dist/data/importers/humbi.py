@@ -20,6 +20,7 @@ import numpy as np
 from hpse_dist.data.importers.official import Bad, check_shared_keys, numbers
 from hpse_dist.data.importers.views3d import Moment, Sight, Stills, need, person_record
 from hpse_dist.records import FrameRecord, Provenance, Reject
+from hpse_dist.safety import one_line
 
 _GET = (
     "get the body sessions from humbi-data.net and unpack them in source.root, as "
@@ -127,7 +128,7 @@ def _lines(path: Path) -> list[list[str]]:
     try:
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
-        raise Bad(f"{path.name} cannot be read: {' '.join(str(error).split())}") from None
+        raise Bad(f"{path.name} cannot be read: {one_line(str(error))}") from None
     return [line.split() for line in text.splitlines() if line.strip()]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hpse_dist.data.importers.official import Bad, required
-from hpse_dist.safety import parsed_json
+from hpse_dist.safety import one_line, parsed_json
 
 _CHUNK = 1 << 20
 _LARGEST = 1 << 29  # bytes of one element; more is no annotation, or the file is broken there
@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:
     try:
         return parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        words = " ".join(str(error).split())
+        words = one_line(str(error))
         raise Bad(f"{path.name} cannot be read as JSON: {words}") from None
 
 

@@ -34,7 +34,7 @@ while True:
         answer = {name: found[name] for name in names if name in found}
     # scipy raises what it likes for a broken file; nothing is hidden, the message says it
     except BaseException as error:
-        answer = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        answer = f"{type(error).__name__}: {one_line(str(error))[:200]}"
     pickle.dump(answer, sys.stdout.buffer, protocol=5)
     sys.stdout.buffer.flush()
 """

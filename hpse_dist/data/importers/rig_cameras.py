@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from hpse_dist.geometry.camera import undistort_points
+from hpse_dist.safety import one_line
 
 SizeMismatch = Literal["auto", "scale", "letterbox", "crop"]
 _MOST_PX = 65_535
@@ -98,9 +99,7 @@ def read_calibration(path: Path, unit_m: float = 1.0) -> dict[str, Camera]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such calibration file; set `calibration`") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as TOML: {' '.join(str(error).split())}"
-        ) from None
+        raise ValueError(f"{path}: cannot be read as TOML: {one_line(str(error))}") from None
     cameras: dict[str, Camera] = {}
     for section, values in sections.items():
         if section == "metadata" or not isinstance(values, dict):
