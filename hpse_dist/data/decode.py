@@ -164,13 +164,13 @@ class Decoder:
         items, found = self.sources[number], list[BadRecord]()
         wanted, todo = item.copy(), np.arange(len(item))
         for attempt in itertools.count():
-            broken: np.ndarray = np.zeros(len(todo), bool)
-            for name, frames in (("image", items.first), ("image_ref", items.second)):
-                if frames is not None:
-                    damaged = self._decode(number, frames[item[todo]], places[todo], out[name])
-                    found += self._named(number, frames[item[todo[damaged]]])
-                    broken |= damaged
-            todo = todo[broken]
+            frames = {"image": items.first[item[todo]]}
+            if items.second is not None:
+                frames["image_ref"] = items.second[item[todo]]
+            damaged = self._decode_once(number, frames, places[todo], out)
+            for name in frames:
+                found += self._named(number, frames[name][damaged[name]])
+            todo = todo[np.logical_or.reduce([*damaged.values()])]
             if len(todo) == 0:
                 break
             if attempt == TRIES:
@@ -190,6 +190,33 @@ class Decoder:
             )
             for k in frames.tolist()
         ]
+
+    def _decode_once(
+        self,
+        number: int,
+        frames: dict[str, np.ndarray],
+        places: np.ndarray,
+        out: dict[str, np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        """Pictures of frames, (n,) each, into out[name][places]; (n,) bool each: those damaged.
+
+        What is wanted more than once, as when (a, b) meets (b, a), is decoded once.
+        """
+        names, every = list(frames), np.concatenate([*frames.values()])
+        _, first, same = np.unique(every, return_index=True, return_inverse=True)
+        damaged: np.ndarray = np.zeros((len(names), len(places)), bool)
+        column = first // len(places)
+        for k, name in enumerate(names):
+            here = first[column == k] % len(places)
+            damaged[k, here] = self._decode(number, frames[name][here], places[here], out[name])
+        for again in np.flatnonzero(first[same] != np.arange(len(every))).tolist():
+            (k, to), (j, at) = (
+                divmod(again, len(places)),
+                divmod(int(first[same[again]]), len(places)),
+            )
+            damaged[k, to] = damaged[j, at]
+            out[names[k]][places[to]] = out[names[j]][places[at]]
+        return dict(zip(names, damaged, strict=True))
 
     def _decode(
         self, number: int, frames: np.ndarray, places: np.ndarray, out: np.ndarray

@@ -16,6 +16,8 @@ import torch
 from hpse_dist.data import beton, prefetch
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.decode import Decoder, Rows
+from hpse_dist.data.items import read_items
 from hpse_dist.data.loader import Loader, Source, evaluation_batches
 from hpse_dist.fields import FIELDS, IMAGE_MEAN, IMAGE_STD, Batch
 from hpse_dist.world import World
@@ -95,6 +97,34 @@ def test_labels_are_the_rows_own() -> None:
         image = batch["joints3d"][..., :3] @ batch["intrinsics"].mT
         projected = image[..., :2] / image[..., 2:]
         assert (projected - batch["joints2d"][..., :2]).abs().max() < 1e-4
+
+
+def test_a_picture_that_is_wanted_twice_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(a, b) and (b, a), and a in another pair: equal to every place read by itself."""
+    items = read_items(Source(made_collection()), "pairs")
+    decoder = Decoder([items], [])
+    pairs = list(zip(items.first.tolist(), items.second.tolist(), strict=True))
+    both = pairs.index(pairs[0][::-1])
+    others = [n for n, pair in enumerate(pairs) if pairs[0][0] in pair and n not in (0, both)]
+    item = np.array([0, both, *others[:2], 0])
+    whole, size = np.zeros(len(item), np.int64), len(item)
+    rows = Rows(whole, item, whole, np.ones(size, np.float32), np.ones(size, bool))
+    asked: list[int] = []
+    read = beton.Shard.read
+
+    def counted(shard: beton.Shard, name: str, rows: np.ndarray, *where: np.ndarray) -> None:
+        asked.extend(rows.tolist() if name == "image" else ())
+        read(shard, name, rows, *where)
+
+    monkeypatch.setattr(beton.Shard, "read", counted)
+    buffer = decoder.fill(rows, decoder.buffer(size, pinned=False))
+    frames = {"image": items.first[item], "image_ref": items.second[item]}
+    assert len(asked) == len(np.unique(np.concatenate([*frames.values()]))) < 2 * size
+    for name, wanted in frames.items():
+        for place, frame in enumerate(wanted):
+            shard = beton.Shard(made_collection().shards[items.shard[frame]])
+            alone = shard.read_many(["image"], items.row[[frame]])["image"][0]
+            assert np.array_equal(buffer.arrays[name][place], alone)
 
 
 def test_each_sample_once_per_epoch_and_batches_straddle() -> None:
