@@ -124,7 +124,7 @@ def _serve() -> None:
         try:
             arguments = pickle.load(sys.stdin.buffer)
         except EOFError:  # the parent has closed its end, or is gone
-            return
+            _stop(0)  # a library that has forked may never come back from Python's own end
         answer: dict[str, Any] = {}
         try:
             function(*arguments)

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ import torch
 from hpse_dist.data import beton, yardsticks
 from hpse_dist.data.rows import check_rows
 from tests.data.made_collection import picture
+from tests.waiting import lives, until
+
+ROOT = Path(__file__).parents[2]
 
 LABELS = {
     "joints3d": ((4, 4), "float32"),
@@ -205,3 +209,31 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+WRITER_THAT_IS_KILLED = """
+import os, signal, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from pathlib import Path
+from hpse_dist.data import beton
+from tests.data.test_beton import rows, spec
+writer = beton.BetonWriter()
+writer.write(Path(sys.argv[1]), rows(4), spec("jpg"))
+print(writer._child._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_on_one_core_too_a_writer_ends_with_its_parent(tmp_path: Path) -> None:
+    """Where it has forked, TBB's part of numba never comes back from the interpreter's own end."""
+    command = [sys.executable, "-c", WRITER_THAT_IS_KILLED, str(tmp_path / "a.beton")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert parent.stdout
+    child = int(parent.stdout.readline())
+    parent.communicate()
+    assert parent.returncode == -signal.SIGKILL
+    try:
+        until(lambda: not lives(child), "the child ends with its parent", 60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
