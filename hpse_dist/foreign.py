@@ -117,7 +117,18 @@ def load_tensors(path: Path) -> State:
         loaded = inner
     if not isinstance(loaded, dict):
         raise ValueError(f"source {path}: holds a {type(loaded).__name__}, no tensors by name")
-    return {k: v for k, v in loaded.items() if isinstance(v, Tensor)}
+    plain = {
+        k: v
+        for k, v in loaded.items()
+        if isinstance(k, str) and isinstance(v, Tensor) and v.layout == torch.strided
+    }
+    for name, value in plain.items():  # one stored number may stand for any shape
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(
+                f"source {path}: {name} of shape {tuple(value.shape)} repeats numbers that are "
+                "stored once; save its contiguous() copy"
+            )
+    return plain
 
 
 def strip(state: State) -> State:
@@ -147,6 +158,12 @@ def _vit_sizes(state: State, blocks: str = "blocks") -> tuple[int, int, int, int
     weight = state["patch_embed.proj.weight"]
     dim, patch = weight.shape[0], weight.shape[-1]
     depth = 1 + max(int(m[1]) for k in state if (m := re.match(rf"{blocks}\.(\d+)\.", k)))
+    stored = {v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in state.values()}
+    if dim * (12 * dim * depth + 3 * patch * patch) > sum(stored.values()):  # a byte each is little
+        raise ValueError(
+            f"dim {dim}, depth {depth} and patches of {patch}, by its names and shapes, need more "
+            "than the file holds"
+        )
     return dim, depth, HEADS.get(dim, max(1, dim // 64)), patch
 
 

@@ -197,9 +197,22 @@ def test_what_matches_too_little_is_an_error(tmp_path: Path) -> None:
     torch.save({"some.weight": torch.ones(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="are those of no encoder that can be read"):
         read_foreign(tmp_path / "other.pth")
+    torch.save(vit().state_dict() | {(1, 2): torch.ones(3)}, tmp_path / "tuple.pth")
+    assert len(read_foreign(tmp_path / "tuple.pth").state) == 30
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pth: "):
         read_source(tmp_path / "text.pth")
+
+
+def test_sizes_that_the_file_does_not_hold_are_refused(tmp_path: Path) -> None:
+    """Else a small file could ask for all memory there is."""
+    state, name = vit().state_dict(), "patch_embed.proj.weight"
+    torch.save(state | {name: torch.zeros(1).expand(10**6, 3, 8, 8)}, tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match=rf"wide\.pth: {name} of shape .* repeats"):
+        read_foreign(tmp_path / "wide.pth")
+    torch.save(state | {"blocks.999999999.norm1.bias": torch.ones(192)}, tmp_path / "deep.pth")
+    with pytest.raises(ValueError, match=r"deep\.pth: dim 192, depth 1000000000 .* than the file"):
+        read_foreign(tmp_path / "deep.pth")
 
 
 def test_other_sizes_resample_the_positions(tmp_path: Path) -> None:
