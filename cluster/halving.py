@@ -38,6 +38,8 @@ class Job:
     steps: int | None = None
     refusal: Callable[[], str | None] | None = None
     """Asked when its turn comes: why it is not to be started after all."""
+    hang_limit_s: float = 90.0
+    """A process that gives no sign of life for so long is ended and started again."""
 
 
 @dataclass(frozen=True)

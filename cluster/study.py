@@ -99,7 +99,8 @@ def _lost(run: PlannedRun, outcomes: Mapping[str, Outcome]) -> str | None:
 
 def job(run: PlannedRun, refusal: Callable[[], str | None]) -> Job:
     """A planned run for a sweep of them."""
-    return Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps, refusal)
+    limit_s = run.recipe.machine.hang_limit_s
+    return Job(run.name, run.target, run.recipe, run.folder, run.recipe.steps, refusal, limit_s)
 
 
 def _say(outcome: Outcome, progress: bool) -> None:

@@ -26,8 +26,10 @@ from cluster.connection import connected
 from cluster.halving import Halving, Job, has_ended, is_done, reported
 from cluster.launch import POLL_S, recipe_root
 from cluster.progress import ProgressBar, RunWatch
+from cluster.pulse import Ends, Patience, beating
 from cluster.resources import Need, even_share, gpus_for, places, shortage
 from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final
+from hpse_dist.accounting import LAUNCH
 from hpse_dist.log import METRICS_FILE
 from hpse_dist.world import World
 
@@ -116,13 +118,21 @@ def _seconds(folder: Path) -> float:
 
 
 def _trial(
-    config: dict[str, Any], jobs: Sequence[Job], root: str, halving: Halving | None
+    config: dict[str, Any], jobs: Sequence[Job], root: str, launch: str, halving: Halving | None
 ) -> dict[str, Any]:
     """A trial: the whole run in this process. An error is the run's result, not Tune's affair."""
+    import ray
+
     job = jobs[config["index"]]
-    os.environ["HPSE_ROOT"] = root
+    os.environ["HPSE_ROOT"], os.environ[LAUNCH] = root, launch
     if job.refusal is not None and job.refusal():
         return {"done": False}
+    with beating(job.folder, ray.get_runtime_context().get_node_id()):
+        _carry_out(job, halving)
+    return {"done": is_done(job.folder)}
+
+
+def _carry_out(job: Job, halving: Halving | None) -> None:
     started = time.monotonic()
     try:
         if halving is None:
@@ -134,7 +144,6 @@ def _trial(
         if read_final(job.folder) is None:
             write_final(job.folder, 0, Final(type(error).__name__, sentence(error)))
     (job.folder / "logs" / "seconds").write_text(f"{time.monotonic() - started:.3f}")
-    return {"done": is_done(job.folder)}
 
 
 def forget_killed(storage: Path) -> None:
@@ -165,11 +174,12 @@ class _Trials(threading.Thread):
         self.jobs, self.storage, self.need = jobs, storage, need
         self.at_once, self.max_failures, self.debug = at_once, max_failures, debug
         self.halving, self.scheduler = halving, scheduler
+        self.launch = uuid.uuid4().hex[:8]
         self.error: BaseException | None = None
 
     def run(self) -> None:
         forget_killed(self.storage)
-        name = f"sweep-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        name = f"sweep-{socket.gethostname()}-{os.getpid()}-{self.launch}"
         # Tune prints boxes whatever its verbosity; meanwhile the main thread draws on stderr only.
         quiet = (
             contextlib.nullcontext() if self.debug else contextlib.redirect_stdout(io.StringIO())
@@ -193,7 +203,11 @@ class _Trials(threading.Thread):
         if self.need.gpus:
             resources["GPU"] = self.need.gpus
         trainable = tune.with_parameters(
-            _trial, jobs=self.jobs, root=recipe_root(), halving=self.halving
+            _trial,
+            jobs=self.jobs,
+            root=recipe_root(),
+            launch=self.launch,
+            halving=self.halving,
         )
         return tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -217,6 +231,8 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
     watches = [RunWatch(job.folder) for job in jobs]
     bar = ProgressBar("runs", watches, [job.steps for job in jobs]) if progress else None
     finished: set[str] = set()
+    patience = {job.name: Patience(job.folder, job.hang_limit_s) for job in jobs}
+    ends = Ends()
     thread.start()
     try:
         while thread.is_alive():
@@ -229,6 +245,12 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
                         bar.complete(watch, job.steps)
                     elif bar:
                         bar.say(f"{job.name} failed: {_outcome(job, skipped=False).error}")
+                if pulse := patience[job.name].out():
+                    ends.end(pulse, patience[job.name])
+            for one in ends.found():
+                said = one.note(thread.launch)
+                if bar:
+                    bar.say(f"{one.folder.name} {said}")
             if bar:
                 bar.update(f"{len(finished)}/{len(jobs)} runs, {thread.at_once} at a time")
     finally:

@@ -76,9 +76,14 @@ def _starve() -> None:
     bytearray(8 << 30)
 
 
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600.0)  # another thread may be the first to get the signal
+
+
 FATES: dict[str, Callable[[], object]] = {
     "kill_at": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "stop_at": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop_at": _stop,
     "starve_at": _starve,
 }
 

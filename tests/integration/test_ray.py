@@ -103,3 +103,15 @@ def test_a_sweep_goes_on_past_a_failed_run_and_a_killed_one(
     assert captured.err == "bad failed: source old: 3 tensors do not fit\n"
     assert captured.out == ""
     assert not (tmp_path / "ray").exists()
+
+
+def test_a_trial_that_hangs_is_ended_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    job = Job("stopped", COUNT, {"steps": 20, "stop_at": 8}, folder, 20, hang_limit_s=10.0)
+    # on a busy machine a healthy one may seem to hang too: it only starts again
+    (outcome,) = sweep([job], tmp_path / "ray", max_failures=20, progress=False)
+    assert outcome.error is None
+    assert json.loads((folder / "facts.json").read_text())["total"] == 20
+    rows = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    assert {row["how"] for row in rows} == {"hung"} and len({row["launch"] for row in rows}) == 1
+    assert not (folder / "logs" / "pulse.json").exists()

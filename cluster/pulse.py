@@ -1,0 +1,158 @@
+"""Signs of life of a sweep's trials, and the end of one that gives none.
+
+Nobody asks a trial anything while it trains, so Ray Tune would wait for one that is stopped, or
+stuck in the kernel, as long as its machine runs. Its process leaves a sign every few seconds:
+
+    logs/pulse.json    which process it is, on which node; touched again and again
+
+The driver ends one whose signs stay away; Tune starts it again, and it goes on from its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.story import HUNG
+from hpse_dist.accounting import LOSSES_FILE
+from hpse_dist.run_folder import write_text
+from hpse_dist.safety import parsed_json
+
+EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The process that gives signs of life."""
+
+    process: int
+    born: float
+    """Its start, in seconds since 1970: a later process may have the same number."""
+    node: str
+    """Ray's name of its machine."""
+
+    def end(self) -> bool:
+        """SIGKILL, to be called on its machine; whether it was still there."""
+        with contextlib.suppress(psutil.Error):
+            one = psutil.Process(self.process)
+            if one.create_time() == self.born:
+                one.send_signal(signal.SIGKILL)
+                return True
+        return False
+
+
+def pulse_file(folder: Path) -> Path:
+    return folder / "logs" / "pulse.json"
+
+
+@contextlib.contextmanager
+def beating(folder: Path, node: str, every_s: float = EVERY_S) -> Iterator[None]:
+    """Give signs of life in a run's folder, from a thread, for the time of the block."""
+    path, over = pulse_file(folder), threading.Event()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = Pulse(os.getpid(), psutil.Process().create_time(), node)
+    write_text(path, json.dumps(asdict(mine)))
+
+    def beat() -> None:
+        while not over.wait(every_s):
+            with contextlib.suppress(OSError):  # a store that is away: the driver sees that too
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+class Patience:
+    """How long a run's process has given no sign of life, by this process's own clock."""
+
+    def __init__(self, folder: Path, limit_s: float) -> None:
+        self.folder, self.limit_s = folder, limit_s
+        self._last, self._seen = 0, time.monotonic()
+
+    def out(self) -> Pulse | None:
+        """The process that has given none for the limit; again only after another limit."""
+        path, now = pulse_file(self.folder), time.monotonic()
+        try:
+            last = path.stat().st_mtime_ns
+            pulse = Pulse(**parsed_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # nobody is at it, or it is just being written
+            self._seen = now
+            return None
+        if last != self._last:
+            self._last, self._seen = last, now
+        if now - self._seen <= self.limit_s:
+            return None
+        self._seen = now
+        return pulse
+
+    def forget(self, pulse: Pulse) -> None:
+        """Remove the sign of a process that is gone, as ASHA ends those it stops."""
+        path = pulse_file(self.folder)
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if Pulse(**parsed_json(path.read_text(encoding="utf-8"))) == pulse:
+                path.unlink()
+
+    def note(self, launch: str) -> str:
+        """Write down that it hung, where the run's account counts it; what to say of it."""
+        said = f"gave no sign of life for {self.limit_s:g} s: it hung, and is started again"
+        row = {"time": time.time(), "launch": launch, "rank": 0, "how": HUNG, "said": said}
+        path = self.folder / LOSSES_FILE
+        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(row)}\n")
+        return said
+
+
+class Ends:
+    """Hung processes that are being ended, each on its own machine: a Ray task goes there."""
+
+    def __init__(self) -> None:
+        self._asked: dict[Any, tuple[Pulse, Patience]] = {}
+
+    def end(self, pulse: Pulse, patience: Patience) -> None:
+        """Send SIGKILL where it is; `found` says what came of it."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(pulse.node, soft=False)
+        task = ray.remote(_end).options(num_cpus=0, scheduling_strategy=there)
+        self._asked[task.remote(pulse)] = pulse, patience
+
+    def found(self) -> list[Patience]:
+        """Those that were there and have been ended since this was last asked."""
+        import ray
+
+        ended: list[Patience] = []
+        if not self._asked:
+            return ended
+        done, _ = ray.wait([*self._asked], num_returns=len(self._asked), timeout=0.0)
+        for reference in done:
+            pulse, patience = self._asked.pop(reference)
+            there = False
+            with contextlib.suppress(ray.exceptions.RayError):  # its machine is gone, and so is it
+                there = ray.get(reference)
+            if there:
+                ended.append(patience)
+            else:
+                patience.forget(pulse)
+        return ended
+
+
+def _end(pulse: Pulse) -> bool:
+    return pulse.end()
