@@ -29,7 +29,6 @@ import torch
 from hpse_dist.checkpoint_files import (
     MANIFEST,
     about_file,
-    believed,
     digest_of,
     free_name,
     free_space,
@@ -39,6 +38,7 @@ from hpse_dist.checkpoint_files import (
     set_random_state,
 )
 from hpse_dist.disk import sync
+from hpse_dist.safety import as_written
 from hpse_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 2
 FAILURES = 3  # checkpoints in a row that may fail before a run ends
 _NAME = re.compile(r"^step_(\d{8,})$")
+_FORGED = ("its hashes hold, but it is ", "; move it away, and the one before is taken")
 First = Callable[[], object] | None
 
 
@@ -221,7 +222,7 @@ class Checkpoints:
             return 0
         self._load(engine, folder, manifest)
         path = folder / f"random-{engine.world.rank:05d}.json"
-        with believed(folder):
+        with as_written(folder, *_FORGED):
             loader.load_state_dict(manifest["loader"])
             if path.is_file():  # a run that has grown has ranks without one
                 set_random_state(json.loads(path.read_text(encoding="utf-8")))
@@ -239,7 +240,7 @@ class Checkpoints:
         return int(manifest["step"])
 
     def _load(self, engine: Trained, folder: Path, manifest: dict[str, Any]) -> None:
-        with believed(folder):
+        with as_written(folder, *_FORGED):
             engine.load(folder)
             for name, part in self.also.items():
                 if name in manifest["also"]:

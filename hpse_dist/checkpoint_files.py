@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpse_dist.safety import in_words, parsed_json
+from hpse_dist.safety import parsed_json
 
 MANIFEST = "manifest.json"
 _KEYS: dict[str, type] = {
@@ -74,19 +73,6 @@ def about_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
 
 def digest_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def believed(folder: Path) -> Iterator[None]:
-    """Around reading a checkpoint whose hashes hold: what is forged is one ValueError as well."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        words = in_words(error)
-        raise ValueError(
-            f"{folder}: its hashes hold, but its content is not what this program writes "
-            f"({words}); move it away, and the one before is taken"
-        ) from None
 
 
 def remove(folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -25,6 +28,17 @@ def one_line(text: str) -> str:
 def in_words(error: BaseException, most: int = 200) -> str:
     """An error's kind and its first letters, in one line, for a sentence about a file."""
     return one_line(f"{type(error).__name__}: {error}")[:most]
+
+
+@contextlib.contextmanager
+def as_written(where: Path, but: str = "", advice: str = "") -> Iterator[None]:
+    """Around reading what this program wrote and somebody may have changed: whatever that breaks
+    is one ValueError. but: what speaks for the file; advice: what to do."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        words = in_words(error)
+        raise ValueError(f"{where}: {but}not as this program writes it ({words}){advice}") from None
 
 
 def parsed_json(text: str | bytes) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpse_dist.safety import in_words, parsed_json
+from hpse_dist.safety import as_written, parsed_json
 
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
@@ -97,7 +96,7 @@ def read_study(folder: Path) -> Study:
         raise ValueError(f"{folder}: no such folder; give a study's folder or a run's")
     plan_path = folder / PLAN_FILE
     if plan_path.is_file() and not is_run(folder):  # a run's own plan is of its speed
-        with _as_written(plan_path):
+        with as_written(plan_path):
             return _planned(folder, _json(plan_path))
     if is_run(folder):
         return Study(folder.resolve().name, (read_run(folder),))
@@ -122,16 +121,6 @@ def _planned(folder: Path, plan: Mapping[str, Any]) -> Study:
     )
 
 
-@contextlib.contextmanager
-def _as_written(path: Path) -> Iterator[None]:
-    """Around reading what this program wrote, and somebody else may have changed."""
-    try:
-        yield
-    except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
-        words = in_words(error)
-        raise ValueError(f"{path}: not as this program writes it ({words})") from None
-
-
 def is_run(folder: Path) -> bool:
     """Whether a run has begun in the folder."""
     return (folder / "recipe.yaml").is_file() or (folder / "report.json").is_file()
@@ -139,7 +128,7 @@ def is_run(folder: Path) -> bool:
 
 def read_run(folder: Path, planned: Mapping[str, Any] | None = None) -> Run:
     """A run's folder; what it has not written yet comes from its row in the plan."""
-    with _as_written(folder):
+    with as_written(folder):
         return _read_run(folder, planned or {})
 
 
