@@ -117,11 +117,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, stop)
         with contextlib.suppress(AssertionError):
             until(lambda: not group_lives(process), "the head's processes end", patience_s)
+            process.wait()  # it has ended, perhaps since it was last asked
             return
 
 
 def group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()  # collects the exit status
     for number in psutil.pids():
         with contextlib.suppress(ProcessLookupError):
             if os.getpgid(number) == process.pid and lives(number):
