@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import shutil
 import tarfile
@@ -109,6 +110,8 @@ def _read_checkpoint(folder: Path) -> None:
 def _read_state(folder: Path) -> None:
     state = SavedState(folder / "step_00000001")
     for name, shape in state.shapes.items():
+        if math.prod(shape) > 1 << 20:
+            raise ValueError(f"{name}: no model here is so large")
         state.whole(name, torch.empty(shape))
 
 
