@@ -153,17 +153,23 @@ def strip(state: State) -> State:
     return {k: v for k, v in state.items() if not k.startswith(prefix)} | inner
 
 
+def check_sizes(state: State, dim: int, depth: int, patch: int) -> None:
+    """ValueError for a vision transformer of sizes that need more than the file holds: making it
+    could take all memory."""
+    stored = {v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in state.values()}
+    if dim * (12 * dim * depth + 3 * patch * patch) > sum(stored.values()):  # a byte each is little
+        raise ValueError(
+            f"dim {dim}, depth {depth} and patches of {patch} px, which it claims, need more than "
+            "the file holds"
+        )
+
+
 def _vit_sizes(state: State, blocks: str = "blocks") -> tuple[int, int, int, int]:
     """dim, depth, heads and patch of a vision transformer."""
     weight = state["patch_embed.proj.weight"]
     dim, patch = weight.shape[0], weight.shape[-1]
     depth = 1 + max(int(m[1]) for k in state if (m := re.match(rf"{blocks}\.(\d+)\.", k)))
-    stored = {v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in state.values()}
-    if dim * (12 * dim * depth + 3 * patch * patch) > sum(stored.values()):  # a byte each is little
-        raise ValueError(
-            f"dim {dim}, depth {depth} and patches of {patch}, by its names and shapes, need more "
-            "than the file holds"
-        )
+    check_sizes(state, dim, depth, patch)
     return dim, depth, HEADS.get(dim, max(1, dim // 64)), patch
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hpse_dist.config import ConfigError, build, to_dict
-from hpse_dist.foreign import read_foreign
+from hpse_dist.foreign import check_sizes, read_foreign
 from hpse_dist.models.encoder import Encoder, EncoderConfig, build_encoder
 from hpse_dist.models.timm_encoder import TimmEncoder, pretrained_config, published_weights
 from hpse_dist.safety import parsed_json
@@ -126,6 +126,11 @@ def _own(path: Path) -> Source | None:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = build(EncoderConfig, parsed_json(header["encoder"]), where=f"{path}, header")
         card = parsed_json(header.get("card", "{}"))
+        if not isinstance(card, dict):
+            raise ValueError("its card is no object")
+        if config.name not in ("conv", "timm"):  # sizes of a transformer
+            dim, depth, _ = config.sizes()
+            check_sizes(state, dim, depth, config.patch_px)
     except ConfigError:
         raise
     except (SafetensorError, ValueError, OSError) as error:

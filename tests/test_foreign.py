@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from pathlib import Path
@@ -285,3 +286,21 @@ def test_another_normalisation_is_undone_inside(monkeypatch: pytest.MonkeyPatch)
         wanted = encoder.model.forward_features((rgb - 0.5) / 0.5)  # type: ignore[operator]
         found = encoder((rgb - mean) / std)
     torch.testing.assert_close(found, wanted.flatten(2).transpose(1, 2), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"card": "[]"}, "its card is no object"),
+        ({"encoder": {"depth": 10**6}}, "depth 1000000 .* need more than the file holds"),
+    ],
+)
+def test_headers_of_our_own_that_claim_too_much(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    sizes = {"name": "custom", "image_px": 32, "patch_px": 8, "dim": 32, "depth": 1, "heads": 2}
+    sizes |= change.get("encoder", {})
+    header = {"encoder": json.dumps(sizes), "card": change.get("card", "{}")}
+    save_file({"norm.weight": torch.ones(99_999)}, tmp_path / "a.safetensors", header)
+    with pytest.raises(ValueError, match=rf"a\.safetensors: damaged.*{said}"):
+        read_source(tmp_path / "a.safetensors")

@@ -145,7 +145,7 @@ def _numbers(
         raise ValueError(f"{where}: {key!r} is missing; it needs {wanted} numbers")
     try:
         numbers = np.array(values[key], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.array(np.nan)
     if numbers.shape not in shapes or not np.isfinite(numbers).all():
         found = " ".join(str(values[key]).split())
