@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.guardian import Known, end, family, guarded
+from cluster.head import bound_to_head
 from cluster.inside import hush, read_authentication_again
 from cluster.resources import Node, nodes_of
 from cluster.worker import sentence
@@ -118,7 +119,8 @@ def connected(*, debug: bool = False, batches: bool = False) -> Iterator[Cluster
             STARTS if own else 1,
         )
         try:
-            yield Cluster(nodes_of(ray.nodes()), own)
+            with bound_to_head() if own else contextlib.nullcontext():
+                yield Cluster(nodes_of(ray.nodes()), own)
         finally:
             ray.shutdown()
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 _PEACE = b"peace"
 _LOOK_S = 2.0
+_START_S, _START_LOOK_S = 30.0, 0.5  # while Ray starts, whose agents soon have no parent known here
 _ROUNDS, _PAUSE_S = 20, 0.25  # a dying raylet may still start a process
 
 
@@ -94,9 +95,11 @@ def end(known: set[Known], doomed: Callable[[Known], bool]) -> None:
 
 
 def main(driver: int) -> None:
-    known: set[Known] = set()
-    while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
+    known, began = set[Known](), time.monotonic()
+    look_s = _START_LOOK_S
+    while not select.select([sys.stdin], [], [], look_s)[0]:
         known = family(known, {driver})
+        look_s = _START_LOOK_S if time.monotonic() - began < _START_S else _LOOK_S
     if sys.stdin.buffer.read() == _PEACE:
         return
     end(known, lambda one: b"ray" in command(one))

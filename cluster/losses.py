@@ -1,23 +1,18 @@
 """Which workers were lost, and how: Ray's controller writes it into the run's folder at once.
 
-    losses.jsonl   one line for each loss: when, which start of the command, which worker, how
-
 The driver says it aloud, and the run's account counts it when it goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
 from ray.train import UserCallback
 
-from cluster.story import KILLED, MEMORY, how_lost, starved, story, to_blame
-from hpse_dist.accounting import LOSSES_FILE
+from cluster.story import KILLED, MEMORY, how_lost, starved, story, to_blame, write_loss
 
 _EVENTS = Path("/sys/fs/cgroup/memory.events")  # of this container
 
@@ -26,7 +21,7 @@ class Losses(UserCallback):
     """Writes down who was lost."""
 
     def __init__(self, folder: Path, launch: str, hang_s: float) -> None:
-        self.path, self.launch, self.hang_s = folder / LOSSES_FILE, launch, hang_s
+        self.folder, self.launch, self.hang_s = folder, launch, hang_s
         self._killed = _killed_for_memory()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -35,10 +30,7 @@ class Losses(UserCallback):
         if how == KILLED and (count := _killed_for_memory()) > self._killed:
             self._killed = count
             how, said = MEMORY, starved(count)
-        row = {"time": time.time(), "launch": self.launch, "rank": rank, "how": how, "said": said}
-        # a full disk: the run goes on, the loss stays unnamed
-        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(row)}\n")
+        write_loss(self.folder, self.launch, rank, how, said)
 
 
 def _killed_for_memory() -> int:

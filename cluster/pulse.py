@@ -23,8 +23,7 @@ from typing import Any
 
 import psutil
 
-from cluster.story import HUNG
-from hpse_dist.accounting import LOSSES_FILE
+from cluster.story import HUNG, write_loss
 from hpse_dist.run_folder import write_text
 from hpse_dist.safety import parsed_json
 
@@ -52,6 +51,7 @@ class Pulse:
 
 
 def pulse_file(folder: Path) -> Path:
+    """Where the process that works on a run's folder gives its signs of life."""
     return folder / "logs" / "pulse.json"
 
 
@@ -59,14 +59,20 @@ def pulse_file(folder: Path) -> Path:
 def beating(folder: Path, node: str, every_s: float = EVERY_S) -> Iterator[None]:
     """Give signs of life in a run's folder, from a thread, for the time of the block."""
     path, over = pulse_file(folder), threading.Event()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mine = Pulse(os.getpid(), psutil.Process().create_time(), node)
-    write_text(path, json.dumps(asdict(mine)))
+    mine = json.dumps(asdict(Pulse(os.getpid(), psutil.Process().create_time(), node)))
 
     def beat() -> None:
-        while not over.wait(every_s):
-            with contextlib.suppress(OSError):  # a store that is away: the driver sees that too
-                os.utime(path)
+        written = False
+        while not over.is_set():
+            # a full disk, or a store that is away: its folder's next write says so, not this one
+            with contextlib.suppress(OSError):
+                if written:
+                    os.utime(path)
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_text(path, mine)
+                    written = True
+            over.wait(every_s)
 
     thread = threading.Thread(target=beat, name="pulse", daemon=True)
     thread.start()
@@ -84,39 +90,43 @@ class Patience:
 
     def __init__(self, folder: Path, limit_s: float) -> None:
         self.folder, self.limit_s = folder, limit_s
-        self._last, self._seen = 0, time.monotonic()
+        self._last: int | None = None
+        self._seen = time.monotonic()
 
     def out(self) -> Pulse | None:
         """The process that has given none for the limit; again only after another limit."""
-        path, now = pulse_file(self.folder), time.monotonic()
-        try:
-            last = path.stat().st_mtime_ns
-            pulse = Pulse(**parsed_json(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # nobody is at it, or it is just being written
-            self._seen = now
-            return None
-        if last != self._last:
+        last, now = self._touched(), time.monotonic()
+        if last is None or last != self._last:
             self._last, self._seen = last, now
         if now - self._seen <= self.limit_s:
             return None
         self._seen = now
-        return pulse
+        return self._read()
 
     def forget(self, pulse: Pulse) -> None:
         """Remove the sign of a process that is gone, as ASHA ends those it stops."""
-        path = pulse_file(self.folder)
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            if Pulse(**parsed_json(path.read_text(encoding="utf-8"))) == pulse:
-                path.unlink()
+        if self._read() == pulse:
+            with contextlib.suppress(OSError):
+                pulse_file(self.folder).unlink()
 
     def note(self, launch: str) -> str:
         """Write down that it hung, where the run's account counts it; what to say of it."""
         said = f"gave no sign of life for {self.limit_s:g} s: it hung, and is started again"
-        row = {"time": time.time(), "launch": launch, "rank": 0, "how": HUNG, "said": said}
-        path = self.folder / LOSSES_FILE
-        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(row)}\n")
+        write_loss(self.folder, launch, 0, HUNG, said)
         return said
+
+    def _touched(self) -> int | None:
+        """When the last sign was given, by the clock of its store; None while nobody is at it."""
+        try:
+            return pulse_file(self.folder).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _read(self) -> Pulse | None:
+        """Who gives the signs; None where that is not written, or only half."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return Pulse(**parsed_json(pulse_file(self.folder).read_text(encoding="utf-8")))
+        return None
 
 
 class Ends:
@@ -131,7 +141,7 @@ class Ends:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = NodeAffinitySchedulingStrategy(pulse.node, soft=False)
-        task = ray.remote(_end).options(num_cpus=0, scheduling_strategy=there)
+        task = ray.remote(Pulse.end).options(num_cpus=0, scheduling_strategy=there)
         self._asked[task.remote(pulse)] = pulse, patience
 
     def found(self) -> list[Patience]:
@@ -152,7 +162,3 @@ class Ends:
             else:
                 patience.forget(pulse)
         return ended
-
-
-def _end(pulse: Pulse) -> bool:
-    return pulse.end()

@@ -1,9 +1,17 @@
-"""What became of workers, told without Ray's wrapping."""
+"""What became of workers, told without Ray's wrapping, and written into the run's folder:
+
+losses.jsonl   one line for each loss: when, which start of the command, which worker, how
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+from hpse_dist.accounting import LOSSES_FILE
 from hpse_dist.safety import one_line
 
 HUNG, MEMORY, KILLED, ERROR = "hung", "out of memory", "killed", "error"
@@ -46,6 +54,13 @@ def story(error: BaseException, hang_s: float | None = None) -> str:
 def starved(count: int) -> str:
     """What a worker did that the system killed, as its count of such kills says."""
     return f"was killed by the system for want of memory (kill {count} of that kind); {_ADVICE}"
+
+
+def write_loss(folder: Path, launch: str, rank: int, how: str, said: str) -> None:
+    """Add a loss to a run's folder. On a full disk it stays unnamed: the run goes on."""
+    row = {"time": time.time(), "launch": launch, "rank": rank, "how": how, "said": said}
+    with contextlib.suppress(OSError), (folder / LOSSES_FILE).open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(row)}\n")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -202,21 +202,18 @@ class Decoder:
 
         What is wanted more than once, as when (a, b) meets (b, a), is decoded once.
         """
-        names, every = list(frames), np.concatenate([*frames.values()])
+        every, batch = np.concatenate([*frames.values()]), len(places)
+        pictures = [out[name][place] for name in frames for place in places]
         _, first, same = np.unique(every, return_index=True, return_inverse=True)
-        damaged: np.ndarray = np.zeros((len(names), len(places)), bool)
-        column = first // len(places)
-        for k, name in enumerate(names):
-            here = first[column == k] % len(places)
-            damaged[k, here] = self._decode(number, frames[name][here], places[here], out[name])
-        for again in np.flatnonzero(first[same] != np.arange(len(every))).tolist():
-            (k, to), (j, at) = (
-                divmod(again, len(places)),
-                divmod(int(first[same[again]]), len(places)),
-            )
-            damaged[k, to] = damaged[j, at]
-            out[names[k]][places[to]] = out[names[j]][places[at]]
-        return dict(zip(names, damaged, strict=True))
+        damaged: np.ndarray = np.zeros(len(every), bool)
+        for k, name in enumerate(frames):
+            here = first[first // batch == k]
+            damaged[here] = self._decode(number, every[here], places[here % batch], out[name])
+        once = first[same]  # where each is decoded
+        for again in np.flatnonzero(once != np.arange(len(every))):
+            pictures[again][:] = pictures[once[again]]
+        damaged = damaged[once]
+        return dict(zip(frames, np.split(damaged, len(frames)), strict=True))
 
     def _decode(
         self, number: int, frames: np.ndarray, places: np.ndarray, out: np.ndarray

@@ -149,7 +149,8 @@ def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path, command:
     until(lambda: not lives(trial.pid), "the trial's end")
     command.wait_for(command.held_trial, "a trial after it")
     next(command.parts("gcs_server")).kill()  # the head
-    assert command.ended() != 0
+    assert command.ended() == 1
+    assert "error: Ray's gcs_server" in command.log()
     assert "Traceback" not in command.log()
 
     command.gate.unlink()

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.io.matlab import mat_struct
 
 from hpse_dist.data.importers.official import Bad
+from hpse_dist.safety import one_line
 
 PIXEL = -0.5  # from Matlab's pixels to ours
 _CHILD = """
@@ -34,7 +35,7 @@ while True:
         answer = {name: found[name] for name in names if name in found}
     # scipy raises what it likes for a broken file; nothing is hidden, the message says it
     except BaseException as error:
-        answer = f"{type(error).__name__}: {one_line(str(error))[:200]}"
+        answer = f"{type(error).__name__}: {error}"
     pickle.dump(answer, sys.stdout.buffer, protocol=5)
     sys.stdout.buffer.flush()
 """
@@ -93,7 +94,7 @@ def read_mat(path: Path, names: tuple[str, ...], objects: bool = False) -> dict[
         _reader = _Reader()
     found = _reader.read(path, names, objects)
     if isinstance(found, str):
-        raise Bad(f"{path.name} cannot be read as a MATLAB file: {found}")
+        raise Bad(f"{path.name} cannot be read as a MATLAB file: {one_line(found)[:200]}")
     lacking = [name for name in names if name not in found]
     if lacking:
         raise Bad(f"{path.name} lacks {', '.join(lacking)}")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from hpse_dist.data.importers.official import MOST
 from hpse_dist.geometry.camera import undistort_points
 from hpse_dist.safety import one_line
 
@@ -150,6 +151,8 @@ def _numbers(
     if numbers.shape not in shapes or not np.isfinite(numbers).all():
         found = " ".join(str(values[key]).split())
         raise ValueError(f"{where}: {key!r} needs {wanted} finite numbers, found {found[:200]}")
+    if np.abs(numbers).max() > MOST:
+        raise ValueError(f"{where}: {key!r} holds a number beyond all bounds, above {MOST:.0e}")
     return numbers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +212,7 @@ def bad_calibration(edit: str) -> str:
         "no matrix": text.replace("matrix", "matrik", 1),
         "short rotation": text.replace("rotation = [", "rotation = [1.0, ", 1),
         "words": text.replace("translation = [", 'translation = ["far", ', 1),
+        "far away": re.sub(r"translation = \[[^,]+", "translation = [1e300", text, count=1),
         "two of a name": text.replace('"cam2"', '"cam1"'),
     }
     return edits[edit]
@@ -225,6 +227,7 @@ def bad_calibration(edit: str) -> str:
         ("no matrix", "'matrix' is missing"),
         ("short rotation", "'rotation' needs 3 or 3 x 3"),
         ("words", "'translation' needs 3 finite"),
+        ("far away", "'translation' holds a number beyond all bounds"),
         ("two of a name", "two cameras are named 'cam1'"),
     ],
 )

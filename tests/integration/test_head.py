@@ -1,0 +1,40 @@
+"""A command of its own Ray cluster that loses the head: one sentence, at once, nothing left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.waiting import lives, until
+
+ROOT = Path(__file__).parents[2]
+COMMAND = """
+import time
+from cluster.connection import connected
+with connected():
+    print("connected", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+def test_a_command_without_its_head_ends_in_a_sentence(part: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connected\n"
+        family = psutil.Process(process.pid).children(recursive=True)
+        next(one for one in family if one.name() == part).kill()
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert [line for line in said.splitlines() if line.startswith(f"error: Ray's {part} (process")]
+    until(lambda: not any(lives(one.pid) for one in family), "the end of what Ray started")
