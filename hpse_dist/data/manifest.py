@@ -19,7 +19,10 @@ _KINDS: dict[str, type] = {
     "files": dict,
     "fields": dict,
     "config": dict,
+    "details": dict,
+    "pairs": dict,
 }
+_TEXTS = ("importer", "licence", "citation", "joint_set", "recipe_digest")
 _NEEDED = ("counts", "shards", "files")
 
 
@@ -47,8 +50,10 @@ def checked_shape(manifest: Any) -> dict[str, Any]:
     for key, kind in _KINDS.items():
         if not isinstance(manifest.get(key, None if key in _NEEDED else kind()), kind):
             raise ValueError(f"{key} is missing or damaged")
-    if not _is_count(manifest["counts"].get("frames")):
-        raise ValueError("counts.frames is missing or damaged")
+    for key in _TEXTS:
+        if not isinstance(manifest.get(key), str | None):
+            raise ValueError(f"{key} is no text")
+    _check_counts(manifest)
     for name, entry in manifest["files"].items():
         whole = isinstance(entry, dict) and _is_count(entry.get("bytes"))
         if not whole or not isinstance(entry.get("sha256"), str) or PurePath(name).name != name:
@@ -59,7 +64,29 @@ def checked_shape(manifest: Any) -> dict[str, Any]:
     for name, field in manifest.get("fields", {}).items():
         if not _is_field(field):
             raise ValueError(f"fields: the entry of {name[:80]!r} is damaged")
+    parts = manifest.get("details", {}).get("parts", [])
+    if not isinstance(parts, list) or not all(map(_is_part, parts)):
+        raise ValueError("details.parts is damaged")
     return manifest
+
+
+def _check_counts(manifest: dict[str, Any]) -> None:
+    """Frames, and what is counted by split, by reason and by kind of pair."""
+    counts, pairs = manifest["counts"], manifest.get("pairs", {})
+    if not _is_count(counts.get("frames")):
+        raise ValueError("counts.frames is missing or damaged")
+    for key in ("splits", "rejects"):
+        tally = counts.get(key, {})
+        if not isinstance(tally, dict) or not all(map(_is_count, tally.values())):
+            raise ValueError(f"counts.{key} is damaged")
+    for key in ("view", "pose"):
+        if not _is_count(pairs.get(key, 0)):
+            raise ValueError(f"pairs.{key} is damaged")
+
+
+def _is_part(value: Any) -> bool:
+    """Whether it says where a part of a merged collection came from."""
+    return isinstance(value, dict) and isinstance(value.get("importer"), str)
 
 
 def _is_field(value: Any) -> bool:
