@@ -189,7 +189,7 @@ class PlainDecoder(nn.Module):
         """Pixels of all patches: tokens (B, K, C) of those where mask (B, N) is False."""
         known = self.embed(tokens)
         x = self.mask_token.expand(*mask.shape, -1).clone()
-        x[~mask] = known.flatten(0, 1)
+        x[~mask] = known.flatten(0, 1).to(x.dtype)  # autocast's are halves
         memory = self.embed(memory)
         if self.positions is not None:
             x, memory = x + self.positions, memory + self.positions

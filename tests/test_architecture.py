@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,15 @@ def test_doors(package: str) -> None:
         assert all(name.startswith("cluster") for name in users), users
     else:
         assert users <= DOORS[package], f"{package} is imported outside its door: {users}"
+
+
+def test_what_is_slow_to_import_is_imported_by_those_who_use_it() -> None:
+    """Every start of a worker waits for its imports, on two cores twice over."""
+    code = "import sys, hpse_dist.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    late = {"ffcv", "numba", "timm", "torchvision", "deepspeed", "xformers", "tensorboard", "anny"}
+    found = set(done.stdout.split())
+    assert "torch" in found and not late & found
 
 
 def test_no_cycles() -> None:

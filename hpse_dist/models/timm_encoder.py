@@ -1,4 +1,5 @@
-"""timm's models as encoders: the only module that imports timm.
+"""timm's models as encoders: the only module that imports timm, and late: all its models take a
+second to import, which every worker would spend at each start, and most train another encoder.
 
 A model keeps everything of its own (class and register tokens, scales of layers, batch norms); what
 comes out are its tokens of patches, or the cells of its last feature map row by row.
@@ -10,10 +11,7 @@ import functools
 import re
 from typing import Any
 
-import timm
-import timm.layers
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
@@ -81,6 +79,8 @@ def pretrained_config(name: str) -> dict[str, Any]:
 
     ValueError for a name that timm does not have.
     """
+    import timm
+
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
         hint = f"; near it: {', '.join(near)}" if near else ""
@@ -97,6 +97,7 @@ def published_weights(name: str, config: Any, download: bool) -> dict[str, Tenso
     config: the EncoderConfig that they are for.
     """
     import huggingface_hub
+    import timm
 
     known = pretrained_config(name)
     repository = known.get("hf_hub_id")
@@ -147,6 +148,8 @@ def timm_call(config: Any) -> str | None:
 
 
 def _create(config: Any) -> nn.Module:
+    import timm
+
     try:
         if config.timm == VIT:
             return _vit(config)
@@ -170,6 +173,8 @@ def _create(config: Any) -> nn.Module:
 
 
 def _vit(config: Any) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
     dim, depth, heads = config.sizes()
     return VisionTransformer(
         img_size=config.image_px,
@@ -191,9 +196,11 @@ def _vit(config: Any) -> nn.Module:
 
 def _keyed(model: nn.Module, keys: DropKeys) -> nn.Module:
     """The model with its drop paths replaced by those that draw by sample."""
+    from timm.layers import DropPath as TimmDropPath
+
     for parent in list(model.modules()):
         for name, part in list(parent.named_children()):
-            if isinstance(part, timm.layers.DropPath):
+            if isinstance(part, TimmDropPath):
                 setattr(parent, name, DropPath(float(part.drop_prob or 0.0), keys))
     return model
 

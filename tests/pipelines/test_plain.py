@@ -43,6 +43,16 @@ def test_loss_and_gradients_are_the_plain_ones(positions: str, normalise: bool) 
         assert apart < 1e-5 or parameter.grad.abs().max() < 1e-6, name
 
 
+def test_the_loss_is_the_plain_one_in_halves_too() -> None:
+    ours = model("rotary")
+    plain = PlainCompletion(ours)
+    batch = step_bench.made_batch(ours, 6, torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, expected = ours(batch)["loss"], plain(batch)
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0)
+    expected.backward()
+
+
 def test_flops_are_those_that_torch_counts() -> None:
     ours = model("rotary")
     batch = step_bench.made_batch(ours, 1, torch.device("cpu"))

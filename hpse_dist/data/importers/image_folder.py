@@ -2,7 +2,8 @@
 
     root/train/<class>/*.jpg   root/val/<class>/*.jpg        or        root/<class>/*.jpg
 
-Every picture is a frame of its own: what is stored is its middle square, or all of it.
+Every picture is a frame of its own: what is stored is its middle square, or all of it. torchvision
+is imported late, as no worker reads folders and each would spend half a second at its start.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from hpse_dist.data.pictures import Unreadable, picture_size
 from hpse_dist.records import FrameRecord, Provenance, Reject
@@ -42,6 +42,8 @@ Config = ImageFolderConfig
 
 def frames(config: ImageFolderConfig) -> Iterator[FrameRecord | Reject]:
     """A record for each picture, class by class, with its class as the field label."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
     classes = class_names(config.root)
     number = {name: i for i, name in enumerate(classes)}
     for split, folder in _splits(config.root):
@@ -81,6 +83,8 @@ def provenance(config: ImageFolderConfig) -> Provenance:
 
 def class_names(root: Path) -> list[str]:
     """Names of the classes, sorted: their place is their number. ValueError where there is none."""
+    from torchvision.datasets.folder import find_classes
+
     if not root.is_dir():
         raise ValueError(
             f"source.root: {root} is no folder; give the folder that holds the classes"
