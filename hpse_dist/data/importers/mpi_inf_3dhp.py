@@ -119,7 +119,7 @@ def read_cameras(path: Path) -> dict[int, Sight]:
 
 def _joints(cells: np.ndarray, row: int, width: int, name: str) -> np.ndarray:
     """(N, 28, width) of one camera's cell of annot.mat."""
-    if cells.ndim != 2 or row >= len(cells):
+    if cells.ndim != 2 or row >= len(cells) or cells.shape[1] == 0:
         raise Bad(f"annot.mat, {name} has no cell of camera {row}")
     values = numbers(cells[row, 0], (None, 28 * width), f"annot.mat, {name} of camera {row}")
     return values.reshape(len(values), 28, width)

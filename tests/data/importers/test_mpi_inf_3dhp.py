@@ -134,8 +134,9 @@ def test_labels_of_another_shape_are_rejected(root: Path) -> None:
     scipy.io.savemat(root / "S1" / "Seq2" / "annot.mat", wrong)
     (reject,) = read(root)
     assert isinstance(reject, Reject) and "cameras holds NaN or infinity" in reject.reason
-    with pytest.raises(Bad, match="annot2 has no cell of camera 1"):
-        mpi_inf_3dhp._joints(np.zeros(3, dtype=object), 1, 2, "annot2")
+    for cells in (np.zeros(3, dtype=object), np.zeros((3, 0), dtype=object)):
+        with pytest.raises(Bad, match="annot2 has no cell of camera 1"):
+            mpi_inf_3dhp._joints(cells, 1, 2, "annot2")
 
 
 def test_what_is_missing_is_named(root: Path) -> None:
