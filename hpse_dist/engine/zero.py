@@ -43,6 +43,7 @@ from hpse_dist.world import World
 # DeepSpeed's own 5e8 elements reserve 2 GB before the first step, and its 1e9 of stage 3 keep every
 # model of ours whole on every rank
 BUCKET_ELEMENTS = 50_000_000
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
 
 
 def bucket_elements(elements: int) -> int:
@@ -99,6 +100,7 @@ def _import(device: torch.device, world: World) -> ModuleType:
     import deepspeed
     import deepspeed.ops
 
+    _import_muon()
     chosen = deepspeed.accelerator.get_accelerator().device_name()
     if chosen != device.type:
         raise ValueError(
@@ -110,6 +112,19 @@ def _import(device: torch.device, world: World) -> ModuleType:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed
+
+
+def _import_muon() -> None:
+    """DeepSpeed imports Muon to see whether an optimizer is it, and that has torch compile a
+    function: torch's compiler alone takes a second to import. Here it stays as it is written."""
+    before = os.environ.get(_NO_COMPILER)
+    os.environ[_NO_COMPILER] = "1"
+    with contextlib.suppress(ImportError):  # a version that has it elsewhere
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    if before is None:
+        del os.environ[_NO_COMPILER]
+    else:
+        os.environ[_NO_COMPILER] = before
 
 
 class ZeroEngine(Engine):
