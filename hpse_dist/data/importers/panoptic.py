@@ -107,7 +107,7 @@ def read_cameras(path: Path, wanted: tuple[str, ...]) -> list[Camera]:
     entries = content.get("cameras") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Bad("it has no list of cameras")
-    found = {entry.get("name"): entry for entry in entries}
+    found = {str(entry.get("name")): entry for entry in entries}
     lacking = [name for name in wanted if name not in found]
     if lacking:
         raise Bad(f"it has no camera {', '.join(lacking)}")

@@ -74,5 +74,7 @@ def test_broken_and_missing_files(root: Path) -> None:
     scipy.io.savemat(root / "TS1" / "annot.mat", {"annotations": np.zeros((2, 2))})
     (reject,) = read(root)
     assert isinstance(reject, Reject) and reject.reason == "nobody in it has joints"
+    entry = {"isValidFrame": 1, "annot3": np.full((3, 17), 1e-320), "annot2": np.ones((2, 17))}
+    assert mupots._read(np.array(entry, dtype=object)) == "joints behind the camera"
     with pytest.raises(ValueError, match=r"TS2/annot.mat: .*mupots-3d-eval\.zip"):
         read(root, clips=(2,))

@@ -106,7 +106,11 @@ def test_a_broken_scene_and_a_missing_picture_are_rejects(root: Path) -> None:
     assert len(records) == 5 and len(rejects) == 3
     assert rejects[0][0] == f"{NAME}, camera 00_12, frame 2, person 0"
     assert "joints19 holds what is not a number" in rejects[2][1]
-    (folder / f"calibration_{NAME}.json").write_text('{"cameras": 3}')
+    calibration = folder / f"calibration_{NAME}.json"
+    calibration.write_text('{"cameras": [{"name": ["00_05"]}, {"name": {}}]}')
+    (reject,) = read(root)
+    assert isinstance(reject, Reject) and reject.reason == "it has no camera 00_00, 00_12"
+    calibration.write_text('{"cameras": 3}')
     (reject,) = read(root)
     assert isinstance(reject, Reject) and reject.reason == "it has no list of cameras"
 
