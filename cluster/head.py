@@ -23,14 +23,18 @@ _FAILED = 1  # the exit code of a command that failed
 
 @contextlib.contextmanager
 def bound_to_head() -> Iterator[None]:
-    """While inside, this process ends with a sentence as soon as a part of its Ray's head has."""
+    """While inside, this process ends with a sentence as soon as a part of its Ray's head has, but
+    for a `ray.shutdown()` of its own."""
+    import ray
+
     names = {one: one.name() for one in psutil.Process().children()}
     head = {one: name for one, name in names.items() if name in _HEAD}
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(_LOOK_S):
-            if gone := next((one for one in head if not _runs(one)), None):
+            gone = next((one for one in head if not _runs(one)), None)
+            if gone and ray.is_initialized():
                 _end(head[gone], gone.pid)
 
     thread = threading.Thread(target=look, name="head", daemon=True)

@@ -21,6 +21,19 @@ with connected():
 """
 
 
+IN_PEACE = """
+import ray, time
+from cluster.connection import connected
+with connected():
+    ray.shutdown()
+    time.sleep(3)
+"""
+
+
+def test_a_shutdown_of_its_own_is_in_peace() -> None:
+    subprocess.run([sys.executable, "-c", IN_PEACE], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
 def test_a_command_without_its_head_ends_in_a_sentence(part: str) -> None:
     with subprocess.Popen(
