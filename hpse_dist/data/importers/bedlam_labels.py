@@ -78,13 +78,15 @@ def read_labels(path: Path, model: Model) -> Labels:
     if np.shape(names) != (count,) or found["imgname"].shape != (count,):
         raise Bad("imgname or sub is no list of names")
     cameras = _rows(found["cam_ext"], count, (4, 4), "cam_ext")
-    shift = found.get("trans_cam", np.zeros((count, 3)))
+    shift = _rows(found.get("trans_cam", np.zeros((count, 3))), count, (3,), "trans_cam")
+    with np.errstate(invalid="ignore"):  # of infinite ones, which are left out below
+        transl = shift + cameras[:, :3, 3]
     return Labels(
         pictures=found["imgname"].astype(str),
         people=names.astype(str),
         poses=_rows(poses, count, (_WIDTH[model],), "pose_cam"),
         betas=_rows(found["shape"][:, :10], count, (10,), "shape"),
-        transl=_rows(shift, count, (3,), "trans_cam") + cameras[:, :3, 3],
+        transl=transl,
         pixels=_rows(found["gtkps"][:, :joints, :2], count, (joints, 2), "gtkps"),
         intrinsics=_rows(found["cam_int"], count, (3, 3), "cam_int"),
     )

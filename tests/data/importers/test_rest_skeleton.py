@@ -42,3 +42,12 @@ def test_what_does_not_decide_it_is_refused() -> None:
     behind = Posed(posed.turns, posed.base, -posed.shift, posed.intrinsics)
     with pytest.raises(Bad, match="behind the camera"):
         solve_bones(behind, pixels)
+
+
+def test_a_joint_in_the_cameras_own_plane_is_seen_nowhere() -> None:
+    posed, pixels, _ = views(30)
+    shift = np.broadcast_to([0.1, 0.1, 1e-320], posed.shift.shape)
+    flat = Posed(posed.turns, posed.base, shift, posed.intrinsics)
+    assert np.isinf(flat.pixels(np.zeros((24, 3)))).all()
+    with pytest.raises(Bad, match="behind the camera"):
+        solve_bones(flat, pixels)
