@@ -6,6 +6,8 @@ import numpy as np
 
 Box = tuple[float, float, float, float]
 
+_NEAR_M = 1e-3  # nearer to a camera is nobody
+
 
 def projected(joints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """(J, 3) of the camera frame -> (J, 2) pixels."""
@@ -23,7 +25,7 @@ def joint_labels(
     """
     if not valid.any():
         raise ValueError("none of the joints is known")
-    if (joints[valid, 2] <= 0).any():
+    if (joints[valid, 2] < _NEAR_M).any():
         raise ValueError("a joint is behind the camera")
     places = np.where(valid[:, None], projected(joints, intrinsics), 0.0)
     shown = valid & (places >= 0).all(axis=1) & (places < np.array(size)).all(axis=1)
