@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpse_dist.data.importers.official import MOST
+
 Box = tuple[float, float, float, float]
 
 _NEAR_M = 1e-3  # nearer to a camera is nobody
@@ -27,7 +29,7 @@ def joint_labels(
         raise ValueError("none of the joints is known")
     if (joints[valid, 2] < _NEAR_M).any():
         raise ValueError("a joint is behind the camera")
-    places = np.where(valid[:, None], projected(joints, intrinsics), 0.0)
+    places = np.where(valid[:, None], projected(joints, intrinsics), 0.0).clip(-MOST, MOST)
     shown = valid & (places >= 0).all(axis=1) & (places < np.array(size)).all(axis=1)
     known = np.where(valid[:, None], joints, 0.0)
     return {
