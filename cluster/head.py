@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Iterator
 
 import psutil
 from tqdm import tqdm
+
+from cluster.pulse import again_and_again
 
 _HEAD = ("gcs_server", "raylet")
 _LOOK_S = 0.5
@@ -29,21 +30,14 @@ def bound_to_head() -> Iterator[None]:
 
     names = {one: one.name() for one in psutil.Process().children()}
     head = {one: name for one, name in names.items() if name in _HEAD}
-    over = threading.Event()
 
     def look() -> None:
-        while not over.wait(_LOOK_S):
-            gone = next((one for one in head if not _runs(one)), None)
-            if gone and ray.is_initialized():
-                _end(head[gone], gone.pid)
+        gone = next((one for one in head if not _runs(one)), None)
+        if gone and ray.is_initialized():
+            _end(head[gone], gone.pid)
 
-    thread = threading.Thread(target=look, name="head", daemon=True)
-    thread.start()
-    try:
+    with again_and_again(look, _LOOK_S):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -59,7 +53,7 @@ def _end(name: str, number: int) -> None:
     sys.stdout.flush()
     sentence = (
         f"error: Ray's {name} (process {number}) on this machine ended: killed, or out of "
-        "memory; give the same command again, and it goes on from the last checkpoint"
+        "memory; give the same command again, and it goes on from where it was"
     )
     tqdm.write(sentence, file=sys.stderr)
     sys.stderr.flush()

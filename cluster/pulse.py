@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,31 +58,46 @@ def pulse_file(folder: Path) -> Path:
 @contextlib.contextmanager
 def beating(folder: Path, node: str, every_s: float = EVERY_S) -> Iterator[None]:
     """Give signs of life in a run's folder, from a thread, for the time of the block."""
-    path, over = pulse_file(folder), threading.Event()
+    path = pulse_file(folder)
     mine = json.dumps(asdict(Pulse(os.getpid(), psutil.Process().create_time(), node)))
+    written = False
 
     def beat() -> None:
-        written = False
-        while not over.is_set():
-            # a full disk, or a store that is away: its folder's next write says so, not this one
-            with contextlib.suppress(OSError):
-                if written:
-                    os.utime(path)
-                else:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_text(path, mine)
-                    written = True
-            over.wait(every_s)
+        nonlocal written
+        # a full disk, or a store that is away: its folder's next write says so, not this one
+        with contextlib.suppress(OSError):
+            if written:
+                os.utime(path)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, mine)
+                written = True
 
-    thread = threading.Thread(target=beat, name="pulse", daemon=True)
+    try:
+        with again_and_again(beat, every_s):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def again_and_again(work: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Do something at once and then every so often, in a thread, for the time of the block."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        work()
+        while not over.wait(every_s):
+            work()
+
+    thread = threading.Thread(target=repeat, name=work.__qualname__, daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 class Patience:

@@ -22,8 +22,9 @@ _ADVICE = "take a smaller machine.micro_batch, or fewer workers on a machine"
 
 
 def to_blame(failures: dict[int, Exception]) -> tuple[int, Exception]:
-    """The worker to blame: one that died, hung or wanted memory rather than one that lost its
-    peer."""
+    """The worker to blame: one that died, hung or wanted memory, rather than one that lost its
+    peer.
+    """
     ranked = sorted(failures.items())
     dead = [(rank, error) for rank, error in ranked if how_lost(error) != ERROR]
     return (dead or ranked)[0]

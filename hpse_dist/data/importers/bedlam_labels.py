@@ -19,7 +19,7 @@ import numpy as np
 
 from hpse_dist.arrays import read_npz
 from hpse_dist.body.joints import JOINT_SETS
-from hpse_dist.data.importers.official import Bad, numbers, picture_at
+from hpse_dist.data.importers.official import NEAR_M, Bad, numbers, picture_at
 from hpse_dist.data.importers.rest_skeleton import MOST_PX, Posed, Undecided, solve_bones, turns_of
 from hpse_dist.data.importers.views3d import box_of
 from hpse_dist.data.pictures import picture_size, read_picture
@@ -103,12 +103,12 @@ def joints_in_space(labels: Labels) -> tuple[np.ndarray, dict[int, str]]:
     """(N, J, 3) joints in the camera's frame, NaN where they cannot be known; what is wrong."""
     count = labels.pixels.shape[1]
     joints = np.full((*labels.pixels.shape[:2], 3), np.nan)
-    behind = np.flatnonzero(labels.transl[:, 2] <= 0).tolist()
+    behind = np.flatnonzero(labels.transl[:, 2] < NEAR_M).tolist()
     wrong = dict.fromkeys(behind, "the body is behind the camera (trans_cam, cam_ext)")
     every = (labels.poses, labels.betas, labels.transl, labels.pixels, labels.intrinsics)
     known = [(np.abs(each) < _MOST).reshape(len(each), -1).all(axis=1) for each in every]
     whole = np.all(known, axis=0)
-    whole &= labels.transl[:, 2] > 0
+    whole &= labels.transl[:, 2] >= NEAR_M
     _, shapes = np.unique(labels.betas, axis=0, return_inverse=True)
     for shape in np.unique(shapes[whole]):
         rows = np.flatnonzero(whole & (shapes == shape))

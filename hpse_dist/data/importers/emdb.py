@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from hpse_dist.body.smpl_files import read_pickled_arrays
-from hpse_dist.data.importers.official import Bad, numbers
+from hpse_dist.data.importers.official import NEAR_M, Bad, numbers
 from hpse_dist.data.importers.rest_skeleton import MOST_PX, Posed, solve_bones, turns_of
 from hpse_dist.data.importers.views3d import (
     Moment,
@@ -147,7 +147,7 @@ def _sequence(file: Path, data: _Sequence, config: EmdbConfig) -> Iterator[Frame
     chosen = range(0, len(data.poses), config.every)
     stills = Stills(file.parent / "images", "{:05d}.jpg")
     posed = _posed(data)
-    good = np.flatnonzero(data.good & (posed.shift[:, 2] > 0))
+    good = np.flatnonzero(data.good & (posed.shift[:, 2] >= NEAR_M))
     if not len(good):
         raise Bad("no frame in which the person is in sight (good_frames_mask)")
     bones = solve_bones(posed.take(good), data.pixels[good])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpse_dist.data.importers.official import MOST
+from hpse_dist.data.importers.official import MOST, NEAR_M
 
 Box = tuple[float, float, float, float]
-
-_NEAR_M = 1e-3  # nearer to a camera is nobody
 
 
 def projected(joints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -27,7 +25,7 @@ def joint_labels(
     """
     if not valid.any():
         raise ValueError("none of the joints is known")
-    if (joints[valid, 2] < _NEAR_M).any():
+    if (joints[valid, 2] < NEAR_M).any():
         raise ValueError("a joint is behind the camera")
     places = np.where(valid[:, None], projected(joints, intrinsics), 0.0).clip(-MOST, MOST)
     shown = valid & (places >= 0).all(axis=1) & (places < np.array(size)).all(axis=1)

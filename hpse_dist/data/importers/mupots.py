@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hpse_dist.data.importers.matlab import read_mat
-from hpse_dist.data.importers.official import Bad, numbers
+from hpse_dist.data.importers.official import NEAR_M, Bad, numbers
 from hpse_dist.data.importers.views3d import (
     Moment,
     Sight,
@@ -28,7 +28,6 @@ from hpse_dist.records import FrameRecord, Provenance, Reject
 
 RATE = 30.0  # taken as such: the dataset does not say it
 MOST_PX = 2.0  # how far 3D joints may project from the 2D joints of the same file
-NEAR_M = 1e-3  # nearer to a camera is nobody
 _GET = "get mupots-3d-eval.zip from its site and set source.root to its folder MultiPersonTestSet"
 
 
@@ -134,7 +133,7 @@ def _read(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray] | str:
         pixels = numbers(entry["annot2"].T, (17, 2), "annot2")
     except (Bad, IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         return f"its labels cannot be read: {error}"
-    return (places, pixels) if (places[:, 2] > NEAR_M).all() else "joints behind the camera"
+    return (places, pixels) if (places[:, 2] >= NEAR_M).all() else "joints behind the camera"
 
 
 def _record(

@@ -14,6 +14,7 @@ import numpy as np
 from hpse_dist.data.pictures import Unreadable, believed_size
 
 MOST = 1e9  # no pixel, metre or millimetre of a dataset is larger
+NEAR_M = 1e-3  # nearer to a camera is nobody
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
 _SPLITS |= {"validation": "val", "minival": "val", "valminusminival": "train"}
 

@@ -20,12 +20,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hpse_dist.body.joints import PARENTS
-from hpse_dist.data.importers.official import MOST, Bad
+from hpse_dist.data.importers.official import MOST, NEAR_M, Bad
 
 MOST_FRAMES = 300  # that many say as much as thousands
 MOST_PX = 2.0  # how far the found joints may project from the given ones
 MOST_DOUBT_M = 0.01  # and how uncertain a bone may be
-_NEAR_M = 1e-3  # nearer to a camera is nobody
 _LEAST_NOISE_PX = 0.01  # given pixels are rounded
 _FIRMNESS_PX = (30.0, 10.0, 3.0, 0.0, 0.0)  # round by round
 _LONGEST_M = (0.1, 0.8)  # the longest bone of anyone's, a child's or an adult's
@@ -87,7 +86,7 @@ def solve_bones(posed: Posed, pixels: np.ndarray) -> np.ndarray:
     """
     few = np.unique(np.linspace(0, len(pixels) - 1, MOST_FRAMES).round().astype(int))
     posed, pixels = posed.take(few), pixels[few]
-    if (posed.shift[:, 2] < _NEAR_M).any():
+    if (posed.shift[:, 2] < NEAR_M).any():
         raise Bad("the body is behind the camera")
     kept: np.ndarray = np.ones(len(few), bool)
     for firmness in _FIRMNESS_PX:

@@ -103,6 +103,7 @@ def test_pictures_stored_on_their_side_are_turned(tmp_path: Path) -> None:
 def test_broken_rows_and_files_are_rejects(tmp_path: Path) -> None:
     content = labels()
     content["gtkps"][3, :, 0] += 40
+    content["trans_cam"][1, 2] = 5e-4 - content["cam_ext"][1, 2, 3]  # in the lens
     content["pose_cam"][FRAMES + 1, 5] = np.nan
     content["trans_cam"][FRAMES + 2, 0], content["cam_ext"][FRAMES + 2, 0, 3] = np.inf, -np.inf
     content["imgname"] = content["imgname"].astype("<U60")
@@ -120,6 +121,7 @@ def test_broken_rows_and_files_are_rejects(tmp_path: Path) -> None:
     people, rejects = read(root)
     said = "\n".join(f"{source}: {reason}" for source, reason in rejects.items())
     for expected in (
+        r"0005\.png, row 1: the body is behind the camera",
         r"0015\.png, row 3: its 2D joints lie \d+ px from the body's",
         "row 5: the file name .* leads out of the dataset's folder",
         "row 6: there is no picture",
@@ -128,7 +130,7 @@ def test_broken_rows_and_files_are_rejects(tmp_path: Path) -> None:
         r"shapes\.npz: gtkps is float64",
     ):
         assert re.search(expected, said), expected
-    assert len(people) == 2 * FRAMES - 3
+    assert len(people) == 2 * FRAMES - 4
     blind = [p for p in people if p.subject == "rp_1" and "joints3d" not in p.labels]
     assert [p.source.split()[-1] for p in blind] == [str(FRAMES + 1), str(FRAMES + 2)]
 
