@@ -147,7 +147,7 @@ def _compact(moments: object) -> dict[str, Any]:
 
 def _picture(entry: object) -> tuple[int, Picture]:
     name = _field(entry, "file_name")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise ValueError(f"file_name is {name!r}, not a name")
     width, height = (_integer(_field(entry, key), key) for key in ("width", "height"))
     subject, capture, sequence, camera = (

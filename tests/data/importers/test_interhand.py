@@ -151,6 +151,7 @@ def test_broken_records_are_rejects(root: Path) -> None:
         content["images"][2]["width"] = "wide"
         content["annotations"][3]["bbox"] = [1, 2, 3]
         content["annotations"].append({"image_id": 77})
+        content["images"].append({"file_name": ""})
 
     change(root, "data", data)
     records, rejects = read(InterHandConfig(root))
@@ -160,7 +161,7 @@ def test_broken_records_are_rejects(root: Path) -> None:
     assert "400099 is missing" in reasons
     assert "width is 'wide', not a whole number" in reasons
     assert "bbox has 3 numbers, not 4" in reasons and "it has no annotation" in reasons
-    assert "no picture has the id 77" in reasons
+    assert "no picture has the id 77" in reasons and "file_name is '', not a name" in reasons
 
 
 def test_broken_tables_are_rejects(root: Path) -> None:
