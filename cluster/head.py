@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import psutil
 from tqdm import tqdm
 
-from cluster.pulse import again_and_again
+from cluster.repeating import again_and_again
 
 _HEAD = ("gcs_server", "raylet")
 _LOOK_S = 0.5

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+_DATASETS, _PLACES = "DatasetsCallback", "PlacementGroupCleanerCallback"
 
 
 def read_authentication_again() -> None:
@@ -15,6 +18,25 @@ def read_authentication_again() -> None:
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def lean_trainer(own: bool) -> Any:
+    """Ray's TorchTrainer without the processes that no run here needs.
+
+    One deals out Ray's datasets, anew at every start of the trainers. The other frees a lost
+    controller's places in a cluster that outlives it, which one of our `own` does not.
+    """
+    from ray.train.torch import TorchTrainer
+
+    base: Any = TorchTrainer
+    needless = {_DATASETS, _PLACES} if own else {_DATASETS}
+
+    class Lean(base):
+        def _create_default_callbacks(self) -> list[Any]:
+            made = super()._create_default_callbacks()
+            return [one for one in made if type(one).__name__ not in needless]
+
+    return Lean
 
 
 def hush() -> None:

@@ -12,16 +12,16 @@ import json
 import logging
 import math
 import os
+import pickle
 import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.connection import Cluster, connected
-from cluster.data_workers import DataWorkers, hiring
 from cluster.progress import ProgressBar, RunWatch, Tail
 from cluster.resources import (
     Need,
@@ -38,6 +38,9 @@ from cluster.story import ERROR, story, to_blame
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target
 from hpse_dist.accounting import LAUNCH, LOSSES_FILE
 from hpse_dist.world import World
+
+if TYPE_CHECKING:
+    from cluster.data_workers import DataWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,8 @@ def launch(
     for what trying again cannot heal, in a worker's own words; ChildProcessError when workers kept
     crashing; TimeoutError when an existing cluster found no room in time.
     """
+    from cluster.data_workers import hiring  # late: Ray's controller imports this module
+
     folder = Path(folder).absolute()
     forget_final(folder)
     with connected(debug=debug, batches=data_workers > 0) as cluster:
@@ -84,7 +89,7 @@ def launch(
             if crowded:
                 logger.warning(crowded)
             limits = _Limits(patience_s, max_failures, hang_limit_s)
-            job = _Job(target, recipe, folder, need, limits, debug, hire)
+            job = _Job(target, recipe, folder, need, limits, cluster.own, debug, hire)
             _watch(job, RunWatch(folder), steps, progress)
             if not job.found_no_room():
                 break
@@ -149,12 +154,14 @@ class _Job(threading.Thread):
         folder: Path,
         need: Need,
         limits: _Limits,
+        own: bool,
         debug: bool,
         hire: DataWorkers | None,
     ) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.target, self.recipe, self.folder = target, recipe, folder
-        self.need, self.limits, self.debug, self.hire = need, limits, debug, hire
+        self.need, self.limits, self.own = need, limits, own
+        self.debug, self.hire = debug, hire
         self.name_in_ray = f"start-{uuid.uuid4().hex[:12]}"
         self.error: BaseException | None = None
 
@@ -180,26 +187,27 @@ class _Job(threading.Thread):
 
     def _trainer(self) -> Any:
         from ray import train
-        from ray.train.torch import TorchTrainer
 
+        from cluster.inside import lean_trainer
         from cluster.losses import Losses
 
         patience_s = math.ceil(self.limits.patience_s / 3)
         # The three tries to find room share the deadline; Ray itself would try for ever.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience_s)
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(self.limits.hang_s)
+        also = {} if self.hire is None else {"hire": self.hire}
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:
             resources["GPU"] = self.need.gpus
-        return TorchTrainer(
+        return lean_trainer(self.own)(
             _work,
             train_loop_config={
                 "target": self.target,
-                "recipe": self.recipe,
+                # its controller only hands it on: packed, it need not import what is in it
+                "packed": pickle.dumps((self.recipe, also)),
                 "folder": str(self.folder),
                 "root": recipe_root(),
                 "start": self.name_in_ray,
-                "also": {} if self.hire is None else {"hire": self.hire},
             },
             scaling_config=train.ScalingConfig(
                 num_workers=self.need.workers,
@@ -241,7 +249,8 @@ def _work(config: dict[str, Any]) -> None:
         with _starts_path(folder).open("a") as file:
             file.write(f"{config['start']}\n")
     try:
-        run_target(config["target"], config["recipe"], world, folder, **config["also"])
+        recipe, also = pickle.loads(config["packed"])
+        run_target(config["target"], recipe, world, folder, **also)
     except FinalError:
         # When all workers stop for it, returning ends the run at once. Otherwise the others may
         # be waiting for this one: raising makes Ray end them, and the next start returns above.

@@ -14,15 +14,15 @@ import contextlib
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cluster.repeating import again_and_again
 from cluster.story import HUNG, write_loss
 from hpse_dist.run_folder import write_text
 from hpse_dist.safety import parsed_json
@@ -79,25 +79,6 @@ def beating(folder: Path, node: str, every_s: float = EVERY_S) -> Iterator[None]
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-@contextlib.contextmanager
-def again_and_again(work: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Do something at once and then every so often, in a thread, for the time of the block."""
-    over = threading.Event()
-
-    def repeat() -> None:
-        work()
-        while not over.wait(every_s):
-            work()
-
-    thread = threading.Thread(target=repeat, name=work.__qualname__, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 class Patience:

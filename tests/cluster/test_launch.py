@@ -154,13 +154,13 @@ def test_a_node_that_never_comes_is_said_in_a_sentence(monkeypatch: pytest.Monke
     assert len(tries) == 3
 
 
-def _on(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
-    """Pretend to be connected to an own cluster of these nodes."""
+def _on(monkeypatch: pytest.MonkeyPatch, *nodes: Node, own: bool = True) -> None:
+    """Pretend to be connected to a cluster of these nodes."""
     from contextlib import contextmanager
 
     @contextmanager
     def connected(**_: object):
-        yield Cluster(nodes, own=True)
+        yield Cluster(nodes, own)
 
     monkeypatch.setattr(launching, "connected", connected)
 
@@ -186,6 +186,22 @@ def _ended(monkeypatch: pytest.MonkeyPatch, folder: Path, error: BaseException |
 
     monkeypatch.setattr(launching, "_watch", watch)
     _on(monkeypatch, Node(2))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
+@pytest.mark.parametrize("own", [True, False])
+def test_ray_starts_no_process_that_no_run_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: bool
+) -> None:
+    jobs: list[launching._Job] = []
+    monkeypatch.setattr(launching, "_watch", lambda job, *_: jobs.append(job))
+    _on(monkeypatch, Node(2), own=own)
+    launch("m:f", {"steps": 3}, tmp_path, workers=2)
+    lean = jobs[0]._trainer()
+    made = {type(one).__name__ for one in lean._create_default_callbacks()}
+    rays = {type(one).__name__ for one in super(type(lean), lean)._create_default_callbacks()}
+    needless = {"DatasetsCallback", *(["PlacementGroupCleanerCallback"] if own else [])}
+    assert needless < rays and made == rays - needless
 
 
 def test_a_workers_error_comes_out_in_its_own_words(
