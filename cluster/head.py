@@ -25,7 +25,8 @@ _FAILED = 1  # the exit code of a command that failed
 @contextlib.contextmanager
 def bound_to_head() -> Iterator[None]:
     """While inside, this process ends with a sentence as soon as a part of its Ray's head has, but
-    for a `ray.shutdown()` of its own."""
+    for a `ray.shutdown()` of its own.
+    """
     import ray
 
     names = {one: one.name() for one in psutil.Process().children()}
