@@ -125,7 +125,7 @@ def _read_freihand(path: Path) -> Examples:
 def _numbers(path: Path, name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise ValueError(
             f"{path}: {name} must be numbers, as many for every example; some have more or fewer"
         ) from None

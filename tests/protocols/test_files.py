@@ -249,6 +249,7 @@ def _said(names: list[str], protocol: str, sentence: str, folder: Path, capsys: 
         ("[[], []]", "freihand", "it holds no examples"),
         ("{}", "freihand", "a list of two: joints, vertices"),
         ("[[[[0, 1]], [[0, 1], [2]]], [[[0, 1, 2]]]]", "freihand", "as many for every example"),
+        ("[[[[0, 0, 1" + "0" * 400 + "]]], [[[0, 0, 0]]]]", "freihand", "joints3d must be numbers"),
         ("[[[[0, 0, NaN]]], [[[0, 0, 0]]]]", "freihand", "joints3d of example 0 is not a number"),
         ("[]", "coco-keypoints", "it holds no predictions"),
         (
