@@ -1,4 +1,4 @@
-"""The one way in for .npz files that come from others: arrays of numbers or texts, nothing else."""
+"""The one way in for numpy's files that come from others: arrays of numbers or texts, no more."""
 
 from __future__ import annotations
 
@@ -35,6 +35,15 @@ def read_npz(
     except Exception as error:
         raise ValueError(in_words(error, 300)) from None
     return found
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, as `read_npz` reads those of its files."""
+    try:
+        with path.open("rb") as stream:
+            return _letters(np.lib.format.read_array(stream, allow_pickle=False))
+    except Exception as error:  # as above
+        raise ValueError(in_words(error, 300)) from None
 
 
 def _letters(array: np.ndarray) -> np.ndarray:

@@ -254,7 +254,7 @@ def _ids(where: Path, people: Mapping[str, Any], name: str) -> list[dict[str, in
     """The ids of COCO's images or categories."""
     rows = people.get(name)
     whole = isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows)
-    if not whole or any(type(row.get("id")) is not int for row in rows):  # type: ignore[union-attr]
+    if not whole or any(not _is_whole(row.get("id")) for row in rows):  # type: ignore[union-attr]
         raise ValueError(f"{where}: {name} must be a list of entries with an id, a whole number")
     return [{"id": row["id"]} for row in rows]  # type: ignore[union-attr]
 
@@ -281,7 +281,7 @@ def _person(protocol: Protocol, where: Path, number: int, row: Any, truth: bool)
     found = {"category_id": 1, "iscrowd": 0, "num_keypoints": seen, **row}
     names = ("image_id", "category_id", *(("id", "iscrowd", "num_keypoints") if truth else ()))
     for name in names:
-        if type(found.get(name)) is not int:
+        if not _is_whole(found.get(name)):
             raise ValueError(f"{where}: {name} of entry {number} must be a whole number")
     kept = {**{name: found[name] for name in names}, "keypoints": points.tolist()}
     if not truth:
@@ -290,6 +290,11 @@ def _person(protocol: Protocol, where: Path, number: int, row: Any, truth: bool)
     if box.shape != (4,) or not np.isfinite(box).all() or not _is_number(row.get("area")):
         raise ValueError(f"{where}: entry {number} needs an area, and four numbers as bbox")
     return {**kept, "area": row["area"], "bbox": box.tolist()}
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number, and one that numpy can hold."""
+    return type(value) is int and abs(value) < 1 << 53
 
 
 def _is_number(value: Any) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpse_dist.arrays import read_npy
 from hpse_dist.metrics import hand
 from hpse_dist.metrics.classes import accuracy, macro_f1
 from hpse_dist.metrics.pose2d import joint_error, pck
@@ -40,8 +41,8 @@ class Regressor:
     def read(path: Path) -> Regressor:
         """From a .npy file; ValueError for anything else."""
         try:
-            matrix = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            matrix = read_npy(path)
+        except ValueError as error:
             raise ValueError(f"{path}: not a regressor as .npy ({error})") from None
         if matrix.ndim != 2 or matrix.dtype.kind != "f" or not np.isfinite(matrix).all():
             raise ValueError(f"{path}: a regressor is a table of numbers, joints x vertices")

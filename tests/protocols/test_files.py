@@ -109,6 +109,10 @@ def test_joints_of_a_mesh_need_the_regressor_and_its_hash_is_kept(tmp_path: Path
     np.save(tmp_path / "small.npy", matrix[:, :100])
     with pytest.raises(ValueError, match="6890 vertices, and the regressor is 17 x 100"):
         score_files(protocol, *paths, tmp_path / "small.npy")
+    text = (tmp_path / "small.npy").read_bytes()
+    (tmp_path / "small.npy").write_bytes(text.replace(b" \n", b"{\n", 1))  # numpy: TokenError
+    with pytest.raises(ValueError, match=r"small\.npy: not a regressor as \.npy"):
+        score_files(protocol, *paths, tmp_path / "small.npy")
 
 
 def test_people_left_out_and_made_up_count_where_the_protocol_says_so() -> None:
@@ -276,6 +280,8 @@ def test_bad_results_of_coco_are_one_sentence(tmp_path: Path, capsys: Any) -> No
         ({"image_id": 99}, "1 image_id are not among the images"),
         ({"score": None}, "every entry needs a score"),
         ({"keypoints": [float("nan")] * 51}, "keypoints of entry 0 are not numbers"),
+        ({"keypoints": [10**400] * 51}, "keypoints must be numbers"),
+        ({"category_id": 10**400}, "category_id of entry 0 must be a whole number"),
     ):
         pred.write_text(json.dumps([rows[0] | change, *rows[1:]]))
         _said([pred.name, truth.name], "coco-keypoints", sentence, tmp_path, capsys)

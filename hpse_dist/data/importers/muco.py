@@ -54,7 +54,7 @@ def frames(config: MucoConfig) -> Iterator[FrameRecord | Reject]:
         if isinstance(picture, Reject):
             yield picture
             continue
-        name = str(picture.about.get("file_name"))
+        name = str(picture.about.get("file_name")) or "a picture without a name"
         if config.sets and name.partition("/")[0] not in config.sets:
             continue
         yield from _people(picture, name, config.root)

@@ -149,14 +149,19 @@ def _read(file: Path) -> _Clip:
     if pose.ndim != 2 or pose.shape[0] != 72 or not pose.shape[1]:
         raise Bad(f"pose has shape {pose.shape}, not 72 x frames")
     count = pose.shape[1]
-    genders = np.ravel(found["gender"])
+    shape = np.asarray(found["shape"])
+    if shape.ndim != 2:
+        raise Bad(f"shape has shape {shape.shape}, not scores x frames")
+    gender, turn = (
+        numbers(np.ravel(found[name])[:1], (1,), name)[0] for name in ("gender", "zrot")
+    )
     return _Clip(
         pixels=_joints(found, "joints2D", 2, count),
         joints=_joints(found, "joints3D", 3, count),
         poses=numbers(pose.T, (count, 72), "pose"),
-        betas=numbers(np.transpose(found["shape"])[:, :10], (count, 10), "shape"),
-        gender="male" if genders.size and genders[0] == 1 else "female",
-        turn=float(numbers(np.ravel(found["zrot"])[:1], (1,), "zrot")[0]),
+        betas=numbers(shape.T[:, :10], (count, 10), "shape"),
+        gender="male" if gender == 1 else "female",
+        turn=float(turn),
         camera=numbers(np.ravel(found["camLoc"]), (3,), "camLoc"),
     )
 

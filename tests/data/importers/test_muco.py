@@ -42,6 +42,7 @@ def write(root: Path, people: list[Any]) -> Path:
     images = [{"id": i, "file_name": name, **size, **camera} for i, name in enumerate(NAMES)]
     images.append({**images[0], "id": 9, "file_name": "../secret.jpg"})
     images.append({**images[0], "id": 8, "f": [1.0]})
+    images.append({**images[0], "id": 7, "file_name": ""})
     write_json(root / "MuCo-3DHP.json", {"images": images, "annotations": people})
     drawn = [made.project(joints(n), np.eye(3), np.zeros(3)) for n in range(4)]
     for name in NAMES:
@@ -82,6 +83,11 @@ def test_a_broken_person_is_a_reject(tmp_path: Path, broken: dict[str, Any], rea
     write(tmp_path, [person(0, 0), person(1, 0, **broken)])
     people, rejects = read(tmp_path)
     assert len(people) == 1 and any(reason in said for said in rejects.values())
+
+
+def test_a_picture_without_a_name_is_a_reject_that_says_so(tmp_path: Path) -> None:
+    people, rejects = read(write(tmp_path, [person(0, 0), person(1, 0, image_id=7)]))
+    assert len(people) == 1 and "a picture without a name" in rejects and "" not in rejects
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ def test_broken_clips_and_frames_are_rejects(tmp_path: Path) -> None:
         "01_01_c0002": short,
         "01_01_c0003": {**clip(), "joints3D": np.ones((3, 24))},
         "01_01_c0004": {**clip(), "pose": np.ones((3, 3))},
+        "01_01_c0005": {**clip(), "shape": {"a": 1.0}},
+        "01_01_c0006": {**clip(), "gender": {"a": 1.0}},
     }.items():
         write(root, bad, name)
     people, rejects = read(root)
@@ -143,6 +145,8 @@ def test_broken_clips_and_frames_are_rejects(tmp_path: Path) -> None:
     assert "lacks camLoc" in rejects["train/run0/01_01_c0002_info.mat"]
     assert "joints3D" in rejects["train/run0/01_01_c0003_info.mat"]
     assert "pose has shape" in rejects["train/run0/01_01_c0004_info.mat"]
+    assert "shape holds what is not" in rejects["train/run0/01_01_c0005_info.mat"]
+    assert "gender holds what is not" in rejects["train/run0/01_01_c0006_info.mat"]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
