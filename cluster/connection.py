@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster.guardian import Known, end, family, guarded
 from cluster.head import bound_to_head
-from cluster.inside import hush, read_authentication_again
+from cluster.inside import hush, lean_node, read_authentication_again
 from cluster.resources import Node, nodes_of
 from cluster.worker import sentence
 from hpse_dist.safety import read_weights_only
@@ -112,12 +112,10 @@ def connected(*, debug: bool = False, batches: bool = False) -> Iterator[Cluster
     if not debug:
         hush()
     read_authentication_again()
+    options |= {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     with guarded() if own else contextlib.nullcontext():
-        _start(
-            options
-            | {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR},
-            STARTS if own else 1,
-        )
+        with lean_node(follow_logs=debug) if own else contextlib.nullcontext():
+            _start(options, STARTS if own else 1)
         try:
             with bound_to_head() if own else contextlib.nullcontext():
                 yield Cluster(nodes_of(ray.nodes()), own)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+from collections.abc import Iterator
 from typing import Any
-
-_DATASETS, _PLACES = "DatasetsCallback", "PlacementGroupCleanerCallback"
 
 
 def read_authentication_again() -> None:
@@ -20,23 +21,36 @@ def read_authentication_again() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def lean_trainer(own: bool) -> Any:
-    """Ray's TorchTrainer without the processes that no run here needs.
+@contextlib.contextmanager
+def lean_node(follow_logs: bool) -> Iterator[None]:
+    """A node started in this block has only what it needs for a command alone.
 
-    One deals out Ray's datasets, anew at every start of the trainers. The other frees a lost
-    controller's places in a cluster that outlives it, which one of our `own` does not.
+    No autoscaler, which has no machines to ask for; no web server, which without the dashboard
+    still starts; and its workers' logs are read only if they are to be followed here.
     """
-    from ray.train.torch import TorchTrainer
+    from ray._private import node, parameter
 
-    base: Any = TorchTrainer
-    needless = {_DATASETS, _PLACES} if own else {_DATASETS}
+    full: Any = parameter.RayParams
+    lean = functools.partial(full, no_monitor=True, include_log_monitor=follow_logs)
+    with (
+        _instead(parameter, "RayParams", lean),
+        _instead(node.Node, "start_api_server", _no_server),
+    ):
+        yield
 
-    class Lean(base):
-        def _create_default_callbacks(self) -> list[Any]:
-            made = super()._create_default_callbacks()
-            return [one for one in made if type(one).__name__ not in needless]
 
-    return Lean
+def _no_server(self: Any, **_: Any) -> None:
+    self._webui_url = ""
+
+
+@contextlib.contextmanager
+def _instead(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def hush() -> None:

@@ -145,7 +145,7 @@ class _Limits:
 
 
 class _Job(threading.Thread):
-    """`TorchTrainer.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
+    """`Trainer.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
 
     def __init__(
         self,
@@ -188,8 +188,8 @@ class _Job(threading.Thread):
     def _trainer(self) -> Any:
         from ray import train
 
-        from cluster.inside import lean_trainer
         from cluster.losses import Losses
+        from cluster.trainer import Trainer
 
         patience_s = math.ceil(self.limits.patience_s / 3)
         # The three tries to find room share the deadline; Ray itself would try for ever.
@@ -199,7 +199,8 @@ class _Job(threading.Thread):
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:
             resources["GPU"] = self.need.gpus
-        return lean_trainer(self.own)(
+        return Trainer(
+            self.own,
             _work,
             train_loop_config={
                 "target": self.target,
@@ -248,6 +249,12 @@ def _work(config: dict[str, Any]) -> None:
         _starts_path(folder).parent.mkdir(parents=True, exist_ok=True)
         with _starts_path(folder).open("a") as file:
             file.write(f"{config['start']}\n")
+    os.environ |= {  # as torchrun names them, for the libraries that read them
+        "RANK": str(world.rank),
+        "WORLD_SIZE": str(world.size),
+        "LOCAL_RANK": str(world.local_rank),
+        "LOCAL_WORLD_SIZE": str(world.local_size),
+    }
     try:
         recipe, also = pickle.loads(config["packed"])
         run_target(config["target"], recipe, world, folder, **also)

@@ -16,15 +16,16 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hpse_dist.fields import Batch
-from hpse_dist.meter import together
 from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
+
+if TYPE_CHECKING:  # Ray's controller, which imports this for its names, needs no torch
+    from hpse_dist.fields import Batch
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +233,16 @@ def explain(starts: Sequence[Start], losses: Path) -> None:
             before = [one for one in before if one.began < float(row["time"])]
             if before and before[-1].ended not in _IN_PEACE and row["how"] != "error":
                 before[-1].ended = str(row["how"])
+
+
+def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Readings of several processes or starts as one: sums, and of memory the largest."""
+    names = dict.fromkeys(name for reading in readings for name in reading)
+    joined = {}
+    for name in names:
+        values = [reading[name] for reading in readings if name in reading]
+        joined[name] = round(max(values) if name.endswith("_mb") else sum(values), 3)
+    return joined
 
 
 def account_of(starts: Sequence[Start], useful: float) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import ctypes
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -56,16 +55,6 @@ class Meter:
         if self._gpu is not None:
             found["gpu_joules"] = self._gpu.joules()
         return found
-
-
-def together(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Readings of several processes or starts as one: sums, and of memory the largest."""
-    names = dict.fromkeys(name for reading in readings for name in reading)
-    joined = {}
-    for name in names:
-        values = [reading[name] for reading in readings if name in reading]
-        joined[name] = round(max(values) if name.endswith("_mb") else sum(values), 3)
-    return joined
 
 
 def _core_seconds() -> float:

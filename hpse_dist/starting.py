@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hpse_dist import objectives, tasks
-from hpse_dist.engine import Engine, build_engine
+from hpse_dist.engine import Engine, build_engine, join
 from hpse_dist.models.encoder import Encoder, build_encoder
 from hpse_dist.models.frozen import FrozenEncoder
 from hpse_dist.models.start import start_weights
@@ -24,9 +24,16 @@ from hpse_dist.world import World
 
 
 def set_up_process(recipe: TrainingRecipe, world: World) -> torch.device:
-    """Threads, seeds, loading and the device of this process, once."""
+    """Threads, seeds, loading, the device and the group of this process, once."""
     read_weights_only()
     torch.manual_seed(recipe.seed)  # the start weights: equal on every rank, whatever the world
+    device = _device(recipe, world)
+    if world.size > 1:
+        join(world, device)
+    return device
+
+
+def _device(recipe: TrainingRecipe, world: World) -> torch.device:
     wanted = recipe.machine.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("machine.device is cuda, but torch sees no GPU here; use auto or cpu")

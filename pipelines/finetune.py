@@ -12,7 +12,6 @@ from cluster.launch import launch
 from hpse_dist.predict import FOLDER, Wanted, predict
 from hpse_dist.protocols import PROTOCOLS, named
 from hpse_dist.recipe import FinetuneRecipe, load_checked
-from hpse_dist.run import finetune
 from hpse_dist.run_folder import is_done
 from hpse_dist.world import World
 from pipelines import command_parser, run_command
@@ -45,7 +44,7 @@ def main(options: argparse.Namespace) -> None:
     recipe = load_checked(FinetuneRecipe, options.recipe, options.overrides)
     if options.protocol and not options.predict:
         raise ValueError("--protocol is what --predict writes predictions for; add --predict")
-    start(recipe, finetune, options)
+    start(recipe, "hpse_dist.run:finetune", options)
     if options.predict and is_done(recipe.folder()):
         predictions(recipe, options)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cluster.launch import launch
-from hpse_dist.data.loader import NO_CREW
-from hpse_dist.planning.measure import plan
+from cluster.worker import resolve
+from hpse_dist.data.decoding import NO_CREW
 from hpse_dist.recipe import PretrainRecipe, TrainingRecipe, load_checked
-from hpse_dist.run import pretrain
 from hpse_dist.run_folder import check_folder, is_done
 from hpse_dist.world import World
 from pipelines import command_parser, planning, run_command
@@ -40,34 +37,36 @@ def add_training_arguments(made: argparse.ArgumentParser) -> None:
     planning.add_arguments(made)
 
 
-def start(
-    recipe: TrainingRecipe,
-    run: Callable[[Any, World, Path], None],
-    options: argparse.Namespace,
-) -> None:
-    """Run a training recipe through Ray, or here, and say where the result is."""
+PLAN = "hpse_dist.planning.measure:plan"
+
+
+def start(recipe: TrainingRecipe, target: str, options: argparse.Namespace) -> None:
+    """Run a training recipe with `module:function` as `carry_out`, and say where the result is."""
     folder = recipe.folder()
     check_folder(recipe, folder)
     if options.plan:
         planning.check(recipe, options)
-        carry_out(recipe, plan, folder, None, options)
+        carry_out(recipe, PLAN, folder, None, options)
         planning.show(recipe, folder, options)
         return
     if is_done(folder):
         print(f"done before: {folder}")
         return
-    carry_out(recipe, run, folder, recipe.steps, options)
+    carry_out(recipe, target, folder, recipe.steps, options)
     print(f"done: {folder}" if is_done(folder) else f"stopped, same command goes on: {folder}")
 
 
 def carry_out(
     recipe: TrainingRecipe,
-    run: Callable[[Any, World, Path], None],
+    target: str,
     folder: Path,
     steps: int | None,
     options: argparse.Namespace,
 ) -> None:
-    """Call a function on all of the recipe's workers, through Ray or here."""
+    """Call `module:function` on all of the recipe's workers, through Ray or here.
+
+    By name: this process has no use for what only they import.
+    """
     if options.without_ray:
         if recipe.machine.workers != 1:
             raise ValueError(
@@ -76,10 +75,10 @@ def carry_out(
             )
         if recipe.machine.loader == "workers":
             raise ValueError(NO_CREW)
-        run(recipe, World(), folder)
+        resolve(target)(recipe, World(), folder)
     else:
         launch(
-            f"{run.__module__}:{run.__name__}",
+            target,
             recipe,
             folder,
             workers=recipe.machine.workers,
@@ -96,7 +95,7 @@ def carry_out(
 
 def main(options: argparse.Namespace) -> None:
     recipe = load_checked(PretrainRecipe, options.recipe, options.overrides)
-    start(recipe, pretrain, options)
+    start(recipe, "hpse_dist.run:pretrain", options)
 
 
 if __name__ == "__main__":

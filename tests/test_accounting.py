@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from hpse_dist.accounting import LAUNCH, Account, Clock, Start, account_of, read_starts, straggler
+from hpse_dist.accounting import (
+    LAUNCH,
+    Account,
+    Clock,
+    Start,
+    account_of,
+    read_starts,
+    straggler,
+    together,
+)
 from hpse_dist.world import World
 
 
@@ -110,3 +119,9 @@ def test_a_straggler_is_named() -> None:
     assert straggler([1.0, 1.1, 1.4, 0.9]) is None
     assert straggler([5.0]) is None
     assert straggler([0.0, 0.0]) is None
+
+
+def test_readings_add_up_and_memory_peaks() -> None:
+    both = together([{"core_seconds": 1.0, "memory_mb": 5.0}, {"core_seconds": 2.5, "joules": 1.0}])
+    assert both == {"core_seconds": 3.5, "memory_mb": 5.0, "joules": 1.0}
+    assert together([]) == {}

@@ -175,11 +175,12 @@ def test_what_is_slow_to_import_is_imported_by_those_who_use_it() -> None:
 
 def test_rays_controller_imports_nothing_that_it_only_carries() -> None:
     """It starts before any worker does, and everyone waits for it."""
-    code = "import sys, cluster.launch; print(*sys.modules)"
+    code = "import sys, cluster.launch; print('ray' in sys.modules); "
+    code += "import cluster.losses, cluster.trainer; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    late = {"hpse_dist.recipe", "hpse_dist.run_folder", "cluster.data_workers", "scipy", "ray"}
-    found = set(done.stdout.split())
-    assert "cluster.connection" in found and not late & found
+    late = {"hpse_dist.recipe", "hpse_dist.run_folder", "cluster.data_workers", "scipy", "torch"}
+    early, *found = done.stdout.split()
+    assert early == "False" and "cluster.connection" in found and not late & set(found)
 
 
 def test_no_cycles() -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hpse_dist.meter import GpuEnergy, Meter, Rapl, together
+from hpse_dist.meter import GpuEnergy, Meter, Rapl
 from hpse_dist.world import World
 
 
@@ -69,9 +69,3 @@ def test_gpu_energy_is_the_counters_difference() -> None:
     assert meter.joules() == pytest.approx(7.5)
     with pytest.raises(OSError, match="nvmlDeviceGetHandleByUUID: NVML error 6"):
         GpuEnergy(nvml([], unknown=True), "abc")  # type: ignore[arg-type]
-
-
-def test_readings_add_up_and_memory_peaks() -> None:
-    both = together([{"core_seconds": 1.0, "memory_mb": 5.0}, {"core_seconds": 2.5, "joules": 1.0}])
-    assert both == {"core_seconds": 3.5, "memory_mb": 5.0, "joules": 1.0}
-    assert together([]) == {}

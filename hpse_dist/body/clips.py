@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 import torch
-from scipy.spatial.transform import Rotation
 
 from hpse_dist.arrays import read_npz
 from hpse_dist.body.poses import NUM_NUMBERS, upright
@@ -89,9 +89,12 @@ def between_frames(clip: Clip, at: np.ndarray) -> tuple[torch.Tensor, np.ndarray
     place = np.clip(at * clip.rate, 0, len(clip.poses) - 1)
     first = np.minimum(place.astype(int), len(clip.poses) - 2)
     share = place - first
-    a, b = (Rotation.from_rotvec(clip.poses[index].reshape(-1, 3)) for index in (first, first + 1))
+    a, b = (
+        scipy.spatial.transform.Rotation.from_rotvec(clip.poses[index].reshape(-1, 3))
+        for index in (first, first + 1)
+    )
     step = (a.inv() * b).as_rotvec() * np.repeat(share, NUM_NUMBERS // 3)[:, None]
-    turned = (a * Rotation.from_rotvec(step)).as_matrix()
+    turned = (a * scipy.spatial.transform.Rotation.from_rotvec(step)).as_matrix()
     rotations = torch.from_numpy(turned.reshape(len(at), -1, 3, 3).astype(np.float32))
     path = clip.path[first] * (1 - share[:, None]) + clip.path[first + 1] * share[:, None]
     return rotations, path

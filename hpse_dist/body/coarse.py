@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import dijkstra
+import scipy
 
 NEIGHBOURS = 6  # chosen vertices that a vertex between them is interpolated from
 _VERSION = 1
@@ -88,7 +87,7 @@ def _coarsened(vertices: np.ndarray, faces: np.ndarray, sizes: Sequence[int]) ->
     for size in sizes:
         chosen = order[:size]
         # (n, V) distances, for the moment: 1723 x 6890 of them are 95 MB
-        distance = dijkstra(graph, indices=chosen)
+        distance = scipy.sparse.csgraph.dijkstra(graph, indices=chosen)
         near, weights = _interpolation(vertices, distance[:, among], chosen, among)
         place: np.ndarray = np.zeros(len(vertices), np.int64)
         place[among] = np.arange(len(among))
@@ -99,7 +98,7 @@ def _coarsened(vertices: np.ndarray, faces: np.ndarray, sizes: Sequence[int]) ->
     return levels
 
 
-def farthest_points(vertices: np.ndarray, graph: csr_array, count: int) -> np.ndarray:
+def farthest_points(vertices: np.ndarray, graph: scipy.sparse.csr_array, count: int) -> np.ndarray:
     """(count,) numbers of vertices, each the farthest along the edges from those before it."""
     distance: np.ndarray = np.full(len(vertices), np.inf)
     chosen: list[int] = []
@@ -107,18 +106,20 @@ def farthest_points(vertices: np.ndarray, graph: csr_array, count: int) -> np.nd
     while len(chosen) < min(count, len(vertices)):
         reach = distance.max()  # a vertex farther off has a nearer chosen one already
         chosen.append(farthest)
-        distance = np.minimum(distance, dijkstra(graph, indices=farthest, limit=reach))
+        distance = np.minimum(
+            distance, scipy.sparse.csgraph.dijkstra(graph, indices=farthest, limit=reach)
+        )
         distance[farthest] = -1.0  # never again, even where several are in one place
         farthest = int(distance.argmax())
     return np.array(chosen)
 
 
-def _graph(vertices: np.ndarray, faces: np.ndarray) -> csr_array:
+def _graph(vertices: np.ndarray, faces: np.ndarray) -> scipy.sparse.csr_array:
     """The edges with their lengths; to csgraph a zero is no edge, hence a least length."""
     a, b = edges_of(faces).T
     lengths = np.maximum(np.linalg.norm(vertices[a] - vertices[b], axis=1), 1e-9)
     ends = np.concatenate([a, b]), np.concatenate([b, a])
-    return csr_array((np.tile(lengths, 2), ends), shape=(len(vertices),) * 2)
+    return scipy.sparse.csr_array((np.tile(lengths, 2), ends), shape=(len(vertices),) * 2)
 
 
 def _meeting(cells: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ so skinning errs least near the poses people are mostly in.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import nnls
+import scipy
 
 from hpse_dist.body import joints
 
@@ -144,6 +144,6 @@ def joint_regressor(
         )
         wanted = np.zeros(len(equations))
         wanted[-1] = sum_weight
-        found, _ = nnls(equations, wanted)
+        found, _ = scipy.optimize.nnls(equations, wanted)
         regressor[joint, near] = found / found.sum()
     return regressor

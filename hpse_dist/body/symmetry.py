@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import scipy
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from hpse_dist.body.model import Body, load_body
@@ -31,7 +31,7 @@ def uv_mirror(body: Body, side: int = TABLE_SIDE) -> Tensor:
     that the mirror image covers. ValueError where the mesh has no mirror image.
     """
     vertices, faces = body.v_template.numpy(), body.faces.numpy()
-    distance, twin = cKDTree(vertices).query(vertices * [-1.0, 1.0, 1.0])
+    distance, twin = scipy.spatial.cKDTree(vertices).query(vertices * [-1.0, 1.0, 1.0])
     known = {tuple(sorted(face)): number for number, face in enumerate(faces.tolist())}
     pairs = [known.get(tuple(sorted(face)), -1) for face in twin[faces].tolist()]
     number = np.array(pairs)
@@ -47,7 +47,7 @@ def uv_mirror(body: Body, side: int = TABLE_SIDE) -> Tensor:
     places = (shares @ uv[here]).reshape(-1, 2)
     values = (shares @ opposite).reshape(-1, 2)
     cells = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1) + 0.5) / side
-    nearest = cKDTree(places).query(cells.reshape(-1, 2))[1].reshape(side, side)
+    nearest = scipy.spatial.cKDTree(places).query(cells.reshape(-1, 2))[1].reshape(side, side)
     # the rest of the way from the measured point to the cell's middle is left out: under a cell
     return torch.from_numpy(values[nearest].astype(np.float32))
 

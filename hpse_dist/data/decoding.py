@@ -21,6 +21,11 @@ from hpse_dist.data.prefetch import Buffer, Layout
 Sampling = Literal["pairs", "frames"]
 Kind = Literal["inline", "workers", "resident"]
 
+NO_CREW = (
+    "machine.loader is workers, and there are no Ray data workers here: they come with trainers "
+    "that Ray has started; leave --without-ray out, or set machine.loader to inline or resident"
+)
+
 
 @dataclass(frozen=True)
 class Incident:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.fft import dct
+import scipy
 
 from hpse_dist.data import beton
 from hpse_dist.data.collection import Collection
@@ -169,7 +169,7 @@ def reduced(images: np.ndarray) -> np.ndarray:
 @cache
 def _transform(start: float, side: float) -> np.ndarray:
     """(8, 64): the lowest 8 DCT coefficients of a part of a row, reduced to 32 cells before."""
-    basis = dct(np.eye(32), axis=0, norm="ortho")[:8]
+    basis = scipy.fft.dct(np.eye(32), axis=0, norm="ortho")[:8]
     return (basis @ _reduction(start, side, 32)).astype(np.float32)
 
 

@@ -17,7 +17,7 @@ import torch
 from hpse_dist.data.ahead import Ahead, check_budget
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.decode import Decoder, Rows, provided
-from hpse_dist.data.decoding import Crew, Hire, Incident, Kind, Reading, Sampling
+from hpse_dist.data.decoding import NO_CREW, Crew, Hire, Incident, Kind, Reading, Sampling
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.finish import Finish
 from hpse_dist.data.items import Items, Source, read_items
@@ -30,10 +30,6 @@ from hpse_dist.world import World
 
 __all__ = ["Loader", "Source", "evaluation_batches"]
 
-NO_CREW = (
-    "machine.loader is workers, and there are no Ray data workers here: they come with trainers "
-    "that Ray has started; leave --without-ray out, or set machine.loader to inline or resident"
-)
 _AHEAD = 2  # micro-batches decoded or waiting, besides one per thread and the consumer's
 
 

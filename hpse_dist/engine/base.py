@@ -250,7 +250,7 @@ def running(module: nn.Module) -> list[Tensor]:
 
 
 def join(world: World, device: torch.device) -> None:
-    """Make sure of the process group; one that Ray or torchrun has made is used as it is.
+    """Make sure of the process group; one that there is already is used as it is.
 
     A group made here needs MASTER_ADDR and MASTER_PORT in the environment, unless the world is one
     process, and lives as long as the process.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import roma
 import torch
 from torch import Tensor
 
@@ -16,6 +15,8 @@ def similarity(
     is proper (determinant +1): a mirror image is not an alignment. A source that is a single place
     has no scale; it gets 0, which puts it at the target's mean.
     """
+    import roma  # late, see `rotations`
+
     scale: Tensor
     rotation, transl, scale = roma.rigid_points_registration(
         source, target, weights, compute_scaling=True

@@ -1,10 +1,12 @@
-"""Rotations: axis-angle, 3x3 matrices and the 6D form in its two memory layouts; by roma."""
+"""Rotations: axis-angle, 3x3 matrices and the 6D form in its two memory layouts; by roma.
+
+roma is imported by who uses it: with it comes all of torch's compiler.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import roma
 import torch
 from torch import Tensor
 
@@ -13,11 +15,15 @@ SixDLayout = Literal["contiguous", "interleaved"]
 
 def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
     """(..., 3) radians -> (..., 3, 3); differentiable everywhere, the zero rotation included."""
+    import roma
+
     return roma.rotvec_to_rotmat(axis_angle)
 
 
 def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
     """(..., 3, 3) -> (..., 3) radians of norm 0..pi, stable near both ends."""
+    import roma
+
     return roma.rotmat_to_rotvec(matrix)
 
 
@@ -27,6 +33,8 @@ def six_d_to_matrix(six_d: Tensor, layout: SixDLayout = "contiguous") -> Tensor:
     contiguous: column one is numbers 0, 1, 2 (HMR2, Multi-HMR); interleaved: 0, 2, 4 (HMR, SPIN).
     The same six numbers are different rotations in the two: weights belong to one layout.
     """
+    import roma
+
     _check_layout(layout)
     if layout == "contiguous":
         columns = six_d.unflatten(-1, (2, 3)).transpose(-1, -2)

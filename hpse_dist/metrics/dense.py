@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import dijkstra
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 KAPPA_METRES = 0.255
@@ -31,7 +29,7 @@ def closest_vertices(
         there = np.flatnonzero(vertex_part == part)
         if len(there):
             here = parts == part
-            found[here] = there[cKDTree(vertex_uv[there]).query(uv[here])[1]]
+            found[here] = there[scipy.spatial.cKDTree(vertex_uv[there]).query(uv[here])[1]]
     return found
 
 
@@ -45,8 +43,10 @@ def geodesic_distances(
     """
     edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
     length = np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1)
-    graph = coo_matrix((length, (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2)
-    return dijkstra(graph.tocsr(), directed=False, indices=sources)
+    graph = scipy.sparse.coo_matrix(
+        (length, (edges[:, 0], edges[:, 1])), shape=(len(vertices),) * 2
+    )
+    return scipy.sparse.csgraph.dijkstra(graph.tocsr(), directed=False, indices=sources)
 
 
 def gps(distance: Tensor, known: Tensor, normaliser: float | Tensor = KAPPA_METRES) -> Tensor:

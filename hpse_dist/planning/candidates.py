@@ -7,31 +7,20 @@ from typing import Any
 import torch
 
 from hpse_dist.collectives import gather_objects
-from hpse_dist.engine import join
 from hpse_dist.fields import Batch
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.planning.plan import Loading, Trial
 from hpse_dist.recipe import PretrainRecipe, TrainingRecipe
-from hpse_dist.world import World
 
 
-class Peers:
-    """What the ranks tell one another before there is an engine."""
+def from_main(value: Any) -> Any:
+    """The main rank's value, on every rank. Collective."""
+    return gather_objects(value)[0]
 
-    def __init__(self, world: World, device: torch.device) -> None:
-        self.world = world
-        if world.size > 1:
-            join(world, device)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on every rank."""
-        return gather_objects(value)
-
-    def from_main(self, value: Any) -> Any:
-        return self.gather(value)[0]
-
-    def slowest(self, seconds: float) -> float:
-        return max(self.gather(seconds))
+def slowest(seconds: float) -> float:
+    """The most that any rank needed. Collective."""
+    return max(gather_objects(seconds))
 
 
 def enough_threads(loading: list[Loading], trial: Trial) -> int:

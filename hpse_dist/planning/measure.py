@@ -22,17 +22,19 @@ import torch
 import torch.distributed as dist
 
 from hpse_dist.accounting import Clock
+from hpse_dist.collectives import gather_objects
 from hpse_dist.data.decoding import Hire
 from hpse_dist.data.items import read_items
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.feed import Feed, make_feed
 from hpse_dist.fields import Batch
 from hpse_dist.planning.candidates import (
-    Peers,
     engines,
     enough_threads,
+    from_main,
     micro_batches,
     resized,
+    slowest,
 )
 from hpse_dist.planning.memory import need
 from hpse_dist.planning.plan import (
@@ -83,10 +85,7 @@ def settled(
     auto = recipe.machine.engine == AUTO
     if auto:
         recipe = _simplest(recipe, world)
-    peers = Peers(world, device)
-    found = peers.from_main(
-        stored(folder, key_of(recipe, world, device)) if world.is_main else None
-    )
+    found = from_main(stored(folder, key_of(recipe, world, device)) if world.is_main else None)
     if auto and found is None:
         log.info("no plan of %s for this machine yet: measuring", recipe.name)
         found = Measurement(recipe, world, device, hire).plan()
@@ -120,7 +119,6 @@ class Measurement:
                 "from a shelf and needs none: choose its engine by hand"
             )
         self.recipe, self.world, self.device, self.hire = recipe, world, device, hire
-        self.peers = Peers(world, device)
         self.module, _ = module_of(recipe)  # for what it needs: engines have one of their own
         learns = [p for p in self.module.parameters() if p.requires_grad]
         self.parameter_bytes = sum(p.numel() * p.element_size() for p in learns)
@@ -176,7 +174,7 @@ class Measurement:
                 rate = self._rate(batches, 0.05 * self.budget)
             finally:
                 loader.close()
-            rate = min(self.peers.gather(rate))
+            rate = min(gather_objects(rate))
             if found and rate < 1.1 * found[-1].samples_per_s:
                 break
             found.append(Loading(threads, rate))
@@ -215,7 +213,7 @@ class Measurement:
         for engine, stage in engines(recipe, size):
             late = self._passed() > 0.6 * self.budget
             setting = Setting(engine, stage, quick)
-            if any(self.peers.gather(late)):
+            if any(gather_objects(late)):
                 found.append(Trial(setting, failed="no time left; raise machine.plan_seconds"))
             else:
                 found.append(self._tried(setting, example))
@@ -291,12 +289,12 @@ class Measurement:
                 first.append(times[0])
                 last.append(times[1])
             enough = time.perf_counter() - start > 0.06 * self.budget
-            if len(first) >= LEAST and all(self.peers.gather(enough)):
+            if len(first) >= LEAST and all(gather_objects(enough)):
                 break
-        micro = self.peers.slowest(statistics.median(first))
-        whole = self.peers.slowest(statistics.median(last))
+        micro = slowest(statistics.median(first))
+        whole = slowest(statistics.median(last))
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-        return Trial(setting, micro, max(0.0, whole - micro), max(self.peers.gather(peak)))
+        return Trial(setting, micro, max(0.0, whole - micro), max(gather_objects(peak)))
 
     def _seconds(self, work: Callable[[], object]) -> float:
         self._wait()
@@ -323,7 +321,7 @@ class Measurement:
         for tensor in (small, large):
             dist.all_reduce(tensor)
             times = [self._seconds(lambda one=tensor: dist.all_reduce(one)) for _ in range(5)]  # type: ignore[misc]
-            seconds.append(self.peers.slowest(statistics.median(times)))
+            seconds.append(slowest(statistics.median(times)))
         passed = 2 * (self.world.size - 1) / self.world.size * large.nbytes
         return Link(passed / max(1e-9, seconds[1] - seconds[0]), seconds[0])
 
@@ -348,7 +346,7 @@ class Measurement:
                 times.append(self._seconds(lambda: self._counted(engine, clock, batches)))
                 least = min(5.0, 0.2 * self.budget)
                 enough = self._passed() > self.budget and time.perf_counter() - start > least
-                if len(times) >= LEAST and all(self.peers.gather(enough)):
+                if len(times) >= LEAST and all(gather_objects(enough)):
                     break
             used = time.process_time() - cores
             rates = clock.rates(world.size)
@@ -359,10 +357,10 @@ class Measurement:
         samples = len(times) * accumulation * chosen.micro_batch
         alone = (1 - rates["wait_share"]) * world.size / rates["samples_per_s"]
         together = Together(
-            samples_per_s=min(self.peers.gather(rates["samples_per_s"])),
-            wait_share=max(self.peers.gather(rates["wait_share"])),
-            compute_s=self.peers.slowest(alone),
-            core_s=statistics.mean(self.peers.gather(used / samples)),
+            samples_per_s=min(gather_objects(rates["samples_per_s"])),
+            wait_share=max(gather_objects(rates["wait_share"])),
+            compute_s=slowest(alone),
+            core_s=statistics.mean(gather_objects(used / samples)),
             spread=(max(times) - min(times)) / 2 / statistics.median(times),
         )
         return together, evaluation_s, rows
@@ -382,7 +380,7 @@ class Measurement:
             seconds = self._seconds(lambda: [module.metrics(batch) for batch in pictures])
         held = len(read_items(feed.held_out, feed.sampling).first)
         limit = self.recipe.evaluate_limit
-        return self.peers.slowest(seconds), held if limit is None else min(held, limit)
+        return slowest(seconds), held if limit is None else min(held, limit)
 
     def _passed(self) -> float:
         return time.perf_counter() - self.began

@@ -6,7 +6,7 @@ The world has y up and the floor at y = 0; at heading 0 a person looks along +z.
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+import scipy
 
 from hpse_dist.body.joints import PARENTS
 
@@ -179,7 +179,7 @@ def walk_path(
             speed[:, axis] = np.interp(ticks, ticks[grounded], speed[grounded, axis])
     else:
         speed = speed * grounded[:, None]
-    speed = gaussian_filter1d(speed, 3.0 if gait else 1.5, axis=0, mode="nearest")
+    speed = scipy.ndimage.gaussian_filter1d(speed, 3.0 if gait else 1.5, axis=0, mode="nearest")
     path = np.concatenate([np.zeros((1, 2)), np.cumsum(speed, axis=0)])
     centred: np.ndarray = path - (path.min(0) + path.max(0)) / 2
     return centred

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy
 
 from hpse_dist.synth import additions
 from hpse_dist.synth.additions import Addition
@@ -73,7 +73,7 @@ def _finish(wear: Wardrobe, betas: np.ndarray) -> Look:
         colours.append(np.repeat(addition.colour[:, None], body.cells**2, axis=1))
     paint = wear.paint.reshape(len(body.faces), -1, 3)
     vertices = np.concatenate([np.zeros((0, 3)), *(a.vertices for a in extra)])
-    near = cKDTree(body.template).query(vertices)[1].astype(np.int64)
+    near = scipy.spatial.cKDTree(body.template).query(vertices)[1].astype(np.int64)
     return Look(
         betas=betas.astype(np.float32),
         cloth_shift=wear.shift,

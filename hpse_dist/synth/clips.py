@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import scipy
 import torch
-from scipy.ndimage import minimum_filter1d
 
 from hpse_dist.body.clips import Clip, between_frames, find_clips, read_clip
 from hpse_dist.body.joints import PARENTS
@@ -165,7 +165,7 @@ def _lifts(
     joints = place_joints(local, bones.expand(last - first, -1, -1), PARENTS).numpy()
     lowest = joints[..., 1].min(1) - joints[:, 0, 1] + clip.path[first:last, 1]
     window = 2 * int(_JUMP_S * clip.rate) + 1
-    lift = np.clip(lowest - minimum_filter1d(lowest, window), 0.0, 0.8)
+    lift = np.clip(lowest - scipy.ndimage.minimum_filter1d(lowest, window), 0.0, 0.8)
     return np.arange(first, last) / clip.rate, lift
 
 

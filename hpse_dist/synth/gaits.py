@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import CubicSpline
+import scipy
 
 from hpse_dist.synth.actions import POSTURES
 from hpse_dist.synth.anatomy import ANGLES, COLUMN, RELAXED, resolve
@@ -59,7 +59,7 @@ _RUN: dict[str, Knots] = {
 def _curve(knots: Knots, phase: np.ndarray) -> np.ndarray:
     """A smooth periodic curve through (share of the cycle, value) knots at `phase` cycles."""
     at, values = np.array([*knots, (1.0, knots[0][1])], dtype=float).T
-    curve: np.ndarray = CubicSpline(at, values, bc_type="periodic")(phase % 1.0)
+    curve: np.ndarray = scipy.interpolate.CubicSpline(at, values, bc_type="periodic")(phase % 1.0)
     return curve
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 
 def face_rows(faces: np.ndarray) -> np.ndarray:
@@ -24,11 +24,11 @@ class Topology:
         self.rows = face_rows(faces)
         ones: np.ndarray = np.ones(faces.size, dtype=np.float32)
         fan = (faces.T.ravel(), np.tile(np.arange(len(faces)), 3))
-        self._around = sparse.csr_matrix((ones, fan), shape=(num_vertices, len(faces)))
-        near = self._around @ sparse.csr_matrix(
+        self._around = scipy.sparse.csr_matrix((ones, fan), shape=(num_vertices, len(faces)))
+        near = self._around @ scipy.sparse.csr_matrix(
             (ones, (fan[1], fan[0])), shape=(len(faces), num_vertices)
         )
-        self._mean = sparse.diags(1.0 / np.maximum(near.sum(1).A1, 1e-6)) @ near
+        self._mean = scipy.sparse.diags(1.0 / np.maximum(near.sum(1).A1, 1e-6)) @ near
         self._mean = self._mean.tocsr().astype(np.float32)
 
     def normals(self, vertices: np.ndarray) -> np.ndarray:

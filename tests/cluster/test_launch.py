@@ -193,6 +193,9 @@ def _ended(monkeypatch: pytest.MonkeyPatch, folder: Path, error: BaseException |
 def test_ray_starts_no_process_that_no_run_needs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: bool
 ) -> None:
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
     jobs: list[launching._Job] = []
     monkeypatch.setattr(launching, "_watch", lambda job, *_: jobs.append(job))
     _on(monkeypatch, Node(2), own=own)
@@ -202,6 +205,14 @@ def test_ray_starts_no_process_that_no_run_needs(
     rays = {type(one).__name__ for one in super(type(lean), lean)._create_default_callbacks()}
     needless = {"DatasetsCallback", *(["PlacementGroupCleanerCallback"] if own else [])}
     assert needless < rays and made == rays - needless
+    rays_policy = FixedScalingPolicy(lean.scaling_config)
+    monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", lambda _, **p: p)
+    policy = lean._initialize_and_run_controller(scaling_policy=rays_policy)["scaling_policy"]
+    assert (policy is rays_policy) != own
+    if own:  # it asks no autoscaler, and decides as Ray's
+        policy.after_controller_start(lean.train_run_context)
+        decided = policy.make_decision_for_non_running_worker_group()
+        assert policy._coordinator_client is None and decided.num_workers == 2
 
 
 def test_a_workers_error_comes_out_in_its_own_words(

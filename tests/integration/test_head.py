@@ -28,10 +28,25 @@ with connected():
     ray.shutdown()
     time.sleep(3)
 """
+FOLLOWED = """
+import ray, time
+from cluster.connection import connected
+with connected(debug=True):
+    ray.get(ray.remote(lambda: print("said by a worker")).remote())
+    time.sleep(3)
+"""
+NEEDLESS = ("monitor.py", "dashboard.py")
 
 
 def test_a_shutdown_of_its_own_is_in_peace() -> None:
     subprocess.run([sys.executable, "-c", IN_PEACE], cwd=ROOT, check=True)
+
+
+def test_who_asks_for_it_sees_what_workers_print() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FOLLOWED], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "said by a worker" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
@@ -46,6 +61,8 @@ def test_a_command_without_its_head_ends_in_a_sentence(part: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "connected\n"
         family = psutil.Process(process.pid).children(recursive=True)
+        started = [part for one in family for part in one.cmdline()]
+        assert not [part for part in started if part.endswith(NEEDLESS)]
         next(one for one in family if one.name() == part).kill()
         _, said = process.communicate()
     assert process.returncode == 1

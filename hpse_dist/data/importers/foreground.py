@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from hpse_dist.data.importers.hull import Hull, View, grow, inner
 
@@ -101,7 +101,7 @@ def colour_bins(image: np.ndarray) -> np.ndarray:
 
 def _histogram(bins: np.ndarray) -> np.ndarray:
     counts = np.bincount(bins, minlength=COLOUR_STEPS**3).astype(np.float64)
-    smooth = ndimage.gaussian_filter(counts.reshape((COLOUR_STEPS,) * 3), 0.8).ravel()
+    smooth = scipy.ndimage.gaussian_filter(counts.reshape((COLOUR_STEPS,) * 3), 0.8).ravel()
     return smooth / max(smooth.sum(), 1e-12)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from scipy import ndimage
+import scipy
 
 COARSE_CELLS = 96  # cells along the side of the cube in which the person is looked for
 Lattice = tuple[np.ndarray, tuple[int, int, int]]
@@ -160,7 +160,7 @@ def _largest(cells: np.ndarray) -> np.ndarray | None:
     place = np.argwhere(cells)
     low, high = place.min(axis=0), place.max(axis=0) + 1
     part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    labels, _ = ndimage.label(cells[part], np.ones((3, 3, 3)))
+    labels, _ = scipy.ndimage.label(cells[part], np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     largest = np.zeros_like(cells)
@@ -173,5 +173,5 @@ def inner(points: np.ndarray, step: float, cells: int = 2) -> np.ndarray:
     index = np.rint((points - points.min(axis=0)) / step).astype(int)
     grid = np.zeros(index.max(axis=0) + 1, bool)
     grid[tuple(index.T)] = True
-    deep = ndimage.binary_erosion(grid, np.ones((3, 3, 3)), iterations=cells)
+    deep = scipy.ndimage.binary_erosion(grid, np.ones((3, 3, 3)), iterations=cells)
     return points[deep[tuple(index.T)]]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io.matlab import mat_struct
+import scipy
 
 from hpse_dist.data.importers.official import Bad
 from hpse_dist.safety import one_line
@@ -112,11 +112,11 @@ def array(value: Any, shape: tuple[int | None, ...], what: str) -> np.ndarray:
     return value.astype(np.float64)
 
 
-def structs(value: Any) -> list[mat_struct]:
+def structs(value: Any) -> list[scipy.io.matlab.mat_struct]:
     """The structs of a struct array; none where there is something else."""
     if not isinstance(value, np.ndarray):
         return []
-    return [one for one in value.ravel() if isinstance(one, mat_struct)]
+    return [one for one in value.ravel() if isinstance(one, scipy.io.matlab.mat_struct)]
 
 
 def number(value: Any) -> float | None:

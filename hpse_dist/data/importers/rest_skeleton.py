@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+import scipy
 
 from hpse_dist.body.joints import PARENTS
 from hpse_dist.data.importers.official import MOST, NEAR_M, Bad
@@ -71,7 +71,7 @@ class Posed:
 
 def turns_of(poses: np.ndarray) -> np.ndarray:
     """(N, J, 3, 3) turns against the body's axes of axis-angles (N, J, 3) against the parents."""
-    flat = Rotation.from_rotvec(poses.reshape(-1, 3)).as_matrix()
+    flat = scipy.spatial.transform.Rotation.from_rotvec(poses.reshape(-1, 3)).as_matrix()
     turns = flat.reshape(*poses.shape[:2], 3, 3)
     for joint in range(1, poses.shape[1]):
         turns[:, joint] = turns[:, PARENTS[joint]] @ turns[:, joint]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from hpse_dist.data.importers.video_people import Found
 from hpse_dist.geometry.boxes import area, iou
@@ -116,7 +116,7 @@ class Tracker:
         free = self._apart(self._single(time, [one for one in found if one.name is None]))
         tracks = [track for track in self._active if track.last.name is None]
         costs = self._costs(time, tracks, free)
-        rows, columns = linear_sum_assignment(costs)
+        rows, columns = scipy.optimize.linear_sum_assignment(costs)
         matched = {int(i): int(j) for i, j in zip(rows, columns, strict=True) if costs[i, j] < 1}
         doubtful = self._doubtful(costs, matched) | self._unknown(tracks, free, matched)
         self.uncertain += bool(doubtful)
