@@ -68,10 +68,11 @@ def launch(
 ) -> None:
     """Run `target(recipe, world, folder)` in every worker of a group, until all have returned.
 
-    target: `module:function`; recipe: anything that pickles; steps: the bar's length; device: auto
-    and cuda give each worker a GPU; cpus_per_worker: None shares the machines evenly; fewer:
-    numbers of workers that will do when machines are lost, most first; data_workers: each worker's,
-    which the target gets as `hire`. Crashed workers, and those that do not answer for
+    target: `module:function`, in which `hpse_dist.engine.join` finds the other workers; recipe:
+    anything that pickles; steps: the bar's length; device: auto and cuda give each worker a GPU;
+    cpus_per_worker: None shares the machines evenly; fewer: numbers of workers that will do when
+    machines are lost, most first; data_workers: each worker's, which the target gets as `hire`.
+    Crashed workers, and those that do not answer for
     `hang_limit_s`, are named and started again, all of them, up to `max_failures` times, and go on
     from what the run folder holds. Raises ValueError (ConfigError)
     for what trying again cannot heal, in a worker's own words; ChildProcessError when workers kept

@@ -28,6 +28,10 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
     """
     import torch
 
+    from hpse_dist.engine import join
+
+    if world.size > 1:
+        join(world, torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
     step, total = json.loads(state.read_text()) if state.exists() else (0, 0)
