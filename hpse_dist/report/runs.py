@@ -18,6 +18,7 @@ SWEEP_FILE = "sweep.json"
 STOPPED_FILE = "stopped_early.json"
 STOPPED = "stopped early"
 _MOST = 1e300  # of a figure
+_LEVELS = 32  # of lists and maps within one another in a file of a run
 QUIET_S = 600  # no line for so long: the run was stopped, or its machine was
 PANEL = re.compile(r"step_(\d+)_(.+)\.png")
 
@@ -244,7 +245,17 @@ def _json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path}: a JSON object is needed, found {type(document).__name__}")
+    if _deeper(document, _LEVELS):
+        raise ValueError(f"{path}: nested over {_LEVELS} levels deep, as no file of a run is")
     return document
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and maps lie within one another in more levels than that."""
+    if not isinstance(value, dict | list):
+        return False
+    within = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(item, levels - 1) for item in within)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -233,6 +233,7 @@ def test_a_manifest_may_say_nothing_of_fields(tmp_path: Path) -> None:
         ("report.json", {"metrics": "x", "seconds": [], "account": {"wall_s": 1}}, None),
         ("report.json", {"seed": None}, "not as this program writes it"),
         ("report.json", {"history": 7}, "not as this program writes it"),
+        ("environment.json", {"a": json.loads("[" * 300 + "]" * 300)}, "nested over 32 levels"),
         ("report.json", {"metrics": {"pa_mpjpe": 10**400}}, None),
     ],
 )
