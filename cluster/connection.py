@@ -94,6 +94,8 @@ def connected(*, debug: bool = False, batches: bool = False) -> Iterator[Cluster
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # its head does not come back: Ray would wait a minute for it
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+        # workers that it would start ahead fit none of a run's: each has an environment of its own
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     if ray.is_initialized():
         yield Cluster(nodes_of(ray.nodes()), own)
         return
