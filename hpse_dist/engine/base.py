@@ -16,6 +16,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hpse_dist.engine.state import Snapshot
 from hpse_dist.fields import Batch
 from hpse_dist.world import World
+
+_PATIENCE = timedelta(minutes=30)  # gloo's own; NCCL's ten are short where one rank works alone
 
 Precision = Literal["fp32", "bf16"]
 
@@ -272,4 +275,5 @@ def join(world: World, device: torch.device) -> None:
             f"{world.size} processes cannot find one another: {' and '.join(absent)} not set; "
             "start the run through Ray or torchrun"
         )
-    dist.init_process_group(backend, init_method="env://", rank=world.rank, world_size=world.size)
+    place: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
+    dist.init_process_group(backend, init_method="env://", timeout=_PATIENCE, **place)
