@@ -72,11 +72,11 @@ def launch(
     anything that pickles; steps: the bar's length; device: auto and cuda give each worker a GPU;
     cpus_per_worker: None shares the machines evenly; fewer: numbers of workers that will do when
     machines are lost, most first; data_workers: each worker's, which the target gets as `hire`.
-    Crashed workers, and those that do not answer for
-    `hang_limit_s`, are named and started again, all of them, up to `max_failures` times, and go on
-    from what the run folder holds. Raises ValueError (ConfigError)
-    for what trying again cannot heal, in a worker's own words; ChildProcessError when workers kept
-    crashing; TimeoutError when an existing cluster found no room in time.
+    Crashed workers, and those that do not answer for `hang_limit_s`, are named and started again,
+    all of them, up to `max_failures` times, and go on from what the run folder holds. Raises
+    ValueError (ConfigError) for what trying again cannot heal, in a worker's own words;
+    ChildProcessError when workers kept crashing; TimeoutError when an existing cluster found no
+    room in time.
     """
     from cluster.data_workers import hiring  # late: Ray's controller imports this module
 

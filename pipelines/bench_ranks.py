@@ -8,23 +8,22 @@ those of the dearest rank.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from hpse_dist.accounting import Clock
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.loader import Loader, Source
-from hpse_dist.data.mining.cost import in_process
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.meter import forget_peak, peak_memory_mb
 from hpse_dist.models.decoder import DecoderConfig
@@ -42,24 +41,31 @@ _MEET_S = 600.0  # for all ranks to be there
 
 
 def rank_costs(folder: Path, ranks: int, steps: int) -> dict[str, float]:
-    """What training on a collection costs each of so many ranks, as a `Point` of growth has it."""
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(ranks) as pool:
-        one = partial(
-            in_process, __name__, "train_rank", folder, Path(place) / "meet", steps, ranks
-        )
-        costs = [json.loads(said.splitlines()[-1]) for said in pool.map(one, range(ranks))]
+    """What training on a collection costs each of so many ranks, as a `Point` of growth has it.
+
+    The first rank that fails ends all of them: RuntimeError with its words.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            mp.spawn(train_rank, (str(folder), place, steps, ranks), nprocs=ranks)
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+            *_, reason = str(error).strip().splitlines()
+            raise RuntimeError(f"a rank that was measured failed: {reason}") from None
+        costs = [json.loads((Path(place) / f"{n}.json").read_text()) for n in range(ranks)]
     return {name: max(cost[name] for cost in costs) for name in costs[0]}
 
 
-def train_rank(folder: str, meeting: str, steps: str, ranks: str, rank: str) -> None:
-    """Train as one rank of several, and print what that costs this process."""
+def train_rank(rank: int, folder: str, place: str, steps: int, ranks: int) -> None:
+    """Train as one rank of several, and write what that costs this process to place/<rank>.json."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # gloo greets every rank on standard output
     torch.set_num_threads(1)
-    world = World(int(rank), int(ranks), int(rank), int(ranks))
+    world = World(rank, ranks, rank, ranks)
     alone = _loader(folder, World(), ("image", "image_ref"))
     next(iter(alone))  # what any process needs once: imports, compiled kernels
     alone.close()
     dist.init_process_group(
-        *("gloo", f"file://{meeting}", timedelta(seconds=_MEET_S)),
+        *("gloo", f"file://{place}/meet", timedelta(seconds=_MEET_S)),
         world_size=world.size,
         rank=world.rank,
     )
@@ -70,7 +76,7 @@ def train_rank(folder: str, meeting: str, steps: str, ranks: str, rank: str) -> 
     batches, clock, seconds = iter(loader), Clock(), list[float]()
     update(engine, clock, batches)
     cost = {"start_s": time.perf_counter() - began, "start_cpu_s": time.process_time() - busy}
-    for _ in range(_WARM + int(steps)):
+    for _ in range(_WARM + steps):
         busy = time.process_time()
         update(engine, clock, batches)
         seconds.append(time.process_time() - busy)
@@ -78,7 +84,8 @@ def train_rank(folder: str, meeting: str, steps: str, ranks: str, rank: str) -> 
     loader.close()
     engine.close()
     cost |= {"step_ms": 1e3 * statistics.median(kept), "worst_step_ms": 1e3 * max(kept)}
-    print(json.dumps({**cost, "memory_mib": peak - before}))
+    cost |= {"memory_mib": peak - before}
+    (Path(place) / f"{rank}.json").write_text(json.dumps(cost))
     dist.destroy_process_group()
 
 

@@ -14,6 +14,8 @@ from hpse_dist.run_folder import check_folder, is_done
 from hpse_dist.world import World
 from pipelines import command_parser, planning, run_command
 
+PLAN = "hpse_dist.planning.measure:plan"
+
 
 def parser() -> argparse.ArgumentParser:
     made = command_parser(
@@ -35,9 +37,6 @@ def add_training_arguments(made: argparse.ArgumentParser) -> None:
         help="run in this process, which then is the recipe's only worker",
     )
     planning.add_arguments(made)
-
-
-PLAN = "hpse_dist.planning.measure:plan"
 
 
 def start(recipe: TrainingRecipe, target: str, options: argparse.Namespace) -> None:

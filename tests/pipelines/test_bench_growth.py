@@ -11,6 +11,7 @@ import pytest
 from hpse_dist.data.collection import Collection
 from pipelines import bench, run_command
 from pipelines.bench_growth import Point, growth_table, power, sizes
+from pipelines.bench_ranks import rank_costs
 from pipelines.growing import CROP_PX, Size, make_collection
 
 
@@ -62,15 +63,21 @@ def test_powers_are_of_the_last_two_sizes() -> None:
 
 def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out, drawn = tmp_path / "growth.json", tmp_path / "growth.png"
-    command = ["growth", "--frames", "1000", "--pairs", "0", "--shards", "0", "--ranks", "0"]
-    command += ["--steps", "8"]
+    command = ["growth", "--frames", "1000", "--pairs", "0", "--shards", "0", "--ranks", "2"]
+    command += ["--steps", "8", "--rounds", "1"]
     outputs = ["--json", str(out), "--figure", str(drawn)]
     assert run_command(bench.main, bench.parser(), [*command, *outputs]) == 0
     assert "1,000 frames" in capfd.readouterr().out
-    (point,) = json.loads(out.read_text())["points"]
-    assert point["axis"] == "frames" and point["work"] == 1000
-    assert 0 < point["step_ms"] <= point["worst_step_ms"]
+    points = json.loads(out.read_text())["points"]
+    found = [(point["axis"], point["work"]) for point in points]
+    assert found == [("frames", 1000), ("ranks", 1), ("ranks", 2)]
+    assert all(0 < point["step_ms"] <= point["worst_step_ms"] for point in points)
     assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_rank_that_fails_ends_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"a rank that was measured failed: .*manifest\.json"):
+        rank_costs(tmp_path, ranks=2, steps=8)
 
 
 @pytest.mark.parametrize(
