@@ -5,7 +5,8 @@
 
 Version 1 is distributed as ann_train_val/<gesture>.json with train_val_<gesture>/<picture>.jpg,
 ann_test with test/<gesture>, ann_subsample with subsample/<gesture>: see `annotations` and
-`images`. Boxes are x, y, width, height in shares of the picture. A frame is a hand.
+`images`. Boxes are x, y, width, height in shares of the picture. A frame is a hand or, of the
+gestures of version 2 that need both, the two together: `united_bbox` beside `bboxes`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ Config = HagridConfig
 
 
 def frames(config: HagridConfig) -> Iterator[FrameRecord | Reject]:
-    """Every hand with its class as the field label, gesture by gesture."""
+    """Every hand, or both of them, with its class as the field label, gesture by gesture."""
     classes = class_names(config)
     for gesture in classes:
         path = config.root / config.annotations / f"{gesture}.json"
@@ -102,14 +103,13 @@ def _hands(
     """The picture's hands; ValueError where none of them can be known."""
     if not isinstance(entry, dict):
         raise ValueError("its annotation is no object")
-    boxes, labels, user = (entry.get(key) for key in ("bboxes", "labels", "user_id"))
+    user = entry.get("user_id")
     if not isinstance(user, str) or not user:
         raise ValueError("user_id is missing")
-    if not isinstance(boxes, list) or not isinstance(labels, list) or len(boxes) != len(labels):
-        raise ValueError("bboxes and labels are not two lists of one length")
+    shown = _shown(entry)
     path = inside(folder, f"{name}.jpg")
     width, height = picture_size(path)
-    for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+    for number, (box, label) in enumerate(shown):
         where = f"{source}, hand {number}"
         if label == NO_GESTURE and not config.no_gesture:
             continue
@@ -133,3 +133,23 @@ def _hands(
             labels={"label": np.array(classes.index(label))},
             split=config.split,
         )
+
+
+def _shown(entry: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Box and class of each gesture: of version 2 `united_bbox` where both hands make one, and None
+    in it where the hand at its place makes one of its own."""
+    hands = _boxes(entry, "bboxes", "labels")
+    if entry.get("united_bbox") is None:
+        return hands
+    united = _boxes(entry, "united_bbox", "united_label")
+    if any(box is None for box, _ in united[len(hands) :]):
+        raise ValueError("united_bbox is null for a hand that bboxes does not have")
+    return [hands[i] if one[0] is None else one for i, one in enumerate(united)]
+
+
+def _boxes(entry: dict[str, Any], boxes: str, labels: str) -> list[tuple[Any, Any]]:
+    """Two lists of the annotation, item by item."""
+    where, what = entry.get(boxes), entry.get(labels)
+    if not isinstance(where, list) or not isinstance(what, list) or len(where) != len(what):
+        raise ValueError(f"{boxes} and {labels} are not two lists of one length")
+    return list(zip(where, what, strict=True))

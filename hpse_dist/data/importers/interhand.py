@@ -46,16 +46,24 @@ class InterHandConfig:
     """both: 42 joints and the box of all; right: the right hand alone, 21 joints."""
     mano: Path | None = None
     """Folder with MANO_RIGHT: with hands right, MANO's parameters become labels."""
-    frames_per_s: float = 30.0
-    """How many of the dataset's frame numbers make a second; both releases count alike."""
+    frames_per_s: float | None = None
+    """How many of the dataset's frame numbers make a second; null: 90 in train, where the 5 fps
+    release has every 18th and the 30 fps release every third, 30 in val and test."""
     every: int = 1
     """Of every sequence's moments one in so many is taken."""
 
     def __post_init__(self) -> None:
-        if self.frames_per_s <= 0 or self.every < 1:
+        if self.rate <= 0 or self.every < 1:
             raise ValueError("frames_per_s must be above 0 and every at least 1")
         if self.mano is not None and self.hands != "right":
             raise ValueError("mano needs hands right: MANO's labels are of one right hand")
+
+    @property
+    def rate(self) -> float:
+        """Frame numbers to a second."""
+        if self.frames_per_s is not None:
+            return self.frames_per_s
+        return 90.0 if self.split == "train" else 30.0
 
 
 Config = InterHandConfig
@@ -142,7 +150,7 @@ def _record(
         subject=f"subject{picture.subject}",
         sequence=f"capture{picture.capture}/{picture.sequence}",
         camera=picture.camera,
-        time=picture.frame / config.frames_per_s,
+        time=picture.frame / config.rate,
         source=picture.name,
         intrinsics=camera.intrinsics,
         rotation=camera.rotation,

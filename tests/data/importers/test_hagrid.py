@@ -67,6 +67,21 @@ def test_the_other_hand_can_be_a_class(root: Path) -> None:
     assert len({record.track for record in records if record.sequence == "bb"}) == 2
 
 
+def test_two_hands_that_show_one_gesture_are_one_frame(root: Path) -> None:
+    hands = [[0.0, 0.5, 0.1, 0.2], [0.25, 0.25, 0.25, 0.25], [0.9, 0.0, 0.1, 0.1]]
+    entry = {"bboxes": hands, "labels": ["call", "call", "fist"], "user_id": "u"}
+    entry |= {"united_bbox": [[0.0, 0.25, 0.5, 0.45], None], "united_label": ["call", None]}
+    write_json(root / "annotations/train/call.json", {"cc": entry})
+    records, rejects = read(HagridConfig(root))
+    assert not rejects and [int(record.labels["label"]) for record in records] == [0, 0, 1, 1]
+    assert records[0].box == pytest.approx((0, 27, 96, 75.6))
+    assert records[1].box == pytest.approx((48, 27, 96, 54)), "null: the hand at its place"
+    entry |= {"united_bbox": None, "united_label": None}
+    write_json(root / "annotations/train/call.json", {"cc": entry})
+    records, rejects = read(HagridConfig(root))
+    assert [record.sequence for record in records] == ["cc", "cc", "cc", "aa", "bb"]
+
+
 def test_version_one_is_named_otherwise(root: Path) -> None:
     (root / "annotations/train").rename(root / "ann_train_val")
     for gesture in ("call", "fist"):
@@ -87,6 +102,8 @@ def test_broken_records_are_rejects(root: Path) -> None:
         "short": good | {"labels": []},
         "nobody": good | {"user_id": None},
         "list": [],
+        "both": good | {"united_bbox": [[0, 0, 1, 1]], "united_label": []},
+        "none": good | {"united_bbox": [None, None], "united_label": ["call", "call"]},
     }
     write_json(root / "annotations/train/call.json", entries)
     fist = {"aa": good | {"labels": ["wave"]}}
@@ -97,7 +114,9 @@ def test_broken_records_are_rejects(root: Path) -> None:
     assert "leads out of" in reasons[0] and "its box holds what is not a number" in reasons[1]
     assert reasons[2] == "the picture is missing" and "one length" in reasons[3]
     assert reasons[4] == "user_id is missing" and reasons[5] == "its annotation is no object"
-    assert reasons[6] == "'wave' is none of the classes"
+    assert reasons[6] == "united_bbox and united_label are not two lists of one length"
+    assert reasons[7] == "united_bbox is null for a hand that bboxes does not have"
+    assert reasons[8] == "'wave' is none of the classes"
 
 
 def test_a_missing_file_is_named(root: Path) -> None:

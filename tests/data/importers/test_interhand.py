@@ -99,8 +99,8 @@ def change(root: Path, kind: str, edit: Any) -> None:
 def test_joints_are_where_the_pictures_have_them(root: Path) -> None:
     records, rejects = read(InterHandConfig(root))
     assert not rejects
-    found = [(record.time, record.camera) for record in records]
-    assert found == [(0.2, "400002"), (0.2, "400012"), (0.4, "400002"), (0.4, "400012")]
+    found = [(record.time * 90, record.camera) for record in records]  # train counts 90 a second
+    assert found == [(6, "400002"), (6, "400012"), (12, "400002"), (12, "400012")]
     for record in records:
         assert isinstance(record.image, Path) and record.subject == "subject3"
         assert_on_dots(record.image, record.labels["joints2d"])
@@ -140,8 +140,18 @@ def test_right_hands_with_manos_parameters(root: Path, tmp_path: Path) -> None:
 
 
 def test_moments_can_be_thinned(root: Path) -> None:
-    records, _ = read(InterHandConfig(root, every=2))
+    records, _ = read(InterHandConfig(root, every=2, frames_per_s=30.0))
     assert [record.time for record in records] == [0.2, 0.2]
+
+
+def test_test_counts_thirty_a_second(root: Path) -> None:
+    for place in root.rglob("*train*"):
+        if place.is_file():
+            place.rename(place.with_name(place.name.replace("train", "test")))
+    for place in ("annotations", "images"):
+        (root / place / "train").rename(root / place / "test")
+    records, _ = read(InterHandConfig(root, split="test"))
+    assert [record.time for record in records] == [0.2, 0.2, 0.4, 0.4]
 
 
 def test_broken_records_are_rejects(root: Path) -> None:
