@@ -33,6 +33,7 @@ from hpse_dist.checkpoint_files import (
     free_name,
     free_space,
     problem_of,
+    put_aside,
     random_state,
     remove,
     set_random_state,
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 2
 FAILURES = 3  # checkpoints in a row that may fail before a run ends
+_DRAFT = ".saving_"
 _NAME = re.compile(r"^step_(\d{8,})$")
 _FORGED = ("its hashes hold, but it is ", "; move it away, and the one before is taken")
 First = Callable[[], object] | None
@@ -144,7 +146,7 @@ class Checkpoints:
     def _start(self, engine: Trained, loader: Positioned, step: int, before: First) -> str | None:
         """Copy the state and let a thread write it; what went wrong, if anything."""
         target = self.folder / _name(step)
-        draft = self.folder / f".saving_{target.name}"
+        draft = self.folder / f"{_DRAFT}{target.name}"
         failure = _attempt(engine, lambda: self._open(engine, draft, before))
         if failure is not None:
             return self._sentence(engine, target, draft, failure)
@@ -204,10 +206,11 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         sync(draft)
-        if target.exists():
-            remove(target)
+        replaced = put_aside(target) if target.exists() else None  # saved again, after a return
         draft.rename(target)
         sync(self.folder)
+        if replaced is not None:
+            shutil.rmtree(replaced)
         for old in self.found()[self.keep :]:
             remove(old)
 
@@ -231,13 +234,27 @@ class Checkpoints:
     def go_back(self, engine: Trained, before: int) -> int | None:
         """Bring all but the loader to the newest good checkpoint up to step `before`; collective.
 
-        Where all are later, to the oldest. Returns its step, None if there is none.
+        Where all are later, to the oldest. Returns its step, None if there is none. Later ones are
+        deleted, for a restart would go on from weights that were given up; OSError where they stay.
         """
         folder, manifest = self._chosen(engine, before)
         if folder is None:
             return None
         self._load(engine, folder, manifest)
+        failure = _attempt(engine, lambda: self._forget_after(engine, int(manifest["step"])))
+        if failure is not None:
+            raise OSError(
+                f"{self.folder}: the checkpoints after step {manifest['step']}, to which the run "
+                f"goes back, could not be deleted ({failure}); delete them and start the same "
+                "command again"
+            )
         return int(manifest["step"])
+
+    def _forget_after(self, engine: Trained, step: int) -> None:
+        if engine.world.is_main:
+            for later in self.found():
+                if _step(later) > step:
+                    remove(later)
 
     def _load(self, engine: Trained, folder: Path, manifest: dict[str, Any]) -> None:
         with as_written(folder, *_FORGED):
@@ -266,10 +283,7 @@ class Checkpoints:
         With `before`, the newest up to that step, else the oldest.
         """
         if self.folder.is_dir():
-            for leftover in self.folder.glob(".saving_*"):
-                shutil.rmtree(leftover)
-            for leftover in self.folder.glob(".removing_*"):
-                shutil.rmtree(leftover)
+            self._clear()
         found = self.found()
         if before is not None:
             late = [path for path in found if _step(path) > before]
@@ -289,6 +303,17 @@ class Checkpoints:
                 aside.name,
             )
         return None
+
+    def _clear(self) -> None:
+        """Delete what a kill has left; a draft that lacks nothing but its name gets it."""
+        for draft in self.folder.glob(f"{_DRAFT}*"):
+            target = self.folder / draft.name.removeprefix(_DRAFT)
+            if _NAME.match(target.name) and not target.exists() and problem_of(draft) is None:
+                draft.rename(target)
+            else:
+                shutil.rmtree(draft)
+        for leftover in self.folder.glob(".removing_*"):
+            shutil.rmtree(leftover)
 
     def _check_recipe(self, folder: Path, manifest: dict[str, Any]) -> None:
         if manifest["schema"] > SCHEMA:

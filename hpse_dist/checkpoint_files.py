@@ -77,10 +77,14 @@ def digest_of(manifest: dict[str, Any]) -> str:
 
 def remove(folder: Path) -> None:
     """Delete a checkpoint; killed half-way, it is not mistaken for a broken one."""
+    shutil.rmtree(put_aside(folder))
+
+
+def put_aside(folder: Path) -> Path:
+    """Rename a checkpoint that is to be deleted, and return its new place."""
     doomed = folder.with_name(f".removing_{folder.name}")
     shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    return folder.rename(doomed)
 
 
 def free_name(folder: Path) -> Path:

@@ -8,10 +8,12 @@ import logging
 import os
 import random
 import resource
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +184,38 @@ def test_debris_of_a_kill_is_cleared(tmp_path: Path, engine: Engine, loader: Tin
     assert names(tmp_path) == ["step_00000001"]
 
 
+@pytest.mark.parametrize(("killed_in", "step"), [("rename", "saving"), ("rmtree", "removing")])
+def test_a_kill_while_a_step_is_saved_again_loses_neither(
+    killed_in: str,
+    step: str,
+    tmp_path: Path,
+    engine: Engine,
+    loader: TinyLoader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a return: the same step, with another place in the data."""
+    checkpoints = Checkpoints(tmp_path, 1, 1, "abc")
+    checkpoints.save(engine, loader, 1)
+    loader.load_state_dict({"epoch": 0, "cursor": 32})
+
+    owner = Path if killed_in == "rename" else shutil
+    real, doomed = getattr(owner, killed_in), f".{step}_step_00000001"
+
+    def killed(path: Path, *rest: Any, **options: Any) -> Any:
+        if path.name == doomed and path.exists():
+            raise KeyboardInterrupt
+        return real(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, killed_in, killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(engine, loader, 1)
+    again = TinyLoader(World())
+    assert Checkpoints(tmp_path, 1, 1, "abc").resume(engine, again) == 1
+    assert again.state_dict() == {"epoch": 0, "cursor": 32}
+    assert names(tmp_path) == ["step_00000001"]
+
+
 def test_a_checkpoint_of_another_recipe_is_an_error_and_stays(
     tmp_path: Path, engine: Engine, loader: TinyLoader
 ) -> None:
@@ -300,10 +334,12 @@ def test_going_back_takes_the_newest_early_enough_or_the_oldest(
     for step in (2, 4, 6):
         engine.updates = step
         checkpoints.save(engine, loader, step)
-    assert [checkpoints.go_back(engine, before) for before in (9, 5, 4, 1)] == [6, 4, 4, 2]
-    assert engine.updates == 2
+    assert checkpoints.go_back(engine, 9) == 6
+    assert checkpoints.go_back(engine, 5) == 4 and engine.updates == 4
+    assert names(tmp_path) == ["step_00000002", "step_00000004"], "no restart goes on from 6"
     flip_a_byte(tmp_path / "step_00000004" / "state-00000.safetensors")
     assert checkpoints.go_back(engine, 5) == 2
+    assert checkpoints.go_back(engine, 1) == 2, "the oldest"
 
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:

@@ -198,6 +198,18 @@ def test_a_kill_after_a_return_does_not_meet_its_batches_again(tmp_path: Path) -
     assert len(read_incidents(tmp_path / "parts" / INCIDENTS_FILE)) == 3
 
 
+def test_a_kill_after_a_long_way_back_does_not_meet_them_either(tmp_path: Path) -> None:
+    """Step 7 is bad: back to step 4, and the checkpoint after step 6 is one of no history."""
+    bad: dict[str, Any] = {"poison": [96], "every": 2}
+    bad["guard"] = GuardConfig(bad_steps=0, back=3, returns=1)
+    _, want, _ = run(tmp_path / "whole", **bad)
+    calls = iter(range(100))
+    with pytest.raises(KeyboardInterrupt):  # at the eighth call: step 5 for the second time
+        run(tmp_path / "parts", **bad, on_step=lambda step: interrupt(7, next(calls)))
+    _, got, _ = run(tmp_path / "parts", **bad)
+    assert all(torch.equal(want[name], got[name]) for name in want)
+
+
 def test_with_nowhere_to_go_back_to_the_run_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(GivenUp, match=r"of 1 steps in a row .* no checkpoint .* clip the gradient"):
         run(tmp_path, poison=[BAD], guard=GuardConfig(bad_steps=0))
