@@ -295,9 +295,11 @@ def _vitpose(state: State) -> Adapted:
     """ViTPose and HMR 2.0: no class token, but its row in the table, which is added to every patch.
 
     Their pictures are the middle 12 of 16 columns; the outer ones get their neighbours' positions.
-    Their patches start two pixels outside the picture and ours at its border.
+    Their patches start two pixels outside the picture and ours at its border. ViTPose-S has 12
+    heads, not the 6 of other models as wide, which no tensor's shape tells.
     """
     dim, depth, heads, patch = _vit_sizes(state)
+    heads = 12 if dim == 384 else heads
     table = state["pos_embed"]
     table = table[:, 1:] + table[:, :1]
     rows = round((table.shape[1] * 4 / 3) ** 0.5)

@@ -26,11 +26,10 @@ IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def vit(**options: Any) -> VisionTransformer:
-    """timm's ViT of 192 channels and 3 heads, every tensor random."""
+    """timm's ViT, of 192 channels and 3 heads if no others are asked for, every tensor random."""
     torch.manual_seed(0)
-    model = VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=0, **options
-    )
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3}
+    model = VisionTransformer(**sizes | {"num_classes": 0} | options)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
@@ -161,13 +160,18 @@ def test_croco_gives_its_encoder_and_its_decoder(rotary: bool, tmp_path: Path) -
         fill(wrong, source.decoder, "decoder")
 
 
-def test_vitpose_keeps_its_positions_where_they_were(tmp_path: Path) -> None:
-    model = vit(class_token=False, global_pool="avg", fc_norm=False)
-    table = torch.randn(1, 16 * 12 + 1, 192)
+def vitpose(model: VisionTransformer, table: torch.Tensor) -> dict[str, Any]:
+    """ViTPose's names for a model of timm's, with positions of 16 x 12 patches and one for all."""
     state = {f"backbone.{k}": v for k, v in model.state_dict().items() if "norm." not in k[:5]}
     state |= {"backbone.pos_embed": table, "keypoint_head.final_layer.bias": torch.ones(17)}
     state |= {f"backbone.last_norm.{k}": v for k, v in model.norm.state_dict().items()}
-    torch.save({"state_dict": state, "meta": {"epoch": 1}}, tmp_path / "vitpose.pth")
+    return {"state_dict": state, "meta": {"epoch": 1}}
+
+
+def test_vitpose_keeps_its_positions_where_they_were(tmp_path: Path) -> None:
+    model = vit(class_token=False, global_pool="avg", fc_norm=False)
+    table = torch.randn(1, 16 * 12 + 1, 192)
+    torch.save(vitpose(model, table), tmp_path / "vitpose.pth")
     source = read_source(tmp_path / "vitpose.pth")
     mine = source.state["pos_embed"].unflatten(1, (16, 16))
     for row, column in ((0, 0), (3, 11), (15, 5)):
@@ -175,6 +179,19 @@ def test_vitpose_keeps_its_positions_where_they_were(tmp_path: Path) -> None:
         torch.testing.assert_close(mine[0, row, column + 2], wanted)
     torch.testing.assert_close(mine[0, 4, 0], mine[0, 4, 2])
     assert encoder_of(source, 64)(torch.randn(1, 3, 64, 64)).shape == (1, 64, 192)
+
+
+@torch.no_grad()
+def test_vitpose_s_has_twelve_heads(tmp_path: Path) -> None:
+    sizes = {"img_size": 128, "embed_dim": 384, "depth": 1, "num_heads": 12}
+    model = vit(class_token=False, global_pool="avg", fc_norm=False, **sizes)
+    model.pos_embed.zero_()
+    torch.save(vitpose(model, torch.zeros(1, 16 * 12 + 1, 384)), tmp_path / "vitpose_s.pth")
+    image = torch.randn(2, 3, 128, 128)
+    wanted = model.forward_features(image)
+    torch.testing.assert_close(
+        tokens_of(tmp_path / "vitpose_s.pth", image), wanted, rtol=1e-4, atol=1e-4
+    )
 
 
 class Harm:
