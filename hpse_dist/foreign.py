@@ -262,7 +262,8 @@ def _croco(state: State) -> Adapted:
         heads,
         positions="rotary" if table is None else "sincos",
     )
-    return config, taken, _croco_decoder(state, patch)
+    decoder = _croco_decoder(state, patch)
+    return config, taken, decoder if table is None else _rows_first(decoder)
 
 
 def _croco_decoder(state: State, patch: int) -> State:
@@ -289,6 +290,20 @@ def _croco_decoder(state: State, patch: int) -> State:
             pixels = value.unflatten(0, (patch, patch, 3)).movedim(2, 0).flatten(0, 2)
             taken[name.replace("prediction_head", "head")] = pixels
     return taken
+
+
+def _rows_first(decoder: State) -> State:
+    """A v1 decoder for our table of positions: ours has rows in the first half of the channels and
+    theirs columns, so the halves change places wherever tokens are read or written. Layer norms,
+    and thus all outputs, are the same in any order of channels.
+    """
+    turned: State = {}
+    for name, value in decoder.items():
+        reads = re.search(r"\b(qkv|q|kv|fc1|head)\.(weight|bias)$", name)
+        axis = -1 if reads or name == "mask_token" else 0
+        stays = reads is not None and reads[2] == "bias"  # of what was read, no longer of tokens
+        turned[name] = value if stays else value.roll(value.shape[axis] // 2, axis)
+    return turned
 
 
 def _vitpose(state: State) -> Adapted:

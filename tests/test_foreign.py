@@ -109,8 +109,16 @@ def test_resnets_of_torchvision_and_moco(tmp_path: Path) -> None:
     assert timm.is_model(read_source(tmp_path / "moco.pth.tar").config.timm)
 
 
+def columns_first(side: int, dim: int) -> torch.Tensor:
+    """CroCo v1's and MAE's positions (1, N, dim): columns in the first half of the channels."""
+    count = dim // 4
+    angles = torch.arange(side)[:, None] * 10000.0 ** -(torch.arange(count) / count)
+    axis = torch.cat((angles.sin(), angles.cos()), dim=1)
+    return torch.cat((axis.repeat(side, 1), axis.repeat_interleave(side, 0)), dim=1)[None]
+
+
 def croco(rotary: bool) -> tuple[dict[str, torch.Tensor], Any, Decoder]:
-    """CroCo's names for our encoder and decoder of 192 channels."""
+    """CroCo's names for our encoder and decoder of 192 channels, and these with its positions."""
     torch.manual_seed(0)
     positions = "rotary" if rotary else "sincos"
     config = EncoderConfig("custom", 224, 16, 192, 2, 3, positions=positions)  # type: ignore[arg-type]
@@ -120,6 +128,9 @@ def croco(rotary: bool) -> tuple[dict[str, torch.Tensor], Any, Decoder]:
         for parameter in part.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
     theirs = {}
+    if not rotary:
+        encoder.pos_embed, decoder.positions = columns_first(14, 192), columns_first(14, 64)
+        theirs["dec_pos_embed"] = decoder.positions[0]
     for name, value in encoder.state_dict().items():
         if name == "pos_embed":
             theirs["enc_pos_embed"] = value[0]
@@ -151,10 +162,16 @@ def test_croco_gives_its_encoder_and_its_decoder(rotary: bool, tmp_path: Path) -
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(encoder_of(source, 224).eval()(image), encoder(image))
-    again = Decoder(DecoderConfig("custom", 64, 2, 4), encoder)
+    again = Decoder(DecoderConfig("custom", 64, 2, 4), encoder).eval()
     fill(again, source.decoder, "decoder")
-    for name, value in decoder.state_dict().items():
-        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+    order = torch.randperm(196)[None]
+    seen, other = torch.randn(1, 50, 192), torch.randn(1, 196, 192)
+    inputs = (seen, order[:, :50], order[:, 50:], other, (14, 14), (14, 14))
+    with torch.no_grad():
+        torch.testing.assert_close(again(*inputs), decoder(*inputs), rtol=1e-4, atol=1e-4)
+    if rotary:  # v1's channels are in another order
+        for name, value in decoder.state_dict().items():
+            torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
     wrong = Decoder(DecoderConfig("custom", 64, 1, 4), encoder)
     with pytest.raises(ValueError, match=r"do not fit, the first: blocks\.1"):
         fill(wrong, source.decoder, "decoder")
