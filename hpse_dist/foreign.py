@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -213,16 +214,17 @@ def _vit(state: State) -> Adapted:
     registers = state.get("register_tokens", state.get("reg_token"))
     table = state["pos_embed"]
     has_class = "cls_token" in state
+    count = table.shape[1]
+    class_row = has_class and math.isqrt(count) ** 2 != count  # n^2 + 1 is no square
+    image_px = _side(count - class_row, "pos_embed") * patch
     if registers is not None:
         taken["reg_token"] = registers
-        if table.shape[1] == _side(table.shape[1] - 1, "pos_embed") ** 2 + 1:
+        if class_row:
             # a class token's position is added to it before registers come between
             taken["cls_token"] = taken["cls_token"] + table[:, :1]
-            taken["pos_embed"] = table = table[:, 1:]
-        count = table.shape[1]
-    else:
-        count = table.shape[1] - has_class
-    image_px = _side(count, "pos_embed") * patch
+            taken["pos_embed"] = table[:, 1:]
+    elif has_class and not class_row:
+        taken["pos_embed"] = F.pad(table, (0, 0, 1, 0))  # a class token without one: of zeros
     if not has_class and registers is None and "blocks.0.ls1.gamma" not in state:
         plain = EncoderConfig("custom", image_px, patch, dim, depth, heads, positions="sincos")
         return plain, taken, {}

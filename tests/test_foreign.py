@@ -81,6 +81,26 @@ def test_dinov2(registers: int, tmp_path: Path) -> None:
     check(tmp_path / "it.pth", model.forward_features(IMAGE)[:, 1 + registers :])
 
 
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("class_token", [False, True])
+def test_positions_of_patches_alone(class_token: bool, registers: int, tmp_path: Path) -> None:
+    """As DeiT III's and those of timm's ViTs with registers."""
+    options = {} if class_token else {"global_pool": "avg", "fc_norm": False}
+    model = vit(
+        class_token=class_token,
+        reg_tokens=registers,
+        no_embed_class=True,
+        init_values=0.3,
+        **options,
+    )
+    torch.save(model.state_dict(), tmp_path / "it.pth")
+    check(tmp_path / "it.pth", model.forward_features(IMAGE)[:, class_token + registers :])
+    table = torch.randn(1, 15, 192)
+    torch.save(model.state_dict() | {"pos_embed": table}, tmp_path / "no_grid.pth")
+    with pytest.raises(ValueError, match=r"no_grid\.pth: pos_embed: .* is no square grid"):
+        read_source(tmp_path / "no_grid.pth")
+
+
 def test_a_vit_without_class_token_becomes_our_own_encoder(tmp_path: Path) -> None:
     model = vit(class_token=False, global_pool="avg", fc_norm=False)
     save_file(model.state_dict(), tmp_path / "it.safetensors")
