@@ -100,8 +100,8 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith((".bias", *_TOKENS))
 
 
-_TOKENS = ("pos_embed", "cls_token", "reg_token")
-_BELOW = re.compile(rf"\b(patch_embed|stem|conv1|bn1|{'|'.join(_TOKENS)})\b")
+_TOKENS = ("pos_embed", "cls_token", "dist_token", "reg_token")
+_BELOW = re.compile(rf"\b(patch_embed|stem|conv_stem|conv1|bn1|{'|'.join(_TOKENS)})\b")
 _STAGE = re.compile(r"^encoder\.(?:model\.)?(?:stages|layers)\.(\d+)\.")  # from 0
 _RESNET_STAGE = re.compile(r"^encoder\.(?:model\.)?layer(\d+)\.")  # from 1
 _BLOCK = re.compile(r"^encoder\.(?:.*\.)?blocks\.(\d+)\.")

@@ -86,6 +86,8 @@ def encoders() -> dict[str, EncoderConfig]:
         "vit": EncoderConfig("timm", timm="vit", class_token=True, registers=2, **sizes),
         "resnet18": EncoderConfig("timm", 64, timm="resnet18"),
         "convnext": EncoderConfig("timm", 64, timm="convnext_atto"),
+        "mobilenet": EncoderConfig("timm", 64, timm="mobilenetv3_small_050"),
+        "distilled": EncoderConfig("timm", 32, timm="deit_tiny_distilled_patch16_224"),
     }
 
 
@@ -94,13 +96,18 @@ EMBEDDINGS = {
     "vit": {"model.patch_embed.proj.weight", "model.cls_token", "model.reg_token"},
     "resnet18": {"model.conv1.weight", "model.bn1.bias"},
     "convnext": {"model.stem.0.weight", "model.stem.1.bias"},
+    "mobilenet": {"model.conv_stem.weight", "model.bn1.bias"},
+    "distilled": {"model.cls_token", "model.dist_token", "model.pos_embed"},
 }
 LAYERS = {
     "own": {"blocks.0.norm1.weight": 1, "blocks.2.mlp.fc2.bias": 3, "norm.weight": 4},
     "vit": {"model.blocks.1.attn.qkv.weight": 2, "model.norm.bias": 4},
     "resnet18": {"model.layer1.0.conv1.weight": 1, "model.layer4.1.bn2.weight": 4},
     "convnext": {"model.stages.0.blocks.1.norm.weight": 1, "model.stages.3.blocks.0.gamma": 4},
+    "mobilenet": {"model.blocks.0.0.conv_dw.weight": 1, "model.conv_head.weight": 7},
+    "distilled": {"model.blocks.11.norm1.weight": 12, "model.norm.weight": 13},
 }
+DEPTHS = {"own": 3, "vit": 3, "resnet18": 4, "convnext": 4, "mobilenet": 6, "distilled": 12}
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -110,7 +117,7 @@ def test_layers_of_every_kind_of_encoder(kind: str) -> None:
     model.encoder = build_encoder(encoders()[kind])
     model.head = nn.Linear(4, 2)
     depth = encoder_depth(model)
-    assert depth == (3 if kind in ("own", "vit") else 4)
+    assert depth == DEPTHS[kind]
     layers = LAYERS[kind] | dict.fromkeys(EMBEDDINGS[kind], 0)
     optimizer = build_optimizer(model, OptimConfig(lr=1e-2, layer_decay=0.5, weight_decay=0.0))
     for group in optimizer.param_groups:
@@ -137,12 +144,13 @@ def test_layers_of_every_kind_of_encoder(kind: str) -> None:
 def test_one_is_off_and_tokens_do_not_decay() -> None:
     plain = nn.Linear(2, 2)
     assert {s for _, s in by_name(plain, OptimConfig(layer_decay=1.0)).values()} == {1.0}
-    model = nn.Module()
-    model.encoder = build_encoder(encoders()["vit"])
-    found = by_name(model, OptimConfig(weight_decay=0.1))
-    for name in ("cls_token", "reg_token", "pos_embed"):
-        assert found[f"encoder.model.{name}"][0] == 0.0
-    assert found["encoder.model.patch_embed.proj.weight"][0] == 0.1
+    for kind, token in (("vit", "reg_token"), ("distilled", "dist_token")):
+        model = nn.Module()
+        model.encoder = build_encoder(encoders()[kind])
+        found = by_name(model, OptimConfig(weight_decay=0.1))
+        for name in ("cls_token", token, "pos_embed"):
+            assert found[f"encoder.model.{name}"][0] == 0.0
+        assert found["encoder.model.patch_embed.proj.weight"][0] == 0.1
 
 
 def test_a_module_may_scale_its_own_parameters() -> None:
