@@ -24,13 +24,15 @@ def freihand_align(predicted: Tensor, true: Tensor) -> Tensor:
     determinant may be -1) and the sum of singular values as scale. A hand predicted as the other
     hand thus has no error after it: `geometry.procrustes.align` tells them apart.
     """
+    dtype = torch.promote_types(predicted.dtype, true.dtype)
+    predicted, true = predicted.double(), true.double()  # which autocast leaves as it is
     centre, middle = true.mean(1, keepdim=True), predicted.mean(1, keepdim=True)
     there, mine = true - centre, predicted - middle
     size = torch.linalg.matrix_norm(there)[:, None, None] + _TINY
     there, mine = there / size, mine / (torch.linalg.matrix_norm(mine)[:, None, None] + _TINY)
     u, singular, vt = torch.linalg.svd(there.mT @ mine)
     turned = mine @ (u @ vt).mT
-    return turned * singular.sum(-1)[:, None, None] * size + centre
+    return (turned * singular.sum(-1)[:, None, None] * size + centre).to(dtype)
 
 
 def distance_mm(predicted: Tensor, true: Tensor) -> Tensor:
