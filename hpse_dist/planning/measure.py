@@ -66,9 +66,7 @@ LINK_BYTES = 32 << 20  # of a large all-reduce
 def plan(recipe: TrainingRecipe, world: World, folder: Path, hire: Hire | None = None) -> None:
     """Measure, and write plan.json into the run's folder; `hire` as of `run.pretrain`."""
     device = set_up_process(recipe, world)
-    if recipe.machine.engine == AUTO:
-        recipe = _simplest(recipe, world)
-    made = Measurement(recipe, world, device, hire).plan()
+    made = Measurement(_simplest(recipe, world), world, device, hire).plan()
     if world.is_main:
         store(made, folder)
 
@@ -98,9 +96,10 @@ def settled(
 
 
 def _simplest(recipe: TrainingRecipe, world: World) -> TrainingRecipe:
-    """With the engine that the others are measured against."""
+    """With as many trainers as there are, after a loss fewer than were asked for: micro-batches are
+    chosen for these; and in place of `auto` the engine that the others are measured against."""
     engine: Any = recipe.machine.simplest(world.size)
-    return replace(recipe, machine=replace(recipe.machine, engine=engine))
+    return replace(recipe, machine=replace(recipe.machine, engine=engine, workers=world.size))
 
 
 class Measurement:

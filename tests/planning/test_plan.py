@@ -11,7 +11,16 @@ import torch
 
 from hpse_dist.planning import measure
 from hpse_dist.planning.candidates import enough_threads, micro_batches, resized
-from hpse_dist.planning.plan import PLAN_FILE, Loading, Trial, key_of, read_plan, store, stored
+from hpse_dist.planning.plan import (
+    PLAN_FILE,
+    Loading,
+    Setting,
+    Trial,
+    key_of,
+    read_plan,
+    store,
+    stored,
+)
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.report.runs import read_study
 from hpse_dist.run import pretrain
@@ -53,6 +62,20 @@ def test_auto_measures_once_and_trains_the_same(
     other = replace(recipe, name="other", seed=5)
     pretrain(other, World(), other.folder())
     assert read_plan(other.folder() / PLAN_FILE) == made  # of the cache
+
+
+def test_fewer_trainers_than_were_asked_for_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, ddp = (auto(tmp_path, engine=e, workers=2, min_workers=1) for e in ("auto", "ddp"))
+    monkeypatch.setattr(measure, "micro_batches", lambda *_: [8])  # more than two could have
+    measure.plan(ddp, World(), recipe.folder())
+    made = read_plan(recipe.folder() / PLAN_FILE)
+    assert made is not None and made.chosen == Setting("plain", 0, 8)
+    assert made.key == key_of(recipe, World(), CPU)  # what was asked for does not decide it
+    found, plan = measure.settled(recipe, World(), recipe.folder(), CPU)
+    assert plan == made and found.hash() == recipe.hash()
+    assert (found.machine.engine, found.machine.workers, found.accumulation()) == ("plain", 1, 1)
 
 
 def test_a_plan_fits_its_work_and_machine(tmp_path: Path) -> None:
