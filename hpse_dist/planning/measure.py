@@ -158,7 +158,8 @@ class Measurement:
 
     def _loading(self) -> tuple[list[Loading], Batch]:
         """Its rate with more and more threads, until more are of no use; and one batch."""
-        most = max(1, (os.cpu_count() or 1) // self.world.local_size)
+        cores = (os.cpu_count() or 1) // self.world.local_size
+        most = max(1, min(gather_objects(cores)))  # trainers may sit unevenly on machines
         given = self.recipe.machine.loader_threads
         found: list[Loading] = []
         example: Batch = {}
@@ -219,9 +220,9 @@ class Measurement:
         return found
 
     def _tried(self, setting: Setting, example: Batch) -> Trial:
-        reason = self._too_large(setting, example)
-        if reason:
-            return Trial(setting, failed=reason)
+        reasons = gather_objects(self._too_large(setting, example))  # GPUs may differ
+        if any(reasons):
+            return Trial(setting, failed=next(filter(None, reasons)))
         engine = None
         try:
             engine = self._engine(setting, accumulation=2)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hpse_dist.planning import measure
 from hpse_dist.planning.candidates import enough_threads, micro_batches, resized
+from hpse_dist.planning.measure import Measurement
 from hpse_dist.planning.plan import (
     PLAN_FILE,
     Loading,
@@ -39,8 +46,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "engines", lambda *_: [])
 
 
-def auto(folder: Path, **machine: object) -> PretrainRecipe:
-    recipe = pretraining(folder, made_collection(), global_batch=8)
+def auto(folder: Path, global_batch: int = 8, **machine: object) -> PretrainRecipe:
+    recipe = pretraining(folder, made_collection(), global_batch=global_batch)
     changes = {"engine": "auto", "micro_batch": 4, "plan_seconds": 0.1, **machine}
     return replace(recipe, machine=replace(recipe.machine, **changes))  # type: ignore[arg-type]
 
@@ -76,6 +83,50 @@ def test_fewer_trainers_than_were_asked_for_are_measured(
     found, plan = measure.settled(recipe, World(), recipe.folder(), CPU)
     assert plan == made and found.hash() == recipe.hash()
     assert (found.machine.engine, found.machine.workers, found.accumulation()) == ("plain", 1, 1)
+
+
+def on_three_ranks(
+    monkeypatch: pytest.MonkeyPatch, recipe: PretrainRecipe, work: Callable[[Measurement], Any]
+) -> list[Any]:
+    """What each rank gets of it: threads, two ranks on one machine and one on another."""
+    places = (World(0, 3, 0, 2), World(1, 3, 1, 2), World(2, 3, 0, 1))
+    ranks = [Measurement(recipe, world, CPU) for world in places]
+    mine, said, meeting = threading.local(), [None] * 3, threading.Barrier(3)
+
+    def gather(value: Any) -> list[Any]:
+        said[mine.rank] = value
+        meeting.wait(20.0)
+        values = list(said)
+        meeting.wait(20.0)
+        return values
+
+    def at_work(one: Measurement) -> Any:
+        mine.rank = one.world.rank
+        return work(one)
+
+    monkeypatch.setattr(measure, "gather_objects", gather)
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(at_work, ranks))
+
+
+def test_ranks_that_sit_unevenly_measure_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = auto(tmp_path, workers=3, global_batch=12)
+    rates = itertools.count(1.0)  # every rate is better, so that cores alone set the limit
+    monkeypatch.setattr(Measurement, "_rate", lambda *_: 1000.0 * 2 ** next(rates))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    found = on_three_ranks(monkeypatch, recipe, lambda one: one._loading()[0])
+    assert [one.threads for one in found[0]] == [1, 2, 4] and found[1:] == found[:1] * 2
+
+
+def test_what_is_too_large_for_one_gpu_is_tried_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, said = auto(tmp_path, workers=3, global_batch=12), "would need 9 GiB of 8"
+    monkeypatch.setattr(Measurement, "_too_large", lambda one, *_: said * (one.world.rank == 1))
+    found = on_three_ranks(monkeypatch, recipe, lambda one: one._tried(DDP, {}))
+    assert found == [Trial(DDP, failed=said)] * 3
 
 
 def test_a_plan_fits_its_work_and_machine(tmp_path: Path) -> None:
