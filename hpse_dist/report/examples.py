@@ -53,11 +53,10 @@ def _read(path: Path, changed: int) -> Examples:
         raise ValueError(f"{path}: damaged, or no parquet file ({error})") from None
     columns = {name: np.asarray(table[name]) for name in table.column_names}
     people = columns["subject"].astype(str)
-    unknown = people == ""
-    people[unknown] = np.char.add("example ", np.flatnonzero(unknown).astype(str))
+    others = np.char.add("example ", np.arange(len(people)).astype(str))
     return Examples(
         ids=columns["sample_id"],
-        people=people,
+        people=np.where(people == "", others, people),  # as wide as both: no name is cut short
         conditions={name: columns[name] for name in CONDITIONS if name in columns},
         metrics={
             name.removeprefix("metric/"): value

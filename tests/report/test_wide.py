@@ -6,11 +6,14 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hpse_dist.report import write_report
 from hpse_dist.report.breakdown import breakdowns
 from hpse_dist.report.evidence import _needed
+from hpse_dist.report.examples import read_examples
 from hpse_dist.report.export import csv_rows, latex, markdown, printed
 from hpse_dist.report.learning import LabelCurve, convergence, label_studies, spreads
 from hpse_dist.report.overview import headline, overview
@@ -62,6 +65,20 @@ def test_runs_that_measured_other_people_are_compared_by_seed(tmp_path: Path) ->
     row = task_tables(study)[0].rows[0]
     assert row.against is not None and (row.against.seeds, row.against.people) == (2, 0)
     assert breakdowns(study, task_tables(study)[0]) == []
+
+
+def test_people_without_a_name_are_each_somebody_else(tmp_path: Path) -> None:
+    """Whatever the length of the names that are known."""
+    for name in ("s1", "a longer name"):
+        who = pa.array([name] * 3 + [""] * 120)
+        folder = tmp_path / name
+        folder.mkdir()
+        table = pa.table({"sample_id": range(123), "subject": who})
+        pq.write_table(table, folder / "examples.parquet")
+        found = read_examples(folder)
+        assert found is not None
+        assert found.people[0] == name and found.people[-1] == "example 122"
+        assert len(set(found.people)) == 121
 
 
 def test_labels_to_match_the_baseline_with_all(study: Study) -> None:
