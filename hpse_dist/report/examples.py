@@ -67,8 +67,9 @@ def _read(path: Path, changed: int) -> Examples:
 
 
 def stacked(runs: Sequence[Run], name: str) -> tuple[np.ndarray, Examples] | None:
-    """A metric of runs that measured the same examples, (runs, E), and the examples; else None."""
-    found = [read_examples(run.folder) for run in runs]
+    """A metric of runs that measured the same examples by their protocol, (runs, E), and the
+    examples; else None."""
+    found = [read_examples(run.folder) if run.examples else None for run in runs]
     known = [each for each in found if each is not None and name in each.metrics]
     if not known or len(known) < len(found):
         return None

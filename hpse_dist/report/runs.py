@@ -63,6 +63,8 @@ class Run:
     """Figures by other protocols, and of its files of predictions, by the protocol."""
     history: tuple[Mapping[str, float], ...] = ()
     """Evaluations on held-out subjects, each with its step."""
+    examples: bool = True
+    """Whether examples in its folder were measured by its protocol."""
     training: tuple[Mapping[str, float], ...] = ()
     """What training logged, each with its step."""
     panels: Mapping[str, Path] = field(default_factory=dict)

@@ -72,14 +72,21 @@ def task_tables(study: Study) -> list[TaskTable]:
 
 def judged(study: Study) -> list[Run]:
     """Finished fine-tuning runs with their metrics, one for each protocol that a run has figures
-    of: what its files of predictions scored joins what it measured itself by the same protocol."""
+    of: what its files of predictions scored joins what it measured itself by the same protocol.
+
+    By another protocol than its own a run has final figures alone: its history and its examples
+    hold figures of the same names, but not of the same meaning.
+    """
     found = []
     for run in study.of_kind("finetune"):
         figures = {run.protocol: dict(run.metrics)} if run.metrics else {}
         for protocol, scores in run.scores.items():
             figures[protocol] = {**scores, **figures.get(protocol, {})}
         if run.done:
-            found += [replace(run, protocol=p, metrics=m) for p, m in figures.items()]
+            for protocol, metrics in figures.items():
+                one = replace(run, protocol=protocol, metrics=metrics)
+                own = protocol == run.protocol
+                found.append(one if own else replace(one, history=(), examples=False))
     return found
 
 

@@ -20,7 +20,13 @@ from hpse_dist.report.overview import headline, overview
 from hpse_dist.report.runs import Study, read_study
 from hpse_dist.report.statistics import Interval, LabelsNeeded
 from hpse_dist.report.tables import answer, task_tables
-from tests.report.made_study import make_wide_study, wide_error
+from tests.report.made_study import (
+    make_examples,
+    make_finetuning,
+    make_wide_study,
+    plan_row,
+    wide_error,
+)
 from tests.report.test_page import parsed
 
 
@@ -79,6 +85,30 @@ def test_people_without_a_name_are_each_somebody_else(tmp_path: Path) -> None:
         assert found is not None
         assert found.people[0] == name and found.people[-1] == "example 122"
         assert len(set(found.people)) == 121
+
+
+def test_by_another_protocol_a_run_has_final_figures_alone(tmp_path: Path) -> None:
+    """Examples and history are of its own protocol, also where the metric has the same name."""
+    rows = []
+    for source, own, scored in (("random", 70.0, 90.0), ("good", 60.0, 95.0)):
+        for seed in range(2):
+            name = f"{source}-{seed}"
+            folder = make_finetuning(tmp_path / name, source, seed, own + seed)
+            make_examples(folder, "pa_mpjpe", own + seed, seed)
+            score = {"figures": {"pa_mpjpe": scored + seed}, "regressor": ""}
+            (folder / "scores.json").write_text(json.dumps({"3dpw-14": score}))
+            rows.append(plan_row(tmp_path, name, "finetune", source, "body_mesh", seed))
+    plan = {"study": "s", "baseline": "random", "runs": rows}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    study = read_study(tmp_path)
+    mine, other = task_tables(study)
+    assert (mine.protocol, other.protocol) == ("synthetic-24", "3dpw-14")
+    better, worse = mine.rows[0].against, other.rows[1].against
+    assert better is not None and (better.seeds, better.people) == (2, 10)
+    assert worse is not None and (worse.seeds, worse.people) == (2, 0)
+    assert worse.difference.mean == pytest.approx(5.0)
+    assert breakdowns(study, mine) and convergence(study, mine)
+    assert (breakdowns(study, other), convergence(study, other)) == ([], [])
 
 
 def test_labels_to_match_the_baseline_with_all(study: Study) -> None:
