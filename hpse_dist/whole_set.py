@@ -116,8 +116,8 @@ def _rows(
         mine = {n: v for n, v in guess.items() if n in ("joints3d", "vertices", "rotations")}
         true = {n: v for n, v in truth.items() if n in ("joints3d", "vertices")}
         true["known"] = batch["joints3d"][..., -1]
-        if "vertices" in true and "has_body" in batch:
-            true["vertices_known"] = batch["has_body"]
+        if "vertices" in true:  # a row without the label has a mesh too, of zeros
+            true["vertices_known"] = batch[module.has]
     elif protocol.kind == "classes":
         true = {"label": batch["label"]}
     elif "part_map" in guess:

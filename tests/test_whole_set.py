@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hpse_dist import whole_set
+from hpse_dist.body.model import load_hand
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
+from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.predict import Wanted, predict
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.recipe import FinetuneRecipe
 from hpse_dist.records import Provenance
 from hpse_dist.report.runs import read_run
+from hpse_dist.tasks import build
+from hpse_dist.whole_set import Collector
 from hpse_dist.world import World
 from tests.data.made_collection import CROP_PX, frames, made_collection
-from tests.fabricate import tiny_body_file
+from tests.fabricate import fabricate, tiny_body_file, tiny_hand_folder
+from tests.tasks.test_hand_mesh import SMALL
 from tests.test_predict import trained
 
 HEAD = {"name": "pose2d", "head_dim": 16}
@@ -88,6 +94,19 @@ def test_labels_of_another_surface_cost_the_figures_and_not_the_run(
     assert "surface_right" in metrics and "gps_ap" not in metrics
     assert "synthetic-dense: no figures of the whole set: " in caplog.text
     assert "its surface labels are of the body smpl" in caplog.text
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_meshes_of_hands_without_a_label_are_told(name: str, tmp_path: Path) -> None:
+    hand = str(tiny_hand_folder(tmp_path))
+    encoder = build_encoder(EncoderConfig("custom", 32, 8, dim=32, depth=2, heads=2))
+    task = build(SMALL[name](hand), encoder, seed=3).eval()
+    batch = fabricate(task.needs, hand=load_hand(hand, "right"), batch=4)
+    batch |= {"sample_id": torch.arange(4), "valid": torch.tensor([True, True, True, False])}
+    batch["has_hand"] = torch.tensor([True, False, True, True])
+    collector = Collector(PROTOCOLS["synthetic-hand"], made_collection(hands=True))
+    collector(task, batch)
+    assert collector.pieces[0][1]["vertices_known"].tolist() == [True, False, True]
 
 
 def test_precision_of_coco_joints_has_a_column_of_its_own(tmp_path: Path) -> None:

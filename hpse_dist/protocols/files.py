@@ -2,7 +2,9 @@
 
 npz       arrays by the names of `protocols.examples`; every protocol reads it too
 freihand  pred.json: [joints of every hand, vertices of every hand]; ground truth also as the
-          benchmark's folder with evaluation_xyz.json and evaluation_verts.json
+          benchmark's folder with evaluation_xyz.json and evaluation_verts.json; where ours is not
+          known everywhere, a joint's fourth number and a third list, one number to a hand's
+          mesh, are 0 there
 3dpw      a folder of <split>/<sequence>.pkl: jointPositions (people, frames, 24, 3) and
           orientations (people, frames, 9, 3, 3); ours says with valid (people, frames) where
           ground truth is known
@@ -79,8 +81,7 @@ def write(protocol: Protocol, examples: Examples, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = examples.arrays
     if protocol.layout == "freihand":
-        both = [examples["joints3d"][..., :3].tolist(), examples["vertices"].tolist()]
-        path.write_text(json.dumps(both), encoding="utf-8")
+        path.write_text(json.dumps(_as_freihand(examples)), encoding="utf-8")
     elif protocol.layout == "3dpw":
         _write_3dpw(examples, path)
     else:
@@ -108,17 +109,27 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not readable as JSON ({error}); is it whole?") from None
 
 
+def _as_freihand(examples: Examples) -> list[Any]:
+    joints, known = examples["joints3d"], np.ones(len(examples))
+    if joints.shape[2] == 4 and (joints[..., 3] > 0).all():
+        joints = joints[..., :3]
+    if "vertices_known" in examples:
+        known = examples["vertices_known"].astype(np.float64)
+    lists = [joints.tolist(), examples["vertices"].tolist()]
+    return lists if known.all() else [*lists, known.tolist()]
+
+
 def _read_freihand(path: Path) -> Examples:
     if path.is_dir():
         both = [read_json(path / f"evaluation_{name}.json") for name in ("xyz", "verts")]
     else:
         both = read_json(path)
-    if not isinstance(both, list) or len(both) != 2:
+    if not isinstance(both, list) or len(both) not in (2, 3):
         raise ValueError(f"{path}: FreiHAND's layout is a list of two: joints, vertices")
     if not both[0] or not both[1]:
         raise ValueError(f"{path}: it holds no examples")
-    names = ("joints3d", "vertices")
-    arrays = {n: _numbers(path, n, x) for n, x in zip(names, both, strict=True)}
+    names = ("joints3d", "vertices", "vertices_known")
+    arrays = {n: _numbers(path, n, x) for n, x in zip(names, both, strict=False)}
     return Examples(str(path), arrays)
 
 

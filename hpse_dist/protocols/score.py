@@ -105,11 +105,10 @@ def _body(
     if {"pve", "pa_pve"} & {*protocol.figures} and "vertices" in predicted and "vertices" in true:
         meshes = _meshes(protocol, predicted, true)
         root = protocol.names().index(protocol.root) if protocol.root else 0
-        lacks = torch.zeros(len(true), dtype=torch.bool)
-        if "vertices_known" in true:
-            lacks = ~torch.from_numpy(true["vertices_known"].astype(bool))
-        meshes = meshes[0], meshes[1].where(~lacks[:, None, None], 0.0)
-        figures["pve"] = pve(*meshes, mine[:, root], there[:, root]).masked_fill(lacks, math.nan)
+        lacks = ~_meshes_known(true)
+        placed = known[:, root] > 0  # vertices are compared from there
+        apart = pve(*meshes, mine[:, root], there[:, root])
+        figures["pve"] = apart.where(placed & ~lacks, math.nan)
         if "pa_pve" in protocol.figures:
             figures["pa_pve"] = pa_pve(*meshes).masked_fill(lacks, math.nan)
         if "f_5" in protocol.figures:
@@ -141,8 +140,9 @@ def _joints(
             f"{matrix.shape[0]} x {matrix.shape[1]}; protocol {protocol.name} uses "
             f"{protocol.regressor}"
         )
-    joints = torch.einsum("jv,nvc->njc", matrix, vertices)
-    return joints, torch.ones_like(joints[..., 0])
+    labelled = _meshes_known(examples)
+    joints = torch.einsum("jv,nvc->njc", matrix, vertices.where(labelled[:, None, None], 0.0))
+    return joints, labelled[:, None].expand(joints.shape[:2]).to(joints.dtype)
 
 
 def _meshes(protocol: Protocol, predicted: Examples, true: Examples) -> tuple[Tensor, Tensor]:
@@ -153,21 +153,36 @@ def _meshes(protocol: Protocol, predicted: Examples, true: Examples) -> tuple[Te
                 f"{side.where}: its meshes have {side['vertices'].shape[1]} vertices, and "
                 f"protocol {protocol.name} compares meshes of {wanted}"
             )
-    return _double(predicted["vertices"]), _double(true["vertices"])
+    known = _meshes_known(true)[:, None, None]  # another's vertices may be anything, NaN too
+    return _double(predicted["vertices"]), _double(true["vertices"]).where(known, 0.0)
+
+
+def _meshes_known(examples: Examples) -> Tensor:
+    """(N,) bool, the examples with a mesh."""
+    if "vertices_known" not in examples:
+        return torch.ones(len(examples), dtype=torch.bool)
+    return torch.from_numpy(examples["vertices_known"].astype(bool))
 
 
 def _hand(protocol: Protocol, predicted: Examples, true: Examples) -> Figures:
-    sides = [_joints(protocol, side, None)[0] for side in (predicted, true)]
-    joints, mesh = sides, _meshes(protocol, predicted, true)
-    fitted = hand.freihand_align(joints[0], joints[1]), hand.freihand_align(mesh[0], mesh[1])
-    return {
+    mine, _ = _joints(protocol, predicted, None)
+    there, seen = _joints(protocol, true, None)
+    whole, labelled = (seen > 0).all(1), _meshes_known(true)  # a hand is fitted whole or not at all
+    joints = mine, there.where(whole[:, None, None], 0.0)
+    mesh = _meshes(protocol, predicted, true)
+    fitted = hand.freihand_align(*joints), hand.freihand_align(*mesh)
+    of_joints = {
         "joint_aligned": hand.distance_mm(fitted[0], joints[1]),
+        "joint_auc": hand.curve_area(fitted[0], joints[1]),
+    }
+    of_mesh = {
         "mesh_aligned": hand.distance_mm(fitted[1], mesh[1]),
         "f_5": hand.f_score(fitted[1], mesh[1], 5.0),
         "f_15": hand.f_score(fitted[1], mesh[1], 15.0),
-        "joint_auc": hand.curve_area(fitted[0], joints[1]),
         "mesh_auc": hand.curve_area(fitted[1], mesh[1]),
     }
+    sides = (of_joints, whole), (of_mesh, labelled)
+    return {n: v.where(known, math.nan) for side, known in sides for n, v in side.items()}
 
 
 def _classes(predicted: Examples, true: Examples) -> dict[str, float]:

@@ -25,6 +25,8 @@ class Task(Objective):
     set_protocols: ClassVar[tuple[str, ...]] = ()
     """Others, of figures of whole sets, that its predictions are judged by as well where the data
     has their joints."""
+    has: ClassVar[str] = ""
+    """Of a mesh: the flag in a batch of the rows whose mesh is labelled."""
 
     @classmethod
     def protocol_of(cls, config: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import score_files
-from hpse_dist.protocols.score import score
+from hpse_dist.protocols.score import Regressor, score
 from hpse_dist.report.tables import METRICS
 from pipelines import run_command
 from pipelines.report import main, parser
@@ -85,6 +85,34 @@ def test_freihands_file_is_scored_as_freihand_does(tmp_path: Path) -> None:
     assert score(PROTOCOLS["synthetic-hand"], *hands).figures["pa_mpjpe"] > 20  # told apart there
 
 
+def test_hands_without_a_label_are_not_judged(tmp_path: Path) -> None:
+    """FreiHAND's files say so too, where ours hold such hands."""
+    protocol = PROTOCOLS["freihand"]
+    mine, true = made(protocol)
+    mesh, joints = true["vertices"].copy(), true["joints3d"].copy()
+    mesh[2:4] = mesh[2:4, ::-1]
+    joints[3, 5:] = [np.nan, np.nan, np.nan, 0.0]
+    known = np.array([1, 1, 0, 0, 1, 1])
+    some = Examples("", {"joints3d": joints, "vertices": mesh, "vertices_known": known})
+    mine = Examples("", {name: mine[name] for name in ("joints3d", "vertices")})
+    for found in (
+        score(protocol, mine, some),
+        score_files(protocol, *files(protocol, tmp_path, mine, some)),
+    ):
+        assert list(found.figures) == list(protocol.figures)
+        for name, value in found.figures.items():
+            best = 100.0 if METRICS[name].better == "higher" else 0.0
+            assert value == pytest.approx(best, abs=1e-4), name
+    none = Examples("", some.arrays | {"vertices_known": 0 * known})
+    assert set(score(protocol, mine, none).figures) == {"joint_aligned", "joint_auc"}
+
+
+def test_a_mesh_without_a_root_is_not_placed() -> None:
+    mine, true = made(PROTOCOLS["synthetic-24"])
+    true["joints3d"][2, 0] = [9.0, 9.0, 9.0, 0.0]
+    assert score(PROTOCOLS["synthetic-24"], mine, true).figures["pve"] == pytest.approx(0.0)
+
+
 def test_joints_of_a_mesh_need_the_regressor_and_its_hash_is_kept(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     matrix = rng.uniform(size=(17, 6890)) ** 40
@@ -104,6 +132,11 @@ def test_joints_of_a_mesh_need_the_regressor_and_its_hash_is_kept(tmp_path: Path
     root = (mine - joints[0][:, :1]) - (true - joints[1][:, :1])
     assert found.figures["pve"] == pytest.approx(1000 * np.linalg.norm(root, axis=-1).mean())
     assert len(found.regressor) == 64
+    both = [Examples("", {"vertices": side}) for side in (mine, true)]
+    regressor = Regressor.read(tmp_path / "regressor.npy")
+    first = score(protocol, *(side.taken(np.array([0])) for side in both), regressor).figures
+    other = Examples("", {"vertices": true, "vertices_known": np.array([1, 0])})
+    assert score(protocol, both[0], other, regressor).figures == pytest.approx(first)
     with pytest.raises(ValueError, match=r"needs joints of h36m17, or --regressor with J_"):
         score_files(protocol, *paths)
     np.save(tmp_path / "small.npy", matrix[:, :100])
