@@ -26,7 +26,7 @@ from hpse_dist.data import beton
 from hpse_dist.data.collection import Collection
 
 FILE = "hashes.parquet"
-VERSION = 2  # of the rule below; other versions' files are made anew
+VERSION = 3  # of the rule below; other versions' files are made anew
 REDUCED_PX = 64  # pictures are looked at in grey at this size
 LOOK_PX = 24  # and compared with one another at this one
 PLAIN = 3.0  # standard deviation of grey levels (of 255) below which there is nothing to tell by
@@ -101,13 +101,12 @@ def frame_hashes(collection: Collection, progress: Callable[[int], object] | Non
 
 
 def pictures(collection: Collection) -> Iterator[np.ndarray]:
-    """All stored pictures in the order of shards and rows: (n, px, px, 3) uint8 at a time."""
-    shard = collection.frames["shard"].to_numpy()
-    for number, path in enumerate(collection.shards):
-        count = int((shard == number).sum())
-        for start in range(0, count, _CHUNK):
-            rows = range(start, min(start + _CHUNK, count))
-            yield beton.read_rows(path, rows, ["image"])["image"]
+    """The frames' pictures in the order of shards and rows: (n, px, px, 3) uint8 at a time."""
+    shard, row = (collection.frames[name].to_numpy() for name in ("shard", "row"))
+    for number, path in enumerate(collection.shards):  # which may hold rows that were left out
+        rows = np.sort(row[shard == number])
+        for start in range(0, len(rows), _CHUNK):
+            yield beton.read_rows(path, rows[start : start + _CHUNK], ["image"])["image"]
 
 
 def picture_hashes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +190,7 @@ def _exact(images: np.ndarray) -> np.ndarray:
 
 
 def _stored_order(collection: Collection) -> np.ndarray:
-    """For each stored picture, by shard and row, which row of frames.parquet it is."""
+    """For each frame's picture, by shard and row, which row of frames.parquet it is."""
     shard, row = (collection.frames[name].to_numpy() for name in ("shard", "row"))
     return np.lexsort((row, shard))
 

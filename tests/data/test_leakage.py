@@ -19,7 +19,9 @@ from hpse_dist.data.duplicates import across, counts, within, write_list
 from hpse_dist.data.hamming import near
 from hpse_dist.data.hashes import WINDOWS, fitted_looks, frame_hashes, picture_hashes
 from hpse_dist.data.leakage import KEY, compare, guard, identity, inherit
+from hpse_dist.data.parts import make_part
 from hpse_dist.data.publish import held_folder
+from hpse_dist.data.work import Work
 from hpse_dist.records import FrameRecord, Provenance
 from pipelines import prepare, run_command
 from tests.data.made_collection import picture
@@ -27,6 +29,9 @@ from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
 
 PX = 96
 MADE = Provenance("made", "CC0-1.0", True, "", None)
+CONFIG = CollectionConfig(
+    crop_px=PX, box_scale=1.0, image_mode="raw", min_side_px=20, frames_per_shard=8
+)
 
 pytestmark = pytest.mark.usefixtures("plain_shards")
 
@@ -50,10 +55,7 @@ def record(subject: str, moment: int, split: str, image: np.ndarray | None = Non
 def written(
     folder: Path, records: Iterable[FrameRecord], provenance: Provenance = MADE
 ) -> Collection:
-    config = CollectionConfig(
-        crop_px=PX, box_scale=1.0, image_mode="raw", min_side_px=20, frames_per_shard=8
-    )
-    return write_collection(folder, records, config, provenance)
+    return write_collection(folder, records, CONFIG, provenance)
 
 
 def altered(image: np.ndarray, side: int, quality: int, crop: float = 0.0) -> np.ndarray:
@@ -213,6 +215,24 @@ def test_hashes_are_kept_and_reread(tmp_path, judged, monkeypatch):
 def test_hashes_are_in_the_order_of_the_frames(judged):
     images = judged.read(judged.frames["sample_id"].to_pylist(), ["image"])["image"]
     assert np.array_equal(picture_hashes(images)[0], frame_hashes(judged).windows)
+
+
+def test_what_a_join_left_out_of_a_shard_is_not_hashed(tmp_path, judged):
+    """A subject of two splits: its second part's rows stay in the shard, without a frame."""
+    late = [replace(frame, sequence="late") for frame in people("x", "test", 4)]
+    parts = (people("x", "train", 2), [*late, *people("ce", "train")])
+    config = replace(CONFIG, frames_per_shard=64)
+    work = Work(tmp_path / "joined", "mark")
+    with work.begin(), beton.BetonWriter() as writer:
+        work.note_count(len(parts))
+        for number, records in enumerate(parts):
+            make_part(work.place, number, iter(records), config, writer=writer)
+        work.join(config, MADE, "mark", False)
+    joined = Collection.open(tmp_path / "joined")
+    assert joined.frames["row"].to_pylist() == [0, 1, *range(4, 16)]
+    images = joined.read(joined.frames["sample_id"].to_pylist(), ["image"])["image"]
+    assert np.array_equal(picture_hashes(images)[0], frame_hashes(joined).windows)
+    assert compare(joined, judged, ("pictures",)).pictures == 6  # those of c
 
 
 def test_a_window_is_fitted():
