@@ -4,6 +4,7 @@ Markdown, for papers and notes."""
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from hpse_dist.report.meanings import Metric
 from hpse_dist.report.overview import Overview, cell_name, overview
 from hpse_dist.report.runs import Study
 from hpse_dist.report.statistics import Interval
-from hpse_dist.report.tables import SourceRow, TaskTable, costs, metric, task_tables
+from hpse_dist.report.tables import SourceRow, TaskTable, costs, doubles, metric, task_tables
+
+log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 
@@ -33,7 +36,10 @@ class Printed:
 
 
 def write_tables(study: Study, folder: Path) -> list[Path]:
-    """Everything that the page shows: one CSV file each, and tables.tex and tables.md."""
+    """Everything that the page shows: one CSV file each, and tables.tex and tables.md; logs which
+    runs are in no table because another of their seed is."""
+    for sentence in doubles(study):
+        log.warning("%s", sentence)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: rows for name, rows in csv_rows(study).items() if rows}
     paths = [_write_csv(folder / f"{name}.csv", rows) for name, rows in files.items()]

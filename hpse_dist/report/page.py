@@ -18,7 +18,15 @@ from hpse_dist.report.lineage import data_section, leak_warnings
 from hpse_dist.report.overview import overview
 from hpse_dist.report.pictures import BUDGET_BYTES, Picture, Wanted, embed, people_in
 from hpse_dist.report.runs import Run, Study
-from hpse_dist.report.tables import TaskTable, figure, gains, metric, spoken, task_tables
+from hpse_dist.report.tables import (
+    TaskTable,
+    doubles,
+    figure,
+    gains,
+    metric,
+    spoken,
+    task_tables,
+)
 
 NO_GAIN = (
     "Reference gain was not measured: it needs a finished run of an objective with two pictures, "
@@ -55,7 +63,7 @@ def render(study: Study) -> str:
         "kicker": _kicker(study),
         "answers": answers if tables or not sentence else [sentence],
         "progress": results.progress(study),
-        "leaks": leak_warnings(study),
+        "warnings": [*leak_warnings(study), *doubles(study)],
         "overview": results.overview_table(whole, ink),
         "results": [results.result(table, tables, study, ink) for table in tables],
         "footing": results.FOOTING,

@@ -144,7 +144,7 @@ def result(
         "baseline": table.baseline,
         "compared": bool(table.baseline) and len(table.rows) > 1,
         "drawn": any(row.metrics[first].n > 1 for row in table.rows) or len(table.rows) > 1,
-        "note": _note(table, next(iter(next(iter(runs.values())).values()))),
+        "note": _note(table, runs),
     }
 
 
@@ -188,19 +188,45 @@ def _against(row: SourceRow, name: str) -> dict[str, str]:
     }
 
 
-def _note(table: TaskTable, run: Run) -> str:
-    """How the figures of this table came about."""
+def _note(table: TaskTable, runs: Mapping[str, Mapping[int, Run]]) -> str:
+    """How the figures of this table came about; its runs by source and seed."""
     what = metric(table.ranked_by)
     text = f"Ranked by {what.label}{f', {what.better} is better' if what.better else ''}"
-    text += f"; every source was fine-tuned for {run.steps:,} steps"
-    text += f" of {run.global_batch} samples" if run.global_batch else ""
-    against = next((row.against for row in table.rows if row.against), None)
-    if against is not None and against.difference.known:
-        text += f"; differences are on the same seeds{' and examples' if against.people else ''}"
-        text += f", their intervals over {over(against)}"
+    trained = {
+        source: " and ".join(dict.fromkeys(map(_training, seeds.values())))
+        for source, seeds in runs.items()
+    }
+    alike = len({_training(run) for seeds in runs.values() for run in seeds.values()}) == 1
+    text += "; every source was fine-tuned for " if alike else "; fine-tuning differed: "
+    text += _each(trained)
+    against = {
+        row.source: row.against
+        for row in table.rows
+        if row.against is not None and row.against.difference.known
+    }
+    if against:
+        examples = all(comparison.people for comparison in against.values())
+        text += f"; differences are on the same seeds{' and examples' if examples else ''}"
+        spans = {source: over(comparison) for source, comparison in against.items()}
+        text += f", their intervals over {_each(spans)}"
     if any(row.settings for row in table.rows):
         text += (
             ". Of each source the best settings tried are shown, chosen on these same subjects, "
             "which flatters all of them alike"
         )
     return f"{text}."
+
+
+def _training(run: Run) -> str:
+    """`5,000 steps of 32 samples`."""
+    return f"{run.steps:,} steps" + (f" of {run.global_batch} samples" if run.global_batch else "")
+
+
+def _each(said: Mapping[str, str]) -> str:
+    """What is said of sources: once where it is the same of all, else `this (a, b), that (c)`."""
+    sources: dict[str, list[str]] = {}
+    for source, text in said.items():
+        sources.setdefault(text, []).append(source)
+    if len(sources) == 1:
+        return next(iter(sources))
+    return ", ".join(f"{text} ({', '.join(names)})" for text, names in sources.items())

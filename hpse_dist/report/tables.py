@@ -131,11 +131,41 @@ def _row(
 
 
 def by_settings(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
-    """One source's runs of a task by their place in the grid, spoken, and by seed."""
+    """One source's runs of a task by their place in the grid, spoken, and by seed: of several runs
+    of one seed the first, as `doubles` tells."""
     found: dict[str, dict[int, Run]] = {}
     for run in runs:
-        found.setdefault(settings_text(run.settings), {})[run.seed] = run
+        found.setdefault(settings_text(run.settings), {}).setdefault(run.seed, run)
     return found
+
+
+def doubles(study: Study) -> list[str]:
+    """A sentence for each source in a table of which several runs have one seed and the same
+    settings, as in a folder of runs that no plan tells apart: which is shown, which are not."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in judged(study):
+        groups.setdefault((run.source, run.task, run.protocol), []).append(run)
+    told = []
+    for (source, task, protocol), runs in groups.items():
+        ended = _ended(runs)
+        shown, hidden = by_settings(ended), dict[str, list[str]]()
+        for run in ended:
+            kept = shown[settings_text(run.settings)][run.seed]
+            if kept is not run:
+                hidden.setdefault(kept.folder.name, []).append(run.folder.name)
+        if hidden:
+            each = [f"{kept} is shown, not {' or '.join(names)}" for kept, names in hidden.items()]
+            told.append(
+                f"{source} has several runs of one seed on {spoken(task)}"
+                f"{f' ({protocol})' if protocol else ''}, and tables take one of each: "
+                f"{'; '.join(each)}. To see another, move the one shown to another folder."
+            )
+    return told
+
+
+def _ended(runs: Sequence[Run]) -> Sequence[Run]:
+    """Those that no sweep stopped early; all where none went to its end."""
+    return [run for run in runs if run.state != STOPPED] or runs
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -146,8 +176,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def best_settings(runs: Sequence[Run], name: str) -> dict[int, Run]:
     """The runs by seed of the point of the grid with the best mean, among those of most seeds; one
     that a sweep stopped early only where none went to its end."""
-    ended = [run for run in runs if run.state != STOPPED]
-    found = list(by_settings(ended or runs).values())
+    found = list(by_settings(_ended(runs)).values())
     most = max(len(seeds) for seeds in found)
     sign = -1.0 if metric(name).better == "higher" else 1.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -215,3 +216,22 @@ def test_the_protocol_stands_under_the_table(page: Path, tmp_path: Path) -> None
     text = write_report(study).read_text()
     assert "Body mesh, made-up" in text and "Body mesh, synthetic-24" in text
     assert "made-up, which this version does not know" in text
+
+
+def test_a_folder_of_runs_says_what_it_shows_and_how_they_differ(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No plan tells them apart: two runs of one source and seed, and unequal numbers of steps."""
+    for name, source, steps in (("x", "random", 100), ("y", "random", 400), ("z", "other", 1600)):
+        make_finetuning(tmp_path / name, source, 0, 70.0, steps=steps)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    said = "tables take one of each: x is shown, not y. To see another"
+    assert said in text and said in caplog.text
+    assert "; fine-tuning differed: 100 steps of 32 samples (random), 1,600 steps of 32" in text
+    assert "every source was" not in text
+    caplog.clear()
+    shutil.rmtree(tmp_path / "y")
+    make_finetuning(tmp_path / "z", "other", 0, 70.0, steps=100)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "; every source was fine-tuned for 100 steps of 32 samples" in text
+    assert not caplog.text and "is shown" not in text

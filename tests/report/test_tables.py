@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from hpse_dist.report.export import write_tables
-from hpse_dist.report.runs import Run, Study, read_study
+from hpse_dist.report.runs import STOPPED, Run, Study, read_study
 from hpse_dist.report.statistics import interval
 from hpse_dist.report.tables import (
     _task_table,
     answer,
     costs,
+    doubles,
     gains,
     task_tables,
 )
@@ -176,3 +177,20 @@ def test_scored_files_join_the_table_of_their_own_protocol() -> None:
     other = replace(run_of("b", 0, 1.0), scores={"3dpw-14 (ffffffff)": {"mpjpe": 1.0}})
     tables = task_tables(Study("s", (replace(run, scores=scores), other)))
     assert len(tables) == 4  # another regressor is another column, and so is no protocol at all
+
+
+def test_of_runs_of_one_seed_the_first_is_shown_and_the_others_are_named() -> None:
+    runs = [run_of("a", 0, 60.0), run_of("a", 1, 62.0), run_of("b", 0, 1.0)]
+    twice = [replace(runs[0], folder=Path(f"a-0-{n}"), metrics={"pa_mpjpe": n}) for n in (9, 8)]
+    other = replace(twice[0], folder=Path("far"), protocol="3dpw-14")  # in a table of its own
+    study = Study("s", (*runs, *twice, other))
+    assert doubles(study) == [
+        "a has several runs of one seed on body mesh, and tables take one of each: a-0 is shown, "
+        "not a-0-9 or a-0-8. To see another, move the one shown to another folder."
+    ]
+    row = task_tables(study)[0].rows[1]
+    assert (row.source, row.seeds, row.metrics["pa_mpjpe"].mean) == ("a", (0, 1), 61.0)
+    tried = tuple(replace(run, settings={"lr": n}) for n, run in enumerate(study.runs))
+    assert doubles(study_of(a=[1.0, 2.0], b=[3.0])) == doubles(Study("s", tried)) == []
+    early = replace(twice[0], state=STOPPED)  # of no table: another went to its end
+    assert doubles(Study("s", (early, *runs))) == []
