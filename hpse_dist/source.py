@@ -151,9 +151,9 @@ def _foreign(path: Path) -> Source:
 def encoder_of(source: Source, image_px: int, training: EncoderConfig | None = None) -> Encoder:
     """The source's encoder with its weights, for pictures of `image_px`.
 
-    Its shape, positions and input normalisation are the source's; what only training on is about
-    (drop_path, recompute) is of the config `training`, as is nothing else of it. A tensor that is
-    missing, left over or of another shape is a ValueError.
+    Its config, and thus shape, positions and input normalisation are the source's; what only
+    training on is about (drop_path, recompute) is of the config `training`, as is nothing else of
+    it. A tensor that is missing, left over or of another shape is a ValueError.
     """
     config = source.config
     if training is not None:
@@ -165,7 +165,7 @@ def encoder_of(source: Source, image_px: int, training: EncoderConfig | None = N
             f"source {source.name}: encoder.image_px {image_px} is no multiple of the source's "
             f"patch, {encoder.patch_px} px"
         )
-    # the positions of other sizes are worked out from the source's own
+    encoder.image_px = image_px  # its positions are worked out from those of the source's size
     log.info("source %s: all %d tensors taken", source.name, len(source.state))
     return encoder
 

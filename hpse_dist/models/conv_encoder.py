@@ -27,7 +27,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.dim, depth, _ = config.sizes()
-        self.patch_px = config.patch_px
+        self.image_px, self.patch_px = config.image_px, config.patch_px
         self.drop_keys = DropKeys()
         stages = config.patch_px.bit_length() - 1
         widths = [self.dim >> (stages - 1 - stage) for stage in range(stages)]

@@ -154,7 +154,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.dim, depth, self.heads = config.sizes()
-        self.patch_px = config.patch_px
+        # image_px: of the pictures to be seen; a source's config keeps that of its positions
+        self.image_px, self.patch_px = config.image_px, config.patch_px
         self.patch_embed = PatchEmbed(config.patch_px, self.dim)
         # a buffer: the table is fixed, yet travels in the state dict as timm's does
         table = sincos_table(config.grid(), self.dim) if config.positions == "sincos" else None

@@ -62,7 +62,7 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         self._inner = (encoder.eval().requires_grad_(False),)  # in a tuple: no part of this module
         self.config = replace(encoder.config, drop_path=0.0, recompute=False)
-        self.dim, self.patch_px = encoder.dim, encoder.patch_px
+        self.dim, self.image_px, self.patch_px = encoder.dim, encoder.image_px, encoder.patch_px
         self._tokens = Stacked()
 
     @property

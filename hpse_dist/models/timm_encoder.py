@@ -37,7 +37,7 @@ class TimmEncoder(nn.Module):
         model: Any = _keyed(over_all_ranks(_create(config)), self.drop_keys)
         self.model = model
         self.prefix: int = getattr(model, "num_prefix_tokens", 0)
-        self.patch_px = _reduction(model)
+        self.image_px, self.patch_px = config.image_px, _reduction(model)
         if config.image_px % self.patch_px:
             raise ValueError(
                 f"image_px must be a multiple of {self.patch_px}, the step of {config.timm}; found "

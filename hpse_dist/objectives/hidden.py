@@ -52,11 +52,11 @@ class HiddenPatches(Objective):
                 f"this objective hides patches, and {encoder.config.timm} can only look at whole "
                 "pictures; choose an encoder of this project's own, such as vit_b"
             )
-        rows, columns = encoder.config.grid()
-        count = masking.num_hidden(rows * columns, config.mask_ratio, config.count_rule)
-        if not 0 < count < rows * columns:
+        patches = (encoder.image_px // encoder.patch_px) ** 2
+        count = masking.num_hidden(patches, config.mask_ratio, config.count_rule)
+        if not 0 < count < patches:
             raise ValueError(
-                f"mask_ratio: {config.mask_ratio} of {rows * columns} patches hides {count}; at "
+                f"mask_ratio: {config.mask_ratio} of {patches} patches hides {count}; at "
                 "least one must be hidden and one visible, so choose another ratio or patch_px"
             )
 

@@ -139,7 +139,7 @@ class PartSynthesis(Objective):
 
     def __init__(self, config: PartSynthesisConfig, encoder: Encoder, seed: int) -> None:
         super().__init__(config, encoder, seed)
-        steps = _halvings(encoder.config.image_px, config.map_px)
+        steps = _halvings(encoder.image_px, config.map_px)
         self.unpaired = Unpaired(
             config.poses, config.body, config.extent, config.shift, config.distance
         )

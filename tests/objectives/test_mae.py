@@ -10,6 +10,7 @@ from hpse_dist.fields import Batch
 from hpse_dist.models.decoder import DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.objectives.mae import Mae, MaeConfig
+from hpse_dist.source import Source, encoder_of
 from tests.fabricate import fabricate
 
 SMALL = MaeConfig(decoder=DecoderConfig("custom", dim=32, depth=1, heads=2))
@@ -32,6 +33,13 @@ def test_hidden_pixels_never_reach_the_prediction(batch: Batch) -> None:
     patches.scatter_(1, hidden[..., None].expand(-1, -1, patches.shape[-1]), 7.0)
     again, _, _ = mae._complete({**batch, "image": masking.unpatchify(patches, (4, 4), 8)}, 0)
     torch.testing.assert_close(again, prediction)
+
+
+def test_patches_are_counted_in_the_recipes_pictures_not_the_sources() -> None:
+    config = EncoderConfig("custom", 32, 8, dim=32, depth=1, heads=2)
+    source = Source("larger", config, build_encoder(config).state_dict(), {})
+    with pytest.raises(ValueError, match=r"mask_ratio: 0\.75 of 1 patches hides"):
+        Mae(SMALL, encoder_of(source, 8), 0)
 
 
 @pytest.mark.parametrize("normalise", [True, False])

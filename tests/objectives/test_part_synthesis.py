@@ -23,6 +23,7 @@ from hpse_dist.objectives.part_synthesis import (
 )
 from hpse_dist.objectives.puppet_pictures import puppet_pictures
 from hpse_dist.objectives.unpaired import Posed, Unpaired
+from hpse_dist.source import Source, encoder_of, named_by_timm
 from hpse_dist.synth.poses import pose_file
 from tests.fabricate import fabricate, gradients
 
@@ -295,6 +296,24 @@ def test_impossible_values(changes: dict[str, object], message: str) -> None:
 def test_maps_must_fit_the_picture() -> None:
     with pytest.raises(ValueError, match="power of two"):
         built(map_px=12)
+
+
+@pytest.mark.parametrize("kind", ["custom", "conv", "timm"])
+def test_pictures_of_another_size_than_the_sources(kind: str) -> None:
+    """The recipe says how large pictures are, whatever the source was trained on."""
+    if kind == "timm":
+        config = EncoderConfig("timm", timm="resnet18")
+    else:
+        config = EncoderConfig(kind, 96, 8, dim=32, depth=1, heads=2)  # type: ignore[arg-type]
+    encoder = build_encoder(config)
+    source = Source("other", config, named_by_timm(encoder).state_dict(), {})
+    model = PartSynthesis(SMALL, encoder_of(source, 64), seed=3)
+    assert model.encoder.config == config  # its positions have the size that they had
+    image = torch.randn(1, 3, 64, 64)
+    pose = model.eval().pose(image)[1]
+    assert model.paint(image, pose, pose).shape == image.shape
+    with pytest.raises(ValueError, match="the picture's side, 96, over"):
+        PartSynthesis(SMALL, encoder_of(source, 96), seed=3)
 
 
 def test_poses_that_are_not_there(tmp_path: Path) -> None:
