@@ -82,6 +82,7 @@ def launch(
 
     folder = Path(folder).absolute()
     forget_final(folder)
+    name = f"launch-{uuid.uuid4().hex[:12]}"  # of this command, whatever number of workers
     with connected(debug=debug, batches=data_workers > 0) as cluster:
         gpus = gpus_for(device, cluster.nodes)
         for need, patience_s in _needs(cluster, (workers, *fewer), gpus, cpus_per_worker):
@@ -90,7 +91,7 @@ def launch(
             if crowded:
                 logger.warning(crowded)
             limits = _Limits(patience_s, max_failures, hang_limit_s)
-            job = _Job(target, recipe, folder, need, limits, cluster.own, debug, hire)
+            job = _Job(target, recipe, folder, name, need, limits, cluster.own, debug, hire)
             _watch(job, RunWatch(folder), steps, progress)
             if not job.found_no_room():
                 break
@@ -153,6 +154,7 @@ class _Job(threading.Thread):
         target: str,
         recipe: Any,
         folder: Path,
+        launch: str,
         need: Need,
         limits: _Limits,
         own: bool,
@@ -161,7 +163,7 @@ class _Job(threading.Thread):
     ) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.target, self.recipe, self.folder = target, recipe, folder
-        self.need, self.limits, self.own = need, limits, own
+        self.launch, self.need, self.limits, self.own = launch, need, limits, own
         self.debug, self.hire = debug, hire
         self.name_in_ray = f"start-{uuid.uuid4().hex[:12]}"
         self.error: BaseException | None = None
@@ -209,6 +211,7 @@ class _Job(threading.Thread):
                 "packed": pickle.dumps((self.recipe, also)),
                 "folder": str(self.folder),
                 "root": recipe_root(),
+                "launch": self.launch,
                 "start": self.name_in_ray,
             },
             scaling_config=train.ScalingConfig(
@@ -224,7 +227,7 @@ class _Job(threading.Thread):
                     max_failures=self.limits.max_failures, controller_failure_limit=2
                 ),
                 callbacks=[  # typed as V1's
-                    Losses(self.folder, self.name_in_ray, self.limits.hang_s)  # type: ignore[list-item]
+                    Losses(self.folder, self.launch, self.limits.hang_s)  # type: ignore[list-item]
                 ],
                 logging_config=train.LoggingConfig("INFO" if self.debug else "CRITICAL"),
             ),
@@ -236,7 +239,7 @@ def _work(config: dict[str, Any]) -> None:
     from ray import train
 
     folder = Path(config["folder"])
-    os.environ["HPSE_ROOT"], os.environ[LAUNCH] = config["root"], config["start"]
+    os.environ["HPSE_ROOT"], os.environ[LAUNCH] = config["root"], config["launch"]
     if read_final(folder) is not None:
         return  # a worker of this run has met an error that another start cannot heal
     context = train.get_context()

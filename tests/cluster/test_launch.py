@@ -17,6 +17,7 @@ from cluster.network import interface_of
 from cluster.resources import Node
 from cluster.sweep import Job, sweep
 from cluster.worker import Final, write_final
+from hpse_dist.accounting import LAUNCH
 
 
 @pytest.fixture(autouse=True)
@@ -248,6 +249,36 @@ def test_workers_that_find_no_room_are_a_timeout(
     _ended(monkeypatch, tmp_path, ControllerError(WorkerGroupStartupTimeoutError(2)))
     with pytest.raises(TimeoutError, match=r"no room for 2 workers .* in the cluster \(1 node"):
         launch("m:f", {}, tmp_path, workers=2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
+def test_the_wait_for_a_lost_machine_is_part_of_the_commands_account(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    jobs: list[launching._Job] = []
+    write_final(tmp_path, 0, Final("ValueError", "so that nobody sets to work"))
+    monkeypatch.setattr(launching, "forget_final", lambda _: None)
+    monkeypatch.setenv(LAUNCH, "")
+
+    def watch(job: launching._Job, *_: object) -> None:
+        jobs.append(job)
+        job.error = ControllerError(WorkerGroupStartupTimeoutError(2)) if len(jobs) == 1 else None
+
+    monkeypatch.setattr(launching, "_watch", watch)
+    monkeypatch.setattr(launching, "_living", lambda: (Node(1),))
+    _on(monkeypatch, Node(1), Node(1), own=False)
+    with pytest.raises(ValueError, match="nobody sets to work"):
+        launch("m:f", {}, tmp_path, workers=2, fewer=(1,))
+    assert [job.need.workers for job in jobs] == [2, 1]
+    names = []
+    for trainer in [job._trainer() for job in jobs]:
+        launching._work(trainer.train_loop_config)
+        names += [os.environ[LAUNCH], trainer.run_config.callbacks[0].launch]
+    assert len(set(names)) == 1 and names[0]
+    assert jobs[0].name_in_ray != jobs[1].name_in_ray  # Ray would take it for the same run
 
 
 def test_an_old_error_does_not_end_a_new_start(

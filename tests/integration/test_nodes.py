@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from hpse_dist import run
+from hpse_dist.accounting import STARTS_FILE, read_starts
 from hpse_dist.config import build, dump, to_dict
 from hpse_dist.log import read_metrics
 from hpse_dist.recipe import PretrainRecipe
@@ -179,6 +180,8 @@ def test_a_run_outlives_two_of_its_three_machines(
     assert "going on with 1 worker" in said
     report = json.loads((folder / "report.json").read_text())
     assert (report["steps"], report["world_size"]) == (STEPS, 1)
+    starts = read_starts(folder / STARTS_FILE)  # one command's, whatever number of workers
+    assert len(starts) >= 3 and len({start.launch for start in starts}) == 1
 
     values = to_dict(recipe)
     values["machine"] |= {"out": str(tmp_path / "undisturbed"), "workers": 1, "engine": "plain"}
