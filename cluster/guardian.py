@@ -48,18 +48,20 @@ def guarded() -> Iterator[None]:
         process.communicate(_PEACE)
 
 
+def process_of(number: int) -> tuple[Known, int] | None:
+    """The process of a number, and its parent's number; None where it has gone."""
+    try:
+        text = Path(f"/proc/{number}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    state, parent, *rest = text.rpartition(")")[2].split()
+    return None if state == "Z" else (Known(number, int(rest[17])), int(parent))
+
+
 def processes() -> dict[Known, int]:
     """Every process of the machine, and its parent's number."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = path.read_text(errors="replace")
-        except OSError:  # it has just gone
-            continue
-        state, parent, *rest = text.rpartition(")")[2].split()
-        if state != "Z":
-            found[Known(int(path.parent.name), int(rest[17]))] = int(parent)
-    return found
+    numbers = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return dict(found for number in numbers if (found := process_of(number)))
 
 
 def command(process: Known) -> bytes:

@@ -20,8 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from cluster.guardian import process_of
 from cluster.repeating import again_and_again
 from cluster.story import HUNG, write_loss
 from hpse_dist.run_folder import write_text
@@ -35,17 +34,18 @@ class Pulse:
     """The process that gives signs of life."""
 
     process: int
-    born: float
-    """Its start, in seconds since 1970: a later process may have the same number."""
+    born: int
+    """As `Known.started`, which no setting of the clock moves: a later process may have the same
+    number."""
     node: str
     """Ray's name of its machine."""
 
     def end(self) -> bool:
         """SIGKILL, to be called on its machine; whether it was still there."""
-        with contextlib.suppress(psutil.Error):
-            one = psutil.Process(self.process)
-            if one.create_time() == self.born:
-                one.send_signal(signal.SIGKILL)
+        found = process_of(self.process)
+        if found is not None and found[0].started == self.born:
+            with contextlib.suppress(OSError):  # it has just gone
+                os.kill(self.process, signal.SIGKILL)
                 return True
         return False
 
@@ -59,7 +59,9 @@ def pulse_file(folder: Path) -> Path:
 def beating(folder: Path, node: str, every_s: float = EVERY_S) -> Iterator[None]:
     """Give signs of life in a run's folder, from a thread, for the time of the block."""
     path = pulse_file(folder)
-    mine = json.dumps(asdict(Pulse(os.getpid(), psutil.Process().create_time(), node)))
+    me = process_of(os.getpid())
+    born = me[0].started if me else 0  # a system that does not say: nobody is ended
+    mine = json.dumps(asdict(Pulse(os.getpid(), born, node)))
     written = False
 
     def beat() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.guardian import Known, processes
 from cluster.pulse import Patience, beating, pulse_file
 from hpse_dist.accounting import Start, explain
 from tests.waiting import until
@@ -45,6 +46,7 @@ def test_one_that_is_stopped_is_found_and_ended(
     pulse = until(Patience(tmp_path, 0.5).out, "its patience ends")
     assert pulse is not None
     assert (pulse.process, pulse.node) == (process.pid, "a node")
+    assert Known(pulse.process, pulse.born) in processes()  # no clock's time, which may be set
     assert not replace(pulse, born=pulse.born - 60).end()  # an earlier process of that number
     assert pulse.end()
     assert process.wait() == -signal.SIGKILL
