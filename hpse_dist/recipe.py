@@ -20,7 +20,7 @@ from hpse_dist.config import Choice, ConfigError, digest, load
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection, CollectionConfig
 from hpse_dist.data.curriculum import CurriculumConfig
-from hpse_dist.data.decode import provided_by
+from hpse_dist.data.decode import check_joint_sets, provided_by
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.items import Source, check_curriculum
@@ -327,7 +327,8 @@ def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> 
 
 
 def check_fields(recipe: TrainingRecipe) -> None:
-    """ValueError where the objective or task needs a field that the collections do not hold."""
+    """ValueError where the objective or task needs a field that the collections do not hold, or
+    hold for different joints."""
     name, needs = component(recipe)
     check_kinds(recipe, name)
     collections = [collection_of(use, recipe.machine) for use in recipe.collections]
@@ -344,6 +345,7 @@ def check_fields(recipe: TrainingRecipe) -> None:
             f"(there are {', '.join(provides)}); prepare a collection that has it, or choose "
             "another objective or task"
         )
+    check_joint_sets(collections, needs)
     if isinstance(recipe, FinetuneRecipe) and recipe.protocol():
         for collection in collections:
             given = collection.manifest.get("joint_set")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from safetensors.torch import load_file
 
 from hpse_dist.config import ConfigError, build, read_yaml, to_dict
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.publish import write_manifest
 from hpse_dist.guard import INCIDENTS_FILE, read_incidents
 from hpse_dist.log import read_metrics
-from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, check_fields
 from hpse_dist.run import finetune, pretrain
 from hpse_dist.run_folder import held
 from hpse_dist.source import encoder_of, read_source
@@ -299,3 +301,16 @@ def test_a_warm_up_as_long_as_the_run_is_refused_before_it_starts(
     said = r"optim\.warmup_steps must be fewer than the run's steps, 6; found 6: .* never reach"
     with pytest.raises(ConfigError, match=said):
         pretraining(tmp_path, collection, optim={"warmup_steps": 6})
+
+
+def test_collections_of_other_joints_are_refused_before_the_start(
+    tmp_path: Path, collection: Collection
+) -> None:
+    shutil.copytree(collection.folder, tmp_path / "other")
+    write_manifest(tmp_path / "other", {**collection.manifest, "joint_set": "own24"})
+    uses = [{"path": str(folder)} for folder in (collection.folder, tmp_path / "other")]
+    check_fields(pretraining(tmp_path, collection, collections=uses))  # needs no joints
+    for kind, part in ((PretrainRecipe, "objective"), (FinetuneRecipe, "task")):
+        named = {part: {"name": "pose2d"}, "collections": uses}
+        with pytest.raises(ValueError, match=r"joints are own24, of .* smpl24; they do not mix"):
+            check_fields(build(kind, recipe_of(tmp_path, collection, **named)))

@@ -30,6 +30,7 @@ _FLAGGED = {  # a label a source may lack, since its rows say so themselves
     **dict.fromkeys(("hand_orient", "hand_pose", "hand_betas", "hand_transl"), "has_hand"),
     **dict.fromkeys(("part_map", "uv_map"), "has_parts"),
 }
+_OF_JOINTS = {"joints2d", "joints3d", "people2d", "people3d", "depth_pairs"}  # see joint_set
 _SHARDS_OPEN = 64  # file maps kept; they cost address space, not memory
 
 
@@ -77,6 +78,7 @@ class Decoder:
         weakref.finalize(self, _close_all, self._copies)
         self._lock = threading.Lock()
         self.crop_px = self._one_crop()
+        check_joint_sets([items.source.collection for items in sources], labels)
         self._labels = {name: self._one_layout(name) for name in labels}
         for number, items in enumerate(sources):  # an unreadable source fails here, not later
             self._shard(number, int(items.shard[items.first[0]]))
@@ -330,3 +332,19 @@ def provided_by(collections: Sequence[Collection], pairs: bool) -> tuple[str, ..
     if "depth_pairs" not in labels and depth_order.basis(collections):
         labels |= {*depth_order.FIELDS}  # made of the joints, batch by batch
     return (*names, *sorted(labels | flags))
+
+
+def check_joint_sets(collections: Sequence[Collection], names: Sequence[str]) -> None:
+    """ValueError where the fields `names` are of different joints in these collections.
+
+    Equally many joints have equal shapes, and then nothing else would tell them apart.
+    """
+    wanted = _OF_JOINTS & {*names}
+    having = [c for c in collections if wanted & {*c.fields} and c.manifest.get("joint_set")]
+    for other in having[1:]:
+        mine, its = having[0].manifest["joint_set"], other.manifest["joint_set"]
+        if mine != its:
+            raise ValueError(
+                f"{other.folder}: joints are {its}, of {having[0].folder} {mine}; they do not mix, "
+                "so train on collections of one joint set"
+            )

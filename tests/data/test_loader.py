@@ -293,6 +293,19 @@ def test_two_collections_are_mixed_by_weight() -> None:
         loader(*sources, sampling="frames", needs=["intrinsics"])
 
 
+def test_collections_of_other_joints_are_not_mixed(tmp_path: Path) -> None:
+    """Equally many joints of another set: only what holds no joints goes together."""
+    other = copied(tmp_path / "other")
+    other.manifest = {**other.manifest, "joint_set": "own24"}
+    sources = [Source(made_collection()), Source(other)]
+    for name in ("joints2d", "joints3d"):
+        with pytest.raises(ValueError, match=r"other: joints are own24, of .* smpl24; they do not"):
+            loader(*sources, sampling="frames", needs=["image", name])
+    assert "part_map" in next(iter(loader(*sources, sampling="frames", needs=["part_map"])))
+    other.manifest = {**other.manifest, "joint_set": None}
+    assert "joints2d" in next(iter(loader(*sources, sampling="frames", needs=["joints2d"])))
+
+
 def test_label_fractions_are_nested_and_fixed() -> None:
     parts = []
     for fraction, seed in ((0.2, 0), (0.2, 9), (0.6, 1), (1.0, 2)):
