@@ -106,19 +106,26 @@ def split(
     held_out: dict[str, tuple[str, ...]],
     progress: Progress | None = None,
 ) -> Collection:
-    """The same frames with other splits: {'val': subjects, 'test': subjects}, all others train."""
-    names, _ = _subjects(collection)
-    assigned = {name: "train" for name in names}
-    bare = {name.partition("\n")[2]: name for name in names}
+    """The same frames with other splits: {'val': subjects, 'test': subjects}, all others train.
+
+    Subjects are named as frames.parquet has them, or without the importer where only one has the
+    name.
+    """
+    meant = _meant(collection)
+    assigned = {name: "train" for names in meant.values() for name in names}
     for where, subjects in held_out.items():
         if where not in ORDER:
             raise ValueError(f"a split is one of {', '.join(ORDER)}, found {where}")
         for subject in subjects:
-            if subject not in bare:
+            if subject not in meant:
                 raise ValueError(f"{collection.folder}: no subject {subject}")
-            if assigned[bare[subject]] not in ("train", where):
+            if len(meant[subject]) > 1:
+                several = " and ".join(sorted(name.replace("\n", "/") for name in meant[subject]))
+                raise ValueError(f"{collection.folder}: {subject} is {several}; name one of them")
+            (name,) = meant[subject]
+            if assigned[name] not in ("train", where):
                 raise ValueError(f"subject {subject} cannot be in two splits")
-            assigned[bare[subject]] = where
+            assigned[name] = where
     how = {"split_of": collection.name, "frames": identity(collection), "held_out": held_out}
     provenance = _provenance(collection, {"derived": how})
     rows, mode = np.arange(collection.num_frames), collection.config.image_mode
@@ -175,6 +182,17 @@ def _subjects(collection: Collection) -> tuple[list[str], list[str]]:
     subjects, sequences = (named_frames(collection, what) for what in ("subject", "sequence"))
     names = np.where(subjects == "", sequences, subjects)
     return names.tolist(), collection.frames["split"].to_pylist()
+
+
+def _meant(collection: Collection) -> dict[str, set[str]]:
+    """Whom a text can mean: everyone of that name, or the one whom frames.parquet calls so."""
+    names, _ = _subjects(collection)
+    meant: dict[str, set[str]] = {}
+    for name in dict.fromkeys(names):
+        meant.setdefault(name.partition("\n")[2], set()).add(name)
+    columns = (collection.frames[what].to_pylist() for what in ("subject", "sequence"))
+    shown = (subject or sequence for subject, sequence in zip(*columns, strict=True))
+    return meant | {text: {name} for text, name in zip(shown, names, strict=True)}
 
 
 def _check_alike(collections: Sequence[Collection]) -> None:

@@ -130,6 +130,17 @@ def test_other_splits(tmp_path):
         split(whole, tmp_path / "bad", {"val": ("s7",)})
 
 
+def test_subjects_of_two_importers_are_told_apart(tmp_path):
+    one = made(tmp_path / "one", {0: "train", 1: "train"}, labels=False)
+    two = made(tmp_path / "two", {0: "train", 2: "train"}, LAB, labels=False)
+    both = merge([one, two], tmp_path / "both")
+    with pytest.raises(ValueError, match="both: s0 is lab/s0 and made/s0; name one of them"):
+        split(both, tmp_path / "bad", {"val": ("s0",)})
+    new = split(both, tmp_path / "new", {"val": ("made/s0",), "test": ("s2", "lab/s2")})
+    held = {"made/s0": {"val"}, "lab/s2": {"test"}}
+    assert splits(new) == {"made/s1": {"train"}, "lab/s0": {"train"}, **held}
+
+
 def test_command(tmp_path, capsys):
     whole = made(tmp_path / "whole", {0: "train", 1: "val"})
 
