@@ -91,6 +91,7 @@ class Feed:
             device=self.device,
             kind=self.recipe.machine.loader,
             hire=self.hire,
+            data_workers=self.recipe.machine.data_workers,
             **self._settings(),
         )
 

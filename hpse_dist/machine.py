@@ -81,7 +81,8 @@ class Machine:
     stage_folder: Path | None = None
     """Where collections at a URL are copied to on each machine; null: $HPSE_CACHE/stage."""
     stage_gb: float = 50.0
-    """Most disk that those copies take up, GB; the longest unused go first."""
+    """Most disk that those copies take up, GB, shared out among all that decode on the machine; the
+    longest unused go first."""
     out: Path = Path("runs")
     """Folder in which the run's folder is made."""
 

@@ -260,6 +260,7 @@ class ProbeLoader(Loader):
         """`settings`: Loader's, of the shelves' sources."""
         super().__init__([s.subset.source for s in shelves], device=device, **settings)
         self.shelves, self.device = shelves, device
+        self._decoder.release()  # nothing is decoded here
 
     def _run(self, decoded: bool) -> Iterator[Batch]:
         assert not decoded, "nothing is decoded here"

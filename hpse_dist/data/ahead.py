@@ -9,25 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpse_dist.data.items import Items, Source
+from hpse_dist.data.items import Items
 from hpse_dist.data.order import Order
 from hpse_dist.data.remote import RemoteCollection
 
 _STEP = 4096  # items looked at together
-
-
-def check_budget(sources: Sequence[Source], window: int) -> None:
-    """ValueError where the shards that are read together are more than copies may take up."""
-    remote = [s.collection for s in sources if isinstance(s.collection, RemoteCollection)]
-    if not remote:
-        return
-    needed = sum(collection.largest_shards(window) for collection in remote)
-    budget = remote[0].stage.budget_bytes
-    if needed > budget:
-        raise ValueError(
-            f"machine.stage_gb is {budget / 1e9:.3g}, less than the shards that are read together "
-            f"(up to {window} of a collection, {needed / 1e9:.3g} GB in all); raise it"
-        )
 
 
 class Ahead:

@@ -117,6 +117,10 @@ class Collection:
             raise ValueError(f"{self.folder}: tables without pictures, which can only be mined")
         return self.hold(self.manifest["shards"][number])
 
+    def shard_copy_bytes(self, number: int) -> int:
+        """What holding a shard takes of the disk space for local copies."""
+        return 0
+
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         entry = self.manifest["files"].get(name)
         if entry is None:

@@ -64,17 +64,23 @@ class Decoder:
     """Fills buffers with the rows of a run's sources; callable from several threads.
 
     With `replaces`, others stand for records that cannot be decoded; else they are an error.
+    `room`: bytes of local copies that it holds at most, one copy in any case; see `budget`.
     """
 
     def __init__(
-        self, sources: Sequence[Items], labels: Sequence[str], replaces: bool = False
+        self,
+        sources: Sequence[Items],
+        labels: Sequence[str],
+        replaces: bool = False,
+        room: int = 0,
     ) -> None:
         self.sources = sources
-        self._replaces = replaces
+        self._room, self._replaces = room, replaces
         self.reading: dict[int, str] = {}
         """What each thread, by its number, was last at."""
         self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
         self._copies: dict[tuple[int, int], Copy] = {}
+        self._coming = 0  # bytes of the copies that threads are about to hold
         weakref.finalize(self, _close_all, self._copies)
         self._lock = threading.Lock()
         self.crop_px = self._one_crop()
@@ -254,14 +260,22 @@ class Decoder:
 
     def _shard(self, number: int, index: int) -> Readable:
         """An open shard."""
-        key = (number, index)
+        key, size = (number, index), self._copy_bytes((number, index))
         with self._lock:
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
-        # without the lock: a disk that does not answer must not hold up all other threads
-        shard, copy = self._opened(number, index)
+            self._coming += size
+            self._keep_within_room()
+        try:
+            # without the lock: a disk that does not answer must not hold up all other threads
+            shard, copy = self._opened(number, index)
+        except BaseException:
+            with self._lock:
+                self._coming -= size
+            raise
         with self._lock:
+            self._coming -= size
             if key in self._open:  # another thread was faster
                 copy.close()
                 return self._open[key]
@@ -291,7 +305,8 @@ class Decoder:
         return shard, copy
 
     def _hold(self, collection: Collection, index: int) -> Copy:
-        """A shard on this machine's disk; where copies fill their budget, older ones are let go."""
+        """A shard on this machine's disk; where copies fill their budget, as when other runs are on
+        this machine, older ones are let go."""
         while True:
             try:
                 return collection.hold_shard(index)
@@ -301,10 +316,31 @@ class Decoder:
                         raise
                     self._forget()
 
-    def _forget(self) -> None:
-        """Close the shard that was not used for longest."""
-        key, _ = self._open.popitem(last=False)
+    def _copy_bytes(self, key: tuple[int, int]) -> int:
+        return self.sources[key[0]].source.collection.shard_copy_bytes(key[1])
+
+    def _keep_within_room(self) -> None:
+        """Close the longest unused copies that leave no room for those to come."""
+        sizes = {key: self._copy_bytes(key) for key in self._open}
+        held = self._coming + sum(sizes.values())
+        for key, size in sizes.items():
+            if held <= self._room:
+                return
+            if size:
+                self._forget(key)
+                held -= size
+
+    def _forget(self, key: tuple[int, int] | None = None) -> None:
+        """Close a shard, or the one that was not used for longest."""
+        key = key or next(iter(self._open))
+        del self._open[key]
         self._copies.pop(key).close()
+
+    def release(self) -> None:
+        """Close all shards, so that their copies may go; reading on opens them anew."""
+        with self._lock:
+            while self._open:
+                self._forget()
 
 
 def _close_all(copies: dict[tuple[int, int], Copy]) -> None:

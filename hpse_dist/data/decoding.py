@@ -47,6 +47,8 @@ class Reading:
     micro_batch: int
     layouts: dict[str, Layout]
     """Of the arrays of a micro-batch."""
+    room: int
+    """Bytes of local copies that each decoder holds at most."""
 
     def decoder(self) -> Decoder:
         """For the same rows it fills in the same values in any process."""
@@ -54,7 +56,7 @@ class Reading:
             read_items(source, self.sampling, number=number, label_fraction=self.label_fraction)
             for number, source in enumerate(self.sources)
         ]
-        made = Decoder(items, self.labels, replaces=True)
+        made = Decoder(items, self.labels, replaces=True, room=self.room)
         if made.layouts(self.micro_batch) != self.layouts:
             folders = " and ".join(str(source.collection.folder) for source in self.sources)
             raise ValueError(f"{folders}: not the collections that the trainer has opened")

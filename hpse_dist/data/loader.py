@@ -14,8 +14,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from hpse_dist.data.ahead import Ahead, check_budget
+from hpse_dist.data.ahead import Ahead
 from hpse_dist.data.augment import AugmentConfig
+from hpse_dist.data.budget import check_budget, evaluation_room, training_room
 from hpse_dist.data.decode import Decoder, Rows, provided
 from hpse_dist.data.decoding import NO_CREW, Crew, Hire, Incident, Kind, Reading, Sampling
 from hpse_dist.data.depth_order import DepthOrderConfig
@@ -61,14 +62,18 @@ class Loader:
         decode_limit_s: float | None = None,
         kind: Kind = "inline",
         hire: Hire | None = None,
+        data_workers: int = 1,
     ) -> None:
         """`window`: about how many shards are open at a time; it decides the order. `depth_order`:
         how relations of depth are made where they are needed. `decode_limit_s`: a thread that is
         at one micro-batch for longer is replaced. `kind`: where pictures are decoded; of `workers`,
-        `hire` gets them."""
+        `hire` gets them, `data_workers` for each rank."""
         _check_batches(global_batch, micro_batch, world, threads)
         if not sources:
             raise ValueError("a loader needs at least one source")
+        own_threads, decoders = (1, data_workers) if kind == "workers" else (threads, 1)
+        check_budget(sources, window, world, own_threads, decoders)
+        self._room = training_room(sources, window, own_threads)
         items = [
             read_items(source, sampling, number=number, label_fraction=label_fraction)
             for number, source in enumerate(sources)
@@ -79,12 +84,15 @@ class Loader:
         self._finish = Finish(
             items, needs, augment, seed, True, image_px, patch_px, torch.device(device), depth_order
         )
-        self._decoder = Decoder(items, self._finish.labels, replaces=True)
+        self._decoder = Decoder(items, self._finish.labels, replaces=True, room=self._room)
+        if kind != "inline":
+            self._decoder.release()  # others decode
         self._kind, self._hire, self._limit_s = kind, hire, decode_limit_s
         labels = tuple(self._finish.labels)
         self._reading = Reading(
             *(tuple(sources), sampling, label_fraction, labels, micro_batch),
             layouts=self._decoder.layouts(micro_batch),
+            room=self._room,
         )
         self._crew: Crew | None = None
         self.bad_records: list[BadRecord] = []
@@ -92,7 +100,6 @@ class Loader:
         self.incidents: list[Incident] = []
         """The same of decoding that hung or was lost."""
         weights = [source.weight for source in sources]
-        check_budget(sources, window)
         curricula = [i.curriculum(global_batch) for i in items]
         self._order = Order([i.by_shard() for i in items], weights, seed, window, curricula)
         self._taken = 0  # micro-batches handed out since the start of the sequence
@@ -196,7 +203,9 @@ class Loader:
             buffers: Sequence[Buffer] = crew.buffers(pinned, _AHEAD + 1)
             return Prefetcher(crew.fill, self._rows(), buffers, crew.threads)
         if self._kind == "resident" and not isinstance(self._decoder, Resident):
-            self._decoder = Resident(self._items, self._finish.labels, self._world, self._threads)
+            self._decoder = Resident(
+                *(self._items, self._finish.labels, self._room, self._world, self._threads)
+            )
         reading = self._decoder.reading
         spare = partial(self._decoder.buffer, self._micro_batch, pinned)
         buffers = [spare() for _ in range(self._threads + _AHEAD + 1)]
@@ -232,11 +241,12 @@ class Loader:
             self._active = None
 
     def close(self) -> None:
-        """End what decodes; iterating again starts anew."""
+        """End what decodes, and let its copies go; iterating again starts anew."""
         if self._crew is not None:
             self._crew.close()  # first: threads may wait for it
             self._crew = None
         self._end()
+        self._decoder.release()
 
 
 def _check_batches(global_batch: int, micro_batch: int, world: World, threads: int) -> None:
@@ -323,7 +333,7 @@ def evaluation_batches(
     finish = Finish(
         [items], needs, config, 0, False, image_px, patch_px, torch.device(device), depth_order
     )
-    decoder = Decoder([items], finish.labels)
+    decoder = Decoder([items], finish.labels, room=evaluation_room(source.collection, world))
     if order is None:
         order = evenly_mixed(items.subject[items.first], 0)
     rows = evaluation_rows(items, order[:limit], world, micro_batch)
@@ -360,3 +370,4 @@ def _evaluate(
             yield batch
     finally:
         active.close()
+        decoder.release()

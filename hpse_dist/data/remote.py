@@ -51,10 +51,28 @@ class RemoteCollection(Collection):
             raise ValueError(f"{self.url}: no file {name} in its manifest")
         return self.stage.hold(f"{self.url}/{name}", entry["bytes"], entry["sha256"])
 
+    def shard_copy_bytes(self, number: int) -> int:
+        size: int = self.manifest["files"][self.manifest["shards"][number]]["bytes"]
+        return size
+
     def largest_shards(self, count: int) -> int:
         """Bytes of so many of the largest shards."""
         sizes = [self.manifest["files"][name]["bytes"] for name in self.manifest["shards"]]
         return sum(sorted(sizes)[-count:])
+
+    @property
+    def largest_table(self) -> int:
+        """Bytes of the largest of its tables."""
+        return max(self._tables(), default=0)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of all that is ever copied: shards and tables."""
+        return self.largest_shards(len(self.manifest["shards"])) + sum(self._tables())
+
+    def _tables(self) -> list[int]:
+        files = self.manifest["files"].items()
+        return [entry["bytes"] for name, entry in files if name.endswith(".parquet")]
 
     def verify(self, progress: Progress | None = None) -> list[str]:
         raise ValueError(f"{self.url}: a collection is verified where its disk is")

@@ -37,10 +37,15 @@ class Resident(Decoder):
     """
 
     def __init__(
-        self, sources: Sequence[Items], labels: Sequence[str], world: World, threads: int
+        self,
+        sources: Sequence[Items],
+        labels: Sequence[str],
+        room: int,
+        world: World,
+        threads: int,
     ) -> None:
         self._held: dict[tuple[int, int], _Held] = {}
-        super().__init__(sources, labels, replaces=True)
+        super().__init__(sources, labels, replaces=True, room=room)
         plans = [
             plan for number, items in enumerate(sources) for plan in self._plans(number, items)
         ]
@@ -54,7 +59,7 @@ class Resident(Decoder):
             offset += room
         mine = plans[world.local_rank :: world.local_size] if num_ranks() > 1 else plans
         _together(self._decode_all(mine, threads))
-        self._let_go()
+        self.release()  # no shard is read again
         frames, seconds = sum(len(plan.rows) for plan in plans), time.perf_counter() - began
         _log.info(
             "%d frames are decoded and held in memory: %.3g GB, %.1f s", frames, size / 1e9, seconds
@@ -88,12 +93,6 @@ class Resident(Decoder):
         shard = super()._shard(*plan.key)
         assert isinstance(shard, Shard)
         self._held[plan.key].fill(shard)
-
-    def _let_go(self) -> None:
-        """Close the shards: none is read again."""
-        with self._lock:
-            while self._open:
-                self._forget()
 
     def _shard(self, number: int, index: int) -> Readable:
         held = self._held.get((number, index))

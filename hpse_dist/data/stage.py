@@ -85,13 +85,7 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / sha256
         with _locked(self.folder / f"{sha256}.lock"):
-            copy = self._held(path, size)
-            if copy is None:
-                self._fetch(url, path, size, sha256)
-                copy = self._held(path, size)
-        if copy is None:
-            raise NoRoom(self._no_room(size))  # others took the room at once
-        return copy
+            return self._held(path, size) or self._fetch(url, path, size, sha256)
 
     def _held(self, path: Path, size: int) -> Copy | None:
         """A copy that is there, held and marked as used just now."""
@@ -108,15 +102,18 @@ class Stage:
             os.utime(path)
             return Copy(path, handle)
 
-    def _fetch(self, url: str, path: Path, size: int, sha256: str) -> None:
-        """Copy, and give the copy its name when its sha256 is right."""
+    def _fetch(self, url: str, path: Path, size: int, sha256: str) -> Copy:
+        """Copy, give the copy its name when its sha256 is right, and hold it."""
         for _ in range(_TRIES):
             part = path.with_name(f".{path.name}.{os.getpid()}.part")
             with self._reserved(part, size) as file:
                 found = _copy(url, file, size)
                 if found == sha256:
                     os.replace(part, path)
-                    return
+                    with _locked(self.folder / "room.lock"):  # between two locks none removes it
+                        fcntl.flock(file, fcntl.LOCK_SH)
+                        os.utime(path)
+                    return Copy(path, os.dup(file.fileno()))  # the lock is the duplicate's too
         raise ValueError(
             f"{url}: what was read has another sha256 than the collection's manifest says, "
             f"{_TRIES} times over; it is damaged there or was replaced: check the collection "

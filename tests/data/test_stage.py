@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 
 from hpse_dist.data import stage as staging
-from hpse_dist.data.ahead import check_budget
 from hpse_dist.data.augment import AugmentConfig
-from hpse_dist.data.loader import Loader, Source
-from hpse_dist.data.remote import open_collection
+from hpse_dist.data.budget import check_budget, evaluation_room, training_room
+from hpse_dist.data.collection import Collection
+from hpse_dist.data.decode import Decoder
+from hpse_dist.data.items import read_items
+from hpse_dist.data.loader import Loader, Source, evaluation_batches
+from hpse_dist.data.remote import RemoteCollection, open_collection
 from hpse_dist.data.stage import NoRoom, Stage, url_of
+from hpse_dist.fields import Batch
 from hpse_dist.recipe import located
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
@@ -142,53 +150,130 @@ def test_two_processes_copy_once(tmp_path: Path) -> None:
     assert b"".join(printed) == b"copied\n"
 
 
-def loader(collection, seed: int = 0) -> Loader:
+def loader(*collections: Collection) -> Loader:
     return Loader(
-        [Source(collection, split=None)],
-        needs=["image", "sample_id", "joints2d"],
-        sampling="frames",
-        world=World(),
-        seed=seed,
+        [Source(collection, split=None) for collection in collections],
+        seed=0,
         global_batch=12,
         micro_batch=12,
         augment=AugmentConfig(),
-        image_px=64,
-        patch_px=64,
-        window=2,
+        window=1,
+        threads=2,
+        **READ,
     )
 
 
-def ids(collection, batches: int = 10) -> list[list[int]]:
-    reader = loader(collection)
-    stream = iter(reader)
-    found = [next(stream)["sample_id"].tolist() for _ in range(batches)]
-    reader.close()
-    return found
+READ: dict[str, Any] = {
+    "needs": ["image", "sample_id"],
+    "sampling": "frames",
+    "world": World(),
+    "image_px": 64,
+    "patch_px": 64,
+}
+
+
+def ids(batches: Iterator[Batch], count: int) -> list[list[int]]:
+    return [batch["sample_id"].tolist() for batch in itertools.islice(batches, count)]
+
+
+def evaluated(collection: Collection) -> list[list[int]]:
+    source = Source(collection, split=None)
+    return ids(evaluation_batches(source, micro_batch=12, limit=24, **READ), 100)
+
+
+def copies(stage: Stage) -> list[Path]:
+    return [path for path in stage.folder.iterdir() if len(path.name) == 64]
+
+
+def in_use(stage: Stage) -> int:
+    """Bytes of the copies that somebody holds."""
+    return sum(path.stat().st_size for path in copies(stage) if not staging._unused(path))
+
+
+def put(local: Collection, name: str) -> str:
+    """A collection on a store, as a URL."""
+    fsspec.filesystem("memory").put(f"{local.folder}/", f"/bucket/{name}/", recursive=True)
+    return f"memory://bucket/{name}"
 
 
 def test_a_collection_on_a_store_is_read_as_one_beside_us(tmp_path: Path) -> None:
-    """Over memory:// and with room for few shards: the same batches, the budget kept."""
-    local = made_collection()
-    store = fsspec.filesystem("memory")
-    store.put(str(local.folder) + "/", "/bucket/made/", recursive=True)
-    sizes = sorted(path.stat().st_size for path in local.shards)
-    tables = sum(local.manifest["files"][f"{n}.parquet"]["bytes"] for n in ("frames", "pairs"))
-    stage = Stage(tmp_path / "stage", sum(sizes[-2:]) + max(tables, 100_000))
-    remote = open_collection("memory://bucket/made", stage)
-    assert remote.name == "made" and remote.num_frames == local.num_frames
+    """Over memory:// and with room for as few shards as are allowed: the same batches, to train on
+    and to evaluate with meanwhile, the budget kept; a loader that is closed holds nothing."""
+    locals_ = [made_collection(), made_collection("raw", with_labels=False)]
+    urls = [put(local, f"made{number}") for number, local in enumerate(locals_)]
+    with pytest.raises(ValueError, match=r"read together \(up to 2 .* of 1 .* ([\d.]+) GB") as said:
+        loader(*(open_collection(url, Stage(tmp_path / "stage", 6 * 10**6)) for url in urls))
+    needed = re.search(r"([\d.]+) GB in all", str(said.value))
+    assert needed is not None
+    stage = Stage(tmp_path / "stage", int(float(needed[1]) * 1e9))
+    remotes = [open_collection(url, stage) for url in urls]
+    local, remote = locals_[0], remotes[0]
+    assert isinstance(remote, RemoteCollection)
+    assert stage.budget_bytes < sum(one.copied_bytes for one in remotes) - 2 * 2**22
+    assert remote.name == "made0" and remote.num_frames == local.num_frames
     assert remote.frames.equals(local.frames) and remote.pairs.equals(local.pairs)
     np.testing.assert_array_equal(
         remote.read([3, 50], ["image"])["image"], local.read([3, 50], ["image"])["image"]
     )
-    assert ids(remote) == ids(local)
-    held = [path for path in stage.folder.iterdir() if len(path.name) == 64]
-    assert sum(path.stat().st_size for path in held) <= stage.budget_bytes
-    assert len(held) < len(local.shards) + 2
-    with pytest.raises(ValueError, match=r"less than the shards that are read together \(up to 8"):
-        check_budget([Source(open_collection("memory://bucket/made", Stage(tmp_path, 9)))], 8)
+    near, far = loader(*locals_), loader(*remotes)
+    stream, same = iter(far), iter(near)
+    assert ids(stream, 6) == ids(same, 6)
+    assert evaluated(remote) == evaluated(local)
+    assert ids(stream, 2) == ids(same, 2)
+    assert sum(path.stat().st_size for path in copies(stage)) <= stage.budget_bytes
+    room = training_room([Source(one) for one in remotes], 1, 2)
+    assert 0 < in_use(stage) <= room
+    far.close()
+    assert in_use(stage) == 0
+    near.close()
     for change in (remote.verify, lambda: remote.update_file("pairs.parquet", lambda path: None)):
         with pytest.raises(ValueError, match="where its disk is"):
             change()
+
+
+def test_decoders_of_one_machine_leave_one_another_room(tmp_path: Path) -> None:
+    """Two with room for two shards each, in a budget of four, over five shards in any order."""
+    local = made_collection()
+    size = max(path.stat().st_size for path in local.shards)
+    stage = Stage(tmp_path / "stage", 4 * size)
+    source = Source(open_collection(put(local, "made"), stage), split=None)
+    items = read_items(source, "frames")
+    decoders = [Decoder([items], [], room=2 * size) for _ in range(2)]
+    for turn in range(10):
+        for decoder, shard in zip(decoders, (turn % 5, turn * 3 % 5), strict=True):
+            decoder._shard(0, shard)
+            assert len(decoder._copies) <= 2
+    assert in_use(stage) <= 4 * size
+    for decoder in decoders:
+        decoder.release()
+    assert in_use(stage) == 0
+
+
+def test_the_budget_counts_all_that_decode_on_a_machine(tmp_path: Path) -> None:
+    files = {f"{k}.beton": {"bytes": 10**9} for k in range(100)}
+    manifest = {"shards": [*files], "files": files | {"frames.parquet": {"bytes": 10**6}}}
+
+    def of(gb: float) -> list[Source]:
+        stage = Stage(tmp_path, int(gb * 1e9))
+        return [Source(RemoteCollection("memory://b/c", manifest, stage))]
+
+    # a window that begins and ends within shards, one that is staged ahead, two to evaluate with
+    for world, decoders, gb in (
+        (World(), 1, 9 + 1 + 3.34),  # a quarter of it all is for evaluation
+        (World(0, 4, 0, 2), 1, 2 * (9 + 1) + 6.67),
+        (World(0, 4, 0, 2), 3, 2 * (3 * 9 + 1) + 18.67),
+        (World(0, 9, 0, 9), 3, 100.1),  # they share copies: never more than all there is
+    ):
+        with pytest.raises(ValueError, match=r"up to 9 of a collection .* in all\); raise") as said:
+            check_budget(of(gb - 0.2), 8, world, decoders=decoders)
+        told = re.search(r"([\d.]+) GB in all", str(said.value))
+        assert told is not None and gb - 0.2 < float(told[1]) < gb + 1
+        check_budget(of(float(told[1])), 8, world, decoders=decoders)
+    check_budget([Source(made_collection())], 8, World())
+    assert training_room(of(50), 8, 20) == 20 * 10**9  # each thread opens a shard of its own
+    collection = of(50)[0].collection
+    assert evaluation_room(collection, World(0, 2, 0, 2)) == 6.25e9
+    assert evaluation_room(collection, World(0, 8, 0, 8)) == 2e9
 
 
 def test_a_held_copy_is_locked_and_no_longer_when_closed(tmp_path: Path) -> None:
