@@ -18,7 +18,7 @@ from hpse_dist.data.collection import Collection
 from hpse_dist.predict import Wanted, predict
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.files import FILES, read, score_files
-from hpse_dist.recipe import FinetuneRecipe, load_checked
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, check_fields, load_checked
 from hpse_dist.report import write_report
 from hpse_dist.run import finetune
 from hpse_dist.world import World
@@ -188,6 +188,26 @@ def test_a_collection_of_other_joints_is_refused_before_training(
     path.write_text(dump(build(FinetuneRecipe, values)))
     with pytest.raises(ConfigError, match="its joints are coco17 and protocol synthetic-24 judges"):
         load_checked(FinetuneRecipe, path)
+
+
+def test_parameters_of_another_body_are_refused_before_training(
+    tmp_path: Path, collection: Collection, body_file: Path
+) -> None:
+    copy = tmp_path / "other"
+    copy.mkdir()
+    for file in collection.folder.iterdir():
+        if file.name != "manifest.json":
+            (copy / file.name).symlink_to(file)
+    manifest = collection.manifest | {"details": {"body": "free"}}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    mesh = {"name": "body_mesh", "body": str(body_file)}
+    for part, kind in (("task", FinetuneRecipe), ("objective", PretrainRecipe)):
+        values = recipe_of(tmp_path, collection, **{part: mesh})
+        check_fields(build(kind, values))  # who does not say whose they are
+        values["collections"] = [{"path": str(copy)}]
+        check_fields(build(kind, values | {part: mesh | {"body": "free"}}))
+        with pytest.raises(ValueError, match=f"of the body free, and {part}.body is /"):
+            check_fields(build(kind, values))
 
 
 def test_ranks_together_write_what_one_would(collection: Collection) -> None:

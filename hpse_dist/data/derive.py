@@ -174,6 +174,7 @@ def _parts(collection: Collection) -> list[dict[str, Any]]:
     manifest = collection.manifest
     own = {key: manifest[key] for key in ("importer", "licence", "commercial", "citation")}
     whole = {"name": collection.name, **own, "frames": identity(collection)}
+    whole["labels"] = list(collection.label_fields)
     return manifest["details"].get("parts") or [{**whole, "details": manifest["details"]}]
 
 

@@ -33,7 +33,8 @@ _BODY = (
         "body",
         ("pa_mpjpe", "mpjpe", "pve"),
         "3DPW's test split as SPIN judges it: Human3.6M's joints regressed from both meshes. HMR "
-        "2.0 judges other joints from another pelvis, so its figures are of another protocol.",
+        "2.0 judges other joints from another pelvis, so its figures are of another protocol. Its "
+        "gendered meshes are no collection's: ground truth for it is a file of one's own.",
         joint_set="h36m17",
         joints=_LSP14,
         root="pelvis",
