@@ -29,6 +29,7 @@ PIPELINES = {
     for module in (bench, collection, finetune, prepare, pretrain, report, study, sweep)
 }
 YAMLS = sorted((ROOT / "configs").glob("*/*.yaml"))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize(
@@ -53,22 +54,23 @@ def test_every_shipped_recipe_reads_and_round_trips(path: Path) -> None:
 
 
 def commands() -> list[str]:
-    texts = [ROOT / "README.md", *YAMLS]
+    """Of the documents and recipes; one that ends in a backslash goes on below."""
+    texts = [path.read_text() for path in (*DOCUMENTS, *YAMLS)]
     found = []
-    for path in texts:
-        found += re.findall(r"python -m pipelines\.[^\n`]*", path.read_text().replace("\\\n", " "))
+    for text in texts:
+        found += re.findall(r"python -m pipelines\.[^\n`]*", re.sub(r"\\\n#?", " ", text))
     return sorted({command.partition("  #")[0].strip() for command in found})
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_in_the_texts_parses(command: str) -> None:
-    name, *rest = shlex.split(
-        command.partition("python -m pipelines.")[2].replace("[", "").replace("]", "")
-    )
+    words = re.sub(r"\[(--[\w-]+)\]", r"\1", command)  # what may be left out
+    name, *rest = shlex.split(words.partition("python -m pipelines.")[2])
     if rest and not rest[0].startswith("<"):
         parser = PIPELINES[name].parser()
         parse = parser.parse_args if name == "bench" else parser.parse_intermixed_args  # as run
         options = parse(rest)
         path = getattr(options, "recipe", None)
         if path is not None and path.suffix == ".yaml":
-            assert (ROOT / path).is_file(), path
+            overrides = getattr(options, "overrides", [])
+            load(KINDS[path.parent.name], ROOT / path, overrides)
