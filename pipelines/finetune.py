@@ -21,9 +21,9 @@ from pipelines.pretrain import add_training_arguments, start
 def parser() -> argparse.ArgumentParser:
     made = command_parser(
         "finetune",
-        "Fine-tune a source on a task. A source is a pre-training run's folder, an "
-        "encoder.safetensors, or random.",
-        "python -m pipelines.finetune configs/finetune/demo.yaml source=runs/demo/completion",
+        "Fine-tune a source on a task. A source is a run's folder, an encoder.safetensors, other "
+        "people's checkpoint, timm:<name>, or random.",
+        "python -m pipelines.finetune configs/finetune/demo.yaml source=runs/demo_completion",
     )
     add_training_arguments(made)
     made.add_argument(

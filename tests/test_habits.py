@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpse_dist import recipe as recipes
-from hpse_dist.config import build, dump, load, to_dict
+from hpse_dist.config import build, dump, load, read_yaml, to_dict
 from hpse_dist.study_recipe import StudyRecipe
 from hpse_dist.sweep import SweepRecipe
 from pipelines import bench, collection, finetune, prepare, pretrain, report, study, sweep
@@ -53,9 +53,14 @@ def test_every_shipped_recipe_reads_and_round_trips(path: Path) -> None:
     assert "python -m pipelines." in text
 
 
+# what the shipped recipes leave behind for a command's source=
+SOURCES = {f"runs/{read_yaml(path)['name']}" for path in YAMLS if path.parent.name == "pretrain"}
+
+
 def commands() -> list[str]:
-    """Of the documents and recipes; one that ends in a backslash goes on below."""
+    """Of the documents, the recipes and --help; one that ends in a backslash goes on below."""
     texts = [path.read_text() for path in (*DOCUMENTS, *YAMLS)]
+    texts += [module.parser().epilog or "" for module in PIPELINES.values()]
     found = []
     for text in texts:
         found += re.findall(r"python -m pipelines\.[^\n`]*", re.sub(r"\\\n#?", " ", text))
@@ -73,4 +78,7 @@ def test_every_command_in_the_texts_parses(command: str) -> None:
         path = getattr(options, "recipe", None)
         if path is not None and path.suffix == ".yaml":
             overrides = getattr(options, "overrides", [])
-            load(KINDS[path.parent.name], ROOT / path, overrides)
+            recipe = load(KINDS[path.parent.name], ROOT / path, overrides)
+            source = getattr(recipe, "source", None)
+            if isinstance(source, str) and source != "random":
+                assert source in SOURCES
