@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from hpse_dist.tasks import build
 from hpse_dist.whole_set import Collector
 from hpse_dist.world import World
 from tests.data.made_collection import CROP_PX, frames, made_collection
+from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
 from tests.fabricate import fabricate, tiny_body_file, tiny_hand_folder
 from tests.tasks.test_hand_mesh import SMALL
 from tests.test_predict import trained
@@ -107,6 +109,31 @@ def test_meshes_of_hands_without_a_label_are_told(name: str, tmp_path: Path) -> 
     collector = Collector(PROTOCOLS["synthetic-hand"], made_collection(hands=True))
     collector(task, batch)
     assert collector.pieces[0][1]["vertices_known"].tolist() == [True, False, True]
+
+
+@pytest.mark.usefixtures("plain_shards")
+def test_the_area_of_a_person_is_that_of_the_mask(tmp_path: Path) -> None:
+    """COCO's similarity is relative to it: a whole box's is twice as large, and errors small."""
+    records = list(frames())[-12:]
+    masks = []
+    for number, record in enumerate(records):
+        x0, y0, x1, y1 = record.box
+        y, x = np.mgrid[:200, :200] + 0.5
+        leaning = (x > x0) & (x < x1) & (y > y0) & (y < y1) & (x - x0 < (y - y0) / 2 + 9)
+        record.labels = {"joints2d": record.labels["joints2d"][:17]}
+        record.mask = leaning if number % 3 else None
+        masks.append(float(leaning.sum()) if number % 3 else 0.53 * (x1 - x0) * (y1 - y0))
+    config = CollectionConfig(crop_px=CROP_PX, box_scale=1.2, image_mode="raw")
+    about = Provenance("made", "CC0-1.0", True, "", "coco17")
+    collection = write_collection(tmp_path / "coco", records, config, about)
+    order = [record.source for record in records]
+    table = collection.frames
+    wanted = [masks[order.index(source)] for source in table["source"].to_pylist()]
+    ids = np.asarray(table["sample_id"]).astype(np.int64)
+    joints = {"joints2d": np.full((len(ids), 17, 2), 0.5), "confidence": np.ones((len(ids), 17))}
+    sides = dict(joints), joints | {"sample_id": ids}
+    _, true = whole_set._about(collection, PROTOCOLS["coco-keypoints"], *sides)
+    assert true["area"] == pytest.approx(wanted, rel=0.01)
 
 
 def test_precision_of_coco_joints_has_a_column_of_its_own(tmp_path: Path) -> None:
