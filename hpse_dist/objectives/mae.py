@@ -1,7 +1,8 @@
 """Masked autoencoding: most of a picture is hidden and predicted from the rest of it.
 
 After He et al., "Masked Autoencoders Are Scalable Vision Learners" (CVPR 2022): completion without
-a second picture, and one of the self-supervised sources that S1 compares with.
+a second picture, and one of the self-supervised sources that Armando et
+al. (CVPR 2024) compare with.
 """
 
 from __future__ import annotations

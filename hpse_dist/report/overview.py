@@ -1,8 +1,8 @@
 """All tasks of a study in one table: every source's gap to the baseline, cell by cell and averaged.
 
-The gap is S0's (Choi et al. 2023): how much larger a source's error is than the baseline's, in
-percent of it; negative is better. Of a figure in percent where higher is better, the error is what
-it lacks of 100.
+The gap is that of Choi et al. (ICLR 2023): how much larger a source's error is than the baseline's,
+in percent of it; negative is better. Of a figure in percent where higher is better, the error is
+what it lacks of 100.
 """
 
 from __future__ import annotations

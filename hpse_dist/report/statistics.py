@@ -156,8 +156,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def relative_gap(value: float, baseline: float, better: str) -> float:
     """How much worse than the baseline in percent of it (below zero: better).
 
-    S0's 100 (e / e_baseline - 1) for errors; for scores, where higher is better, with the sign
-    turned.
+    100 (e / e_baseline - 1) for errors, after Choi et al. (ICLR 2023); for scores, where higher is
+    better, with the sign turned.
     """
     if not baseline:
         return math.nan

@@ -2,7 +2,8 @@
 
 After Xiao et al., "Simple Baselines for Human Pose Estimation" (ECCV 2018) and ViTPose (Xu et al.,
 2022): tokens are enlarged to maps, and each labelled joint leaves a gaussian on its own. The 2D
-annotation that S0 and S1 compare with as pre-training; a downstream task as well.
+annotation that Choi et al. (ICLR 2023) and Armando et al. (CVPR 2024) compare with as pre-training;
+a downstream task as well.
 """
 
 from __future__ import annotations
