@@ -64,6 +64,23 @@ def test_ray_up_starts_a_closed_cluster(path: Path) -> None:
     assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
 
 
+def test_data_stays_where_it_is() -> None:
+    """Neither `ray job submit` nor `ray up` takes along what the recipes read and write."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    recipes = "".join(path.read_text() for path in (ROOT / "configs" / "data").glob("*.yaml"))
+    roots = re.findall(r"\b(?:root|motions): ([^\s},]+)", recipes)
+    assert len(roots) > 20
+    folders = {Path(root).parts[0] for root in roots}
+    (ignores,) = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
+    skipped = yaml.safe_load((CLUSTER / "ray-up-onprem.yaml").read_text())["rsync_exclude"]
+    for folder in (*folders, "runs", "collections"):
+        assert ignores(ROOT / folder / "a" / "file"), folder
+        assert folder in (name.lstrip("/") for name in skipped), folder
+    assert not ignores(ROOT / "hpse_dist" / "data" / "items.py")
+    assert "data" not in skipped  # without a slash at any depth: hpse_dist/data
+
+
 def kuberay(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """The resource, its cluster's spec, and further documents of the file."""
     resource, *others = yaml.safe_load_all(path.read_text())

@@ -144,7 +144,12 @@ def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
-    for ignored in ("runs/old/checkpoint.bin", "collections/x/frames.beton", ".git/objects/pack"):
+    for ignored in (
+        "runs/old/checkpoint.bin",
+        "collections/x/frames.beton",
+        "data/coco/train2017.zip",
+        ".git/objects/pack",
+    ):
         (copy / ignored).parent.mkdir(parents=True, exist_ok=True)
         (copy / ignored).write_bytes(os.urandom(20_000_000))
     return copy
@@ -205,7 +210,7 @@ def test_only_what_a_job_needs_is_uploaded(head: Head, finished: tuple[Path, str
     assert folders
     for folder in folders:
         assert (folder / "cluster" / "launch.py").is_file()
-        assert not any((folder / name).exists() for name in ("runs", "collections", ".git"))
+        assert not any((folder / name).exists() for name in ("runs", "collections", "data", ".git"))
         files = (path for path in folder.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files if path.suffix != ".pyc")  # made there
         assert size < 5_000_000
