@@ -16,13 +16,13 @@ class OptimConfig:
     """AdamW with linear warm-up and half a cosine; the defaults are CroCo's and MAE's."""
 
     lr: float = 1.5e-4
-    """Peak learning rate for the recipe's own global batch; 1.5e-4 is the papers' for 256."""
+    """Peak learning rate for the recipe's own global batch; 1.5e-4 is CroCo's and MAE's for 256."""
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices; biases, norms and other vectors have none."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Adam's two averages."""
     warmup_steps: int = 0
-    """Steps of linear warm-up; the papers warm up over a tenth of all steps."""
+    """Steps of linear warm-up; CroCo warms up over a tenth of its steps."""
     min_lr: float = 0.0
     """Learning rate at the last step."""
     clip: float = 0.0
