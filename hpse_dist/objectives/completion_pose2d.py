@@ -1,8 +1,9 @@
 """Completion together with 2D joints: two teachers for one encoder.
 
-Armando et al. (CVPR 2024) report that 2D-keypoint supervision combined with completion pre-trains
-better than either. The encoder completes as in `completion`, and in the same step sees the first
-picture whole to put a heatmap on every labelled joint. Pictures without joints only complete.
+Armando et al. (CVPR 2024) report that 2D-keypoint supervision combined with completion is better
+than supervised pre-training on several tasks. The encoder completes as in `completion`, and in the
+same step sees the first picture whole to put a heatmap on every labelled joint. Pictures without
+joints only complete.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""MCPC: whole pictures of several people, out of MPII, COCO, PoseTrack18 and CrowdPose.
+"""MCPC's manner: whole pictures of several people, of MPII, COCO, PoseTrack18 and CrowdPose.
 
-The set of Qiu et al. (Pattern Recognition 139, 2023), which is not public: each dataset is read by
-its own importer, the people of a picture are put together again, and their joints are brought into
-one set. Datasets mean the same by shoulders to ankles; only three annotate neck and head, COCO's
-people have none there (confidence 0). Relations of depth are made of the joints when a batch is
-loaded (`hpse_dist.data.depth_order`), each with its confidence.
+MCPC is the set of Qiu et al. (Pattern Recognition 139, 2023) and is not public; which datasets
+theirs is made of is our guess. Each dataset is read by its own importer, the people of a picture
+are put together again, and their joints are brought into one set. Datasets mean the same by
+shoulders to ankles; only three annotate neck and head, COCO's people have none there (confidence
+0). Relations of depth are made of the joints when a batch is loaded
+(`hpse_dist.data.depth_order`), each with its confidence.
 """
 
 from __future__ import annotations
