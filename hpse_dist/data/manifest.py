@@ -87,7 +87,7 @@ def _check_counts(manifest: dict[str, Any]) -> None:
 def _is_part(value: Any) -> bool:
     """Whether it says where a part of a merged collection came from."""
     kinds = {"importer": str, "details": dict, "labels": list}
-    empty = {"details": {}, "labels": []}  # neither has to be there
+    empty: dict[str, Any] = {"details": {}, "labels": []}  # neither has to be there
     return isinstance(value, dict) and all(
         isinstance(value.get(key, empty.get(key)), kind) for key, kind in kinds.items()
     )
