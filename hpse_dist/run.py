@@ -256,7 +256,8 @@ class _Watch:
         """Final metrics and their history, out of the committed log (main process)."""
         if not self.engine.world.is_main:
             return {}
-        rows = read_metrics(self.record.folder / METRICS_FILE)
+        log = self.record.folder / METRICS_FILE
+        rows = read_metrics(log) if log.is_file() else []  # too few steps for a line
         history = [
             {"step": row["step"], **{k[4:]: v for k, v in row.items() if k.startswith("val/")}}
             for row in rows

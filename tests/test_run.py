@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 
 from hpse_dist.config import ConfigError, build, read_yaml, to_dict
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.derive import split
 from hpse_dist.data.publish import write_manifest
 from hpse_dist.guard import INCIDENTS_FILE, read_incidents
 from hpse_dist.log import read_metrics
@@ -100,6 +102,16 @@ def test_run_folder_is_complete(finished: Path) -> None:
     packages = json.loads((finished / "environment.json").read_text())["packages"]
     assert packages["torch"] == torch.__version__.partition("+")[0]
     assert report["cost"]["core_seconds"] > 0 and report["cost"]["memory_mb"] > 15
+
+
+def test_a_run_with_nothing_to_log_ends_whole(tmp_path: Path, collection: Collection) -> None:
+    """Nobody is held out, and it has fewer steps than there are to a line."""
+    everyone = split(collection, tmp_path / "everyone", {})
+    recipe = pretraining(tmp_path, everyone, steps=2, optim={"warmup_steps": 1})
+    recipe = replace(recipe, machine=replace(recipe.machine, log_every=10))
+    pretrain(recipe, World(), recipe.folder())
+    report = json.loads((recipe.folder() / "report.json").read_text())
+    assert (report["metrics"], report["history"], report["steps"]) == ({}, [], 2)
 
 
 def test_examples_are_what_the_metrics_are_means_of(finished: Path) -> None:
