@@ -25,6 +25,7 @@ from hpse_dist.world import World
 
 STEP, VALUE = "step", "value"
 POLL_S = 0.2
+_WORST = 1e30
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,12 @@ class Halving:
         what it stops says so in its folder at once."""
         from ray.tune.schedulers import AsyncHyperBandScheduler
 
+        last = self.steps
+
         class Marking(AsyncHyperBandScheduler):
             def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> str:
+                if result.get(STEP, 0) >= last:
+                    return self.CONTINUE  # it ends itself, with its export and report
                 decision = super().on_trial_result(tune_controller, trial, result)
                 job = jobs[trial.config["index"]]
                 if decision == self.STOP and not has_ended(job.folder):
@@ -73,7 +78,7 @@ class Halving:
             time_attr=STEP,
             metric=VALUE,
             mode="min" if self.lower_is_better else "max",
-            max_t=self.steps + 1,  # a run ends itself, with its export and report
+            max_t=self.steps + 1,
             grace_period=self.first,
             reduction_factor=self.reduction,
         )
@@ -87,8 +92,9 @@ class Halving:
         return made
 
     def told(self, value: float) -> float:
-        """The worst there is for what is not a number."""
-        worst = math.inf if self.lower_is_better else -math.inf
+        """Worse than any run is, for what is no number; finite, since between infinities the
+        percentile that ASHA stops below is no number either, and then nobody stops."""
+        worst = _WORST if self.lower_is_better else -_WORST
         return value if math.isfinite(value) else worst
 
 

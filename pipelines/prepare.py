@@ -32,13 +32,14 @@ def parser() -> argparse.ArgumentParser:
         "recipe", type=Path, help="a YAML under configs/data (or, to look closer, a folder)"
     )
     made.add_argument("overrides", nargs="*", metavar="key=value", help="such as pairs.seed=1")
-    made.add_argument(
+    looks = made.add_mutually_exclusive_group()
+    looks.add_argument(
         "--verify",
         action="store_true",
         help="check a finished collection: every file's sha256, every frame decoded, tables, pairs "
         "and sheets",
     )
-    made.add_argument(
+    looks.add_argument(
         "--leakage",
         type=Path,
         nargs="+",
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--by", nargs="+", default=CHECKS, choices=CHECKS, help="what --leakage compares: all three"
     )
-    made.add_argument(
+    looks.add_argument(
         "--duplicates",
         type=Path,
         metavar="LIST",
@@ -85,6 +86,8 @@ def main(options: argparse.Namespace) -> None:
     if options.duplicates:
         duplicates(_folder(options), options.others, options.duplicates)
         return
+    if options.others:
+        raise ConfigError("--with goes with --duplicates")
     recipe = load(DataRecipe, options.recipe, options.overrides)
     known = recipe.folder() / "manifest.json"
     before = known.read_bytes() if known.is_file() else None

@@ -28,8 +28,8 @@ def check_body(collection: Collection, body: str, key: str) -> None:
             whose = model
             helps = (
                 "no one body fits them, so prepare it without "
-                "(collection.labels=[joints2d, joints3d]), and choose pose3d or add a collection "
-                f"of {key}"
+                "(collection.labels=[joints2d, joints3d]; merged by an earlier version, merge it "
+                f"again), and choose pose3d or add a collection of {key}"
             )
         elif model and body == FREE:
             whose, helps = model.upper(), f"set {key} to its file"

@@ -1,7 +1,8 @@
 """How the budget of a machine's local copies is shared out among the decoders that read there.
 
 A decoder can let go of its own copies only, never of another's. So each keeps within a room of its
-own, and all the rooms of a machine together fit the budget.
+own. All that train follow one order and share copies: together they hold the window at hand, the
+last and the next, however many they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from hpse_dist.data.items import Source
 from hpse_dist.data.remote import RemoteCollection
 from hpse_dist.world import World
 
+_APART = 3  # windows that all decoders of training data are in at once
 _FOR_EVALUATION = 4  # one part in so many of the budget, where it needs no more
 
 
@@ -35,7 +37,7 @@ def evaluation_room(collection: Collection, world: World) -> int:
 def check_budget(
     sources: Sequence[Source], window: int, world: World, threads: int = 1, decoders: int = 1
 ) -> None:
-    """ValueError where the rooms of a machine's decoders are more than copies may take up.
+    """ValueError where what a machine's decoders hold is more than copies may take up.
 
     `decoders`: of training data, for each rank; `threads`: of each decoder.
     """
@@ -43,8 +45,9 @@ def check_budget(
     if not remote:
         return
     ranks = world.local_size
+    apart = min(ranks * decoders, _APART)
     staged = max(one.largest_shards(1) for one in remote)  # by `Ahead`, of each rank
-    training = ranks * (decoders * training_room(sources, window, threads) + staged)
+    training = apart * training_room(sources, window, threads) + ranks * staged
     evaluation = ranks * max(_least(one) for one in remote)
     # room for evaluation grows with the budget, and what trains must fit beside that
     beside = -(-training * _FOR_EVALUATION // (_FOR_EVALUATION - 1))
@@ -54,8 +57,8 @@ def check_budget(
     if needed > budget:
         raise ValueError(
             f"machine.stage_gb is {budget / 1e9:.3g}, less than the shards that are read together "
-            f"(up to {_together(window, threads)} of a collection for each of {ranks * decoders} "
-            f"that decode on this machine, and some for evaluation: "
+            f"(up to {_together(window, threads)} of a collection in each of {apart} windows, for "
+            f"{ranks * decoders} that decode on this machine, and some for evaluation: "
             f"{_rounded_up(needed) / 1e9:.3g} GB in all); raise it"
         )
 

@@ -159,7 +159,8 @@ class Stage:
                     used -= bytes_
             if used + size > self.budget_bytes:
                 raise NoRoom(self._no_room(used + size))
-            file = open(part, "wb")  # noqa: SIM115  closed by the caller
+            # "+": on NFS a shared lock, later, wants a file that is read as well
+            file = open(part, "w+b")  # noqa: SIM115  closed by the caller
             fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(size)
             return file

@@ -228,6 +228,8 @@ def _check_kind(name: str, plain: bool) -> None:
 
 
 def _check_name(name: str) -> None:
+    if name.rstrip("/") == ".":
+        return  # the folder itself, as `tar -C folder .` has it
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or "\0" in name or not parts.parts:
         raise ValueError(f"{name[:80]!r} in it leads out of the folder")
@@ -245,9 +247,18 @@ def _place(into: Path, name: str) -> Path:
     return place
 
 
+def _is_there(entry: Entry, place: Path) -> bool:
+    """Whether a file of the entry's size holds what the entry does: a corrected release may not."""
+    with entry.open() as source, open(place, "rb") as there:
+        while piece := source.read(_CHUNK):
+            if there.read(len(piece)) != piece:
+                return False
+    return True
+
+
 def _write(entry: Entry, place: Path, keep_free: float, progress: Progress | None) -> None:
-    """A file under another name, then renamed; one that is there in its full size stays."""
-    if place.is_file() and place.stat().st_size == entry.size:
+    """A file under another name, then renamed; one that is there already stays."""
+    if place.is_file() and place.stat().st_size == entry.size and _is_there(entry, place):
         if progress:
             progress(entry.size)
         return

@@ -25,6 +25,7 @@ from hpse_dist.accounting import Clock
 from hpse_dist.collectives import gather_objects
 from hpse_dist.data.decoding import Hire
 from hpse_dist.data.items import read_items
+from hpse_dist.data.loader import Loader
 from hpse_dist.engine import Engine, build_engine
 from hpse_dist.feed import Feed, make_feed
 from hpse_dist.fields import Batch
@@ -167,7 +168,11 @@ class Measurement:
         for threads in sorted({1, given, *(2**i for i in range(1, 6))}) if inline else [given]:
             if threads > max(most, given):
                 break
-            loader = self._feed(threads=threads).loader()
+            loader = self._fitting(threads)
+            if not all(gather_objects(loader is not None)) or loader is None:
+                if loader is not None:
+                    loader.close()
+                break
             try:
                 batches = iter(loader)
                 example = next(batches)
@@ -179,6 +184,15 @@ class Measurement:
                 break
             found.append(Loading(threads, rate))
         return found, {name: value.clone() for name, value in example.items()}
+
+    def _fitting(self, threads: int) -> Loader | None:
+        """The loader; None where local copies for more threads than the recipe's do not fit."""
+        try:
+            return self._feed(threads=threads).loader()
+        except ValueError:
+            if threads <= self.recipe.machine.loader_threads:
+                raise
+            return None
 
     def _rate(self, batches: Iterator[Batch], seconds: float) -> float:
         """Samples per second, what was ready beforehand left out."""

@@ -261,8 +261,8 @@ def test_the_budget_counts_all_that_decode_on_a_machine(tmp_path: Path) -> None:
     for world, decoders, gb in (
         (World(), 1, 9 + 1 + 3.34),  # a quarter of it all is for evaluation
         (World(0, 4, 0, 2), 1, 2 * (9 + 1) + 6.67),
-        (World(0, 4, 0, 2), 3, 2 * (3 * 9 + 1) + 18.67),
-        (World(0, 9, 0, 9), 3, 100.1),  # they share copies: never more than all there is
+        (World(0, 4, 0, 2), 3, 3 * 9 + 2 + 9.67),  # six, in three windows at once
+        (World(0, 30, 0, 30), 3, 100.1),  # they share copies: never more than all there is
     ):
         with pytest.raises(ValueError, match=r"up to 9 of a collection .* in all\); raise") as said:
             check_budget(of(gb - 0.2), 8, world, decoders=decoders)

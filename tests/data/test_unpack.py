@@ -72,6 +72,31 @@ def test_archives_are_unpacked_once_and_go_on(
     assert (root / "annotations" / "a.json").stat().st_mtime_ns == before
 
 
+def test_the_folder_itself_may_be_in_a_tar(tmp_path: Path) -> None:
+    """As `tar -C folder -cf a.tar .` makes it."""
+    source, root = tmp_path / "source", tmp_path / "root"
+    for name, data in CONTENT.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(source, ".")
+    assert unpack(config(tmp_path / "a.tar"), root) == [tmp_path / "a.tar"]
+    assert files(root) == CONTENT
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.zip", zipped), ("a.tar", tarred)])
+def test_a_corrected_release_is_not_taken_for_the_old_one(
+    tmp_path: Path, name: str, write: Callable[[Path, dict[str, bytes]], Path]
+) -> None:
+    archive, root = write(tmp_path / name, CONTENT), tmp_path / "root"
+    unpack(config(archive), root)
+    write(archive, CONTENT | {"annotations/a.json": b"[]" * 50})  # as long as before
+    os.utime(archive, (1, 1))
+    with pytest.raises(ValueError, match=r"a\.json is there already and is not the archive's"):
+        unpack(config(archive), root)
+    assert files(root) == CONTENT
+
+
 def link(name: str, target: str, kind: bytes) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         with tarfile.open(folder / "a.tar", "w") as file:

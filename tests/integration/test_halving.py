@@ -7,7 +7,10 @@ fast the machine is.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -33,6 +36,29 @@ def job(folder: Path, rate: float, **changes: object) -> Job:
 def logged(job: Job) -> list[int]:
     lines = (job.folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["step"] for line in lines]
+
+
+def test_nobody_is_stopped_at_the_last_step_and_everybody_diverged_before(tmp_path: Path) -> None:
+    """By Tune's own scheduler, without Ray: values at the looks 4 and 12, of 12 steps."""
+    nobody: Any = None
+    jobs = [job(tmp_path, rate) for rate in (1.0, 2.0, 3.0, 4.0)]
+    scheduler = HALVING.scheduler(jobs, ())
+    trials = [SimpleNamespace(trial_id=str(i), config={"index": i}) for i in range(4)]
+    for one, trial in zip(jobs, trials, strict=True):
+        one.folder.mkdir(parents=True)
+        (one.folder / "metrics.jsonl").write_text("")
+        scheduler.on_trial_add(nobody, cast(Any, trial))
+
+    def said(number: int, step: int, value: float) -> str:
+        result = {"step": step, "value": HALVING.told(value)}
+        return scheduler.on_trial_result(nobody, cast(Any, trials[number]), result)
+
+    for number in (0, 1):
+        said(number, EVERY, math.nan)
+    assert said(2, EVERY, 1.0) == scheduler.CONTINUE
+    assert said(3, EVERY, math.nan) == scheduler.STOP, "two of three diverged before it"
+    said(2, STEPS, 0.5)
+    assert said(0, STEPS, 9.0) == scheduler.CONTINUE, "it ends itself, with its export"
 
 
 def test_a_planted_best_is_found_and_losers_stop_early(cluster: Cluster, tmp_path: Path) -> None:

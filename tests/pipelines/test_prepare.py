@@ -130,6 +130,12 @@ def test_verify(recipe, tmp_path, capsys):
     assert shown.err.count("\n") == 1
 
 
+def test_one_look_at_a_time(tmp_path, capsys):
+    for more in (("--leakage", tmp_path), ("--duplicates", "twice.csv")):
+        assert run(tmp_path, "--verify", *more) == 2
+        assert "not allowed with argument --verify" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_sentence(recipe, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "out" / "made"
     for arguments, code, says in (
@@ -140,6 +146,7 @@ def test_bad_input_is_one_sentence(recipe, tmp_path, capsys, monkeypatch):
         ((recipe, "collection.min_side_px=2000"), 1, "no usable frame: 24 x the box is N px"),
         ((tmp_path, "--verify"), 1, "no collection here"),
         ((tmp_path, "a=1", "--verify"), 2, "key=value goes with a recipe"),
+        ((recipe, "--with", tmp_path), 2, "--with goes with --duplicates"),
     ):
         assert run(*arguments) == code, arguments
         shown = capsys.readouterr()
