@@ -60,7 +60,7 @@ def test_a_worker_that_starves_or_hangs_is_named_and_all_go_on(
     assert json.loads((folder / "facts.json").read_text())["total"] == 2 * 12
     rows = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
     assert any(row["rank"] == 1 and row["how"] == how and words in row["said"] for row in rows)
-    assert {row["launch"] for row in rows} == {*(folder / "logs" / "starts").read_text().split()}
+    assert len({row["launch"] for row in rows}) == 1, "one command's, as its starts are"
 
 
 def test_a_users_error_in_one_worker_ends_the_run_in_its_own_words(
