@@ -24,7 +24,7 @@ from hpse_dist.run import finetune
 from hpse_dist.world import World
 from pipelines import run_command
 from pipelines.finetune import main, parser
-from tests.data.made_collection import made_collection
+from tests.data.made_collection import made_collection, other_manifest
 from tests.fabricate import tiny_body_file
 from tests.test_run import recipe_of
 
@@ -175,13 +175,7 @@ def test_the_command(tmp_path: Path, collection: Collection, capsys: Any) -> Non
 def test_a_collection_of_other_joints_is_refused_before_training(
     tmp_path: Path, collection: Collection
 ) -> None:
-    copy = tmp_path / "other"
-    copy.mkdir()
-    for file in collection.folder.iterdir():
-        if file.name != "manifest.json":
-            (copy / file.name).symlink_to(file)
-    manifest = collection.manifest | {"joint_set": "coco17"}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    copy = other_manifest(collection, tmp_path / "other", joint_set="coco17")
     values = recipe_of(tmp_path, collection, task={"name": "body_mesh"})
     values["collections"] = [{"path": str(copy)}]
     path = tmp_path / "recipe.yaml"
@@ -193,13 +187,7 @@ def test_a_collection_of_other_joints_is_refused_before_training(
 def test_parameters_of_another_body_are_refused_before_training(
     tmp_path: Path, collection: Collection, body_file: Path
 ) -> None:
-    copy = tmp_path / "other"
-    copy.mkdir()
-    for file in collection.folder.iterdir():
-        if file.name != "manifest.json":
-            (copy / file.name).symlink_to(file)
-    manifest = collection.manifest | {"details": {"body": "free"}}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    copy = other_manifest(collection, tmp_path / "other", details={"body": "free"})
     mesh = {"name": "body_mesh", "body": str(body_file)}
     for part, kind in (("task", FinetuneRecipe), ("objective", PretrainRecipe)):
         values = recipe_of(tmp_path, collection, **{part: mesh})

@@ -23,7 +23,7 @@ from hpse_dist.report.runs import read_run
 from hpse_dist.tasks import build
 from hpse_dist.whole_set import Collector
 from hpse_dist.world import World
-from tests.data.made_collection import CROP_PX, frames, made_collection
+from tests.data.made_collection import CROP_PX, frames, made_collection, other_manifest
 from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
 from tests.fabricate import fabricate, tiny_body_file, tiny_hand_folder
 from tests.tasks.test_hand_mesh import SMALL
@@ -82,13 +82,7 @@ def test_labels_of_another_surface_cost_the_figures_and_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     collection = made_collection()
-    copy = tmp_path / "other"
-    copy.mkdir()
-    for file in collection.folder.iterdir():
-        if file.name != "manifest.json":
-            (copy / file.name).symlink_to(file)
-    manifest = collection.manifest | {"details": {"body": "smpl"}}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    copy = other_manifest(collection, tmp_path / "other", details={"body": "smpl"})
     with caplog.at_level(logging.WARNING):
         task = {"name": "dense_pose", "head_dim": 16}
         recipe = trained(tmp_path, Collection.open(copy), task)

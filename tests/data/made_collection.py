@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,3 +113,13 @@ def made_collection(
     collection = write_collection(folder / "made", records, config, provenance)
     pairs = PairsConfig(time_gap_s=(0.4, 2.0), pose_distance=(0.01, 9.0))
     return write_pairs(collection, pairs)
+
+
+def other_manifest(collection: Collection, folder: Path, **changes: Any) -> Path:
+    """The same collection in a new folder, its manifest changed; its files are links."""
+    folder.mkdir()
+    for file in collection.folder.iterdir():
+        if file.name != "manifest.json":
+            (folder / file.name).symlink_to(file)
+    (folder / "manifest.json").write_text(json.dumps(collection.manifest | changes))
+    return folder
