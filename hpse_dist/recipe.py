@@ -18,7 +18,7 @@ from hpse_dist import synth
 from hpse_dist.body.free_body import cache_folder
 from hpse_dist.config import Choice, ConfigError, digest, load
 from hpse_dist.data.augment import AugmentConfig
-from hpse_dist.data.bodies import check_body
+from hpse_dist.data.bodies import check_body, check_hand
 from hpse_dist.data.collection import Collection, CollectionConfig
 from hpse_dist.data.curriculum import CurriculumConfig
 from hpse_dist.data.decode import check_joint_sets, provided_by
@@ -329,7 +329,7 @@ def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> 
 
 def check_fields(recipe: TrainingRecipe) -> None:
     """ValueError where the objective or task needs a field that the collections do not hold, or
-    hold for different joints or with parameters of another body."""
+    hold for different joints or with parameters of another body or hand."""
     name, needs = component(recipe)
     check_kinds(recipe, name)
     collections = [collection_of(use, recipe.machine) for use in recipe.collections]
@@ -351,10 +351,14 @@ def check_fields(recipe: TrainingRecipe) -> None:
         for collection in collections:
             given = collection.manifest.get("joint_set")
             PROTOCOLS[recipe.protocol()].check_joint_set(given, str(collection.folder))
-    if "has_body" in needs:
-        section = "objective" if isinstance(recipe, PretrainRecipe) else "task"
-        for collection in collections:
-            check_body(collection, getattr(recipe, section).body, f"{section}.body")
+    section = "objective" if isinstance(recipe, PretrainRecipe) else "task"
+    part = getattr(recipe, section)
+    for collection in collections:
+        if "has_body" in needs:
+            check_body(collection, part.body, f"{section}.body")
+        if "has_hand" in needs:
+            key = "hand" if hasattr(part, "hand") else "body"
+            check_hand(collection, getattr(part, key), f"{section}.{key}")
 
 
 def check_kinds(recipe: TrainingRecipe, name: str) -> None:

@@ -198,6 +198,21 @@ def test_parameters_of_another_body_are_refused_before_training(
             check_fields(build(kind, values))
 
 
+@pytest.mark.parametrize(("name", "key"), [("hand_mesh", "body"), ("hand_mesh_free", "hand")])
+def test_parameters_of_another_hand_are_refused_before_training(
+    name: str, key: str, tmp_path: Path
+) -> None:
+    collection = made_collection(hands=True)
+    copy = other_manifest(collection, tmp_path / "other", details={"hand_model": "MANO"})
+    for part, kind in (("task", FinetuneRecipe), ("objective", PretrainRecipe)):
+        values = recipe_of(tmp_path, collection, **{part: {"name": name}})
+        check_fields(build(kind, values))  # who does not say whose they are
+        values["collections"] = [{"path": str(copy)}]
+        check_fields(build(kind, values | {part: {"name": name, key: "/models/mano"}}))
+        with pytest.raises(ValueError, match=f"of MANO, and {part}.{key} is free"):
+            check_fields(build(kind, values))
+
+
 def test_ranks_together_write_what_one_would(collection: Collection) -> None:
     """Rows of all ranks, sorted: padding left out, every frame once."""
 

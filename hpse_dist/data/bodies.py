@@ -1,4 +1,4 @@
-"""Whose parameters a collection's body labels are, beside the body that a task poses with them."""
+"""Whose parameters a collection's body and hand labels are, beside what a task poses with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.crops import BODY
+from hpse_dist.data.crops import BODY, HAND
 
 FREE = "free"
 
@@ -35,10 +35,35 @@ def check_body(collection: Collection, body: str, key: str) -> None:
             whose, helps = model.upper(), f"set {key} to its file"
         else:
             continue
-        raise ValueError(
-            f"{collection.folder}: its body parameters are of {whose}, and {key} is {body}, whose "
-            f"mesh they would misshape; {helps}"
-        )
+        raise ValueError(_mismatch(collection, "body", whose, body, key, helps))
+
+
+def check_hand(collection: Collection, hand: str, key: str) -> None:
+    """ValueError where hand labels are parameters of another hand than `hand`, the recipe's `key`.
+
+    Synthetic hands are the free body's, which they say under `body`; datasets say under
+    `hand_model` whose. Who says nothing is let through.
+    """
+    for fields, details in _origins(collection):
+        if HAND[0] not in fields:
+            continue
+        model = str(details.get("hand_model") or "")
+        if details.get("body") == FREE and hand != FREE:
+            whose, helps = "the free hand", f"set {key} to {FREE}"
+        elif model and hand == FREE:
+            whose, helps = model, f"set {key} to the folder with its file"
+        else:
+            continue
+        raise ValueError(_mismatch(collection, "hand", whose, hand, key, helps))
+
+
+def _mismatch(
+    collection: Collection, what: str, whose: str, wanted: str, key: str, helps: str
+) -> str:
+    return (
+        f"{collection.folder}: its {what} parameters are of {whose}, and {key} is {wanted}, whose "
+        f"mesh they would misshape; {helps}"
+    )
 
 
 def _origins(collection: Collection) -> Iterator[tuple[Sequence[str], dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Body parameters meet the body that they are of, in every shipped recipe too."""
+"""Body and hand parameters meet the body that they are of, in every shipped recipe too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from hpse_dist.config import load
-from hpse_dist.data.bodies import check_body
+from hpse_dist.data.bodies import check_body, check_hand
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.crops import BODY
+from hpse_dist.data.crops import BODY, HAND
 from hpse_dist.recipe import FRAME_SOURCES, DataRecipe, FinetuneRecipe, PretrainRecipe, component
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -59,13 +59,37 @@ def test_the_bodies_of_rendered_people_and_of_neutral_labels() -> None:
         check_body(labelled, "free", "task.body")
 
 
+@pytest.mark.parametrize("name", ["freihand", "interhand", "ho3d"])
+def test_hands_of_mano_and_the_free_hand_do_not_mix(name: str) -> None:
+    right = ["source.hands=right"] if name == "interhand" else []
+    mano = prepared(name, *right, "source.mano=/models/mano", labels=HAND)
+    check_hand(mano, "/elsewhere/mano", "task.hand")
+    with pytest.raises(ValueError, match=r"hand parameters are of MANO, and task\.hand is free"):
+        check_hand(mano, "free", "task.hand")
+    check_hand(prepared(name, *right, labels=("joints3d",)), "free", "task.hand")
+    free = prepared("gestures", labels=HAND)
+    check_hand(free, "free", "task.body")
+    with pytest.raises(ValueError, match=r"of the free hand, and task\.body is .*; set task\.body"):
+        check_hand(free, "/models/mano", "task.body")
+    parts = [PARTS | {"details": one.manifest["details"], "labels": HAND} for one in (free, mano)]
+    for hand in ("free", "/models/mano"):
+        with pytest.raises(ValueError, match="whose mesh they would misshape"):
+            check_hand(of({"parts": parts}, HAND), hand, "task.hand")
+
+
 def test_every_shipped_recipe_has_the_body_of_its_collections() -> None:
     checked = set()
     for kind, part in ((FinetuneRecipe, "task"), (PretrainRecipe, "objective")):
         for path in sorted((CONFIGS / kind.__name__.removesuffix("Recipe").lower()).iterdir()):
             recipe = load(kind, path)
-            if "has_body" in component(recipe)[1]:
-                for use in recipe.collections:
-                    check_body(prepared(use.path.name), getattr(recipe, part).body, f"{part}.body")
+            config, needs = getattr(recipe, part), component(recipe)[1]
+            for use in recipe.collections:
+                if "has_body" in needs:
+                    check_body(prepared(use.path.name), config.body, f"{part}.body")
                     checked.add(path.stem)
-    assert checked == {"body_mesh_free", "body_mesh_two_views", "demo", "synthetic"}
+                if "has_hand" in needs:
+                    hand = config.hand if hasattr(config, "hand") else config.body
+                    check_hand(prepared(use.path.name, labels=HAND), hand, f"{part}.hand")
+                    checked.add(path.stem)
+    bodies = {"body_mesh_free", "body_mesh_two_views", "demo", "synthetic"}
+    assert checked == bodies | {"hand_mesh", "hand_mesh_free"}

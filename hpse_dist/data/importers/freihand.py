@@ -87,7 +87,11 @@ def provenance(config: FreiHandConfig) -> Provenance:
         citation="Zimmermann et al., FreiHAND: A Dataset for Markerless Capture of Hand Pose and "
         "Shape from Single RGB Images, ICCV 2019",
         joint_set="freihand21",
-        details={"part": config.part, "backgrounds": list(config.backgrounds)},
+        details={
+            "part": config.part,
+            "backgrounds": list(config.backgrounds),
+            "hand_model": "" if config.mano is None else "MANO",
+        },
     )
 
 

@@ -105,7 +105,10 @@ def provenance(config: Ho3dConfig) -> Provenance:
         citation="Hampali et al., HOnnotate: A Method for 3D Annotation of Hand and Object Poses, "
         "CVPR 2020",
         joint_set="mano21",
-        details={"part": config.part},
+        details={
+            "part": config.part,
+            "hand_model": "" if config.mano is None else "MANO",
+        },
     )
 
 

@@ -110,7 +110,11 @@ def provenance(config: InterHandConfig) -> Provenance:
         citation="Moon et al., InterHand2.6M: A Dataset and Baseline for 3D Interacting Hand Pose "
         "Estimation from a Single RGB Image, ECCV 2020",
         joint_set="interhand42" if config.hands == "both" else "interhand21",
-        details={"part": config.split, "hands": config.hands},
+        details={
+            "part": config.split,
+            "hands": config.hands,
+            "hand_model": "" if config.mano is None else "MANO",
+        },
     )
 
 
