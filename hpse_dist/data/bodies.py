@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.crops import BODY, HAND
+from hpse_dist.data.crops import BODY, GROUPS, HAND
+from hpse_dist.data.leakage import named_frames
 
 FREE = "free"
 
@@ -28,8 +31,8 @@ def check_body(collection: Collection, body: str, key: str) -> None:
             whose = model
             helps = (
                 "no one body fits them, so prepare it without "
-                "(collection.labels=[joints2d, joints3d]; merged by an earlier version, merge it "
-                f"again), and choose pose3d or add a collection of {key}"
+                "(collection.labels=[joints2d, joints3d]), and choose pose3d or add a collection "
+                f"of {key}"
             )
         elif model and body == FREE:
             whose, helps = model.upper(), f"set {key} to its file"
@@ -69,5 +72,34 @@ def _mismatch(
 def _origins(collection: Collection) -> Iterator[tuple[Sequence[str], dict[str, Any]]]:
     """Stored labels and details of a collection, or of each that it was merged of."""
     details = collection.manifest.get("details", {})
-    for part in details.get("parts", [{"details": details}]):
-        yield part.get("labels", collection.label_fields), part.get("details", {})
+    if "parts" not in details:
+        yield collection.label_fields, details
+    for part in labelled_parts(collection):
+        yield part["labels"], part.get("details", {})
+
+
+def labelled_parts(collection: Collection) -> list[dict[str, Any]]:
+    """What a collection was merged of, each with its labels; [] for one that was not merged.
+
+    An earlier version did not say whose labels were whose. They are then those that some frame of
+    the part's importer has: frames tell apart importers, and no more.
+    """
+    parts = collection.manifest.get("details", {}).get("parts", [])
+    if all("labels" in part for part in parts):
+        return list(parts)
+    frames = collection.frames
+    importers = np.array([n.partition("\n")[0] for n in named_frames(collection, "sequence")])
+    anybodys = ~np.isin(importers, [part["importer"] for part in parts])
+    found = []
+    for part in parts:
+        own = anybodys | (importers == part["importer"])
+        lacking = {
+            name
+            for group, names in GROUPS.items()
+            if f"has_{group}" in frames.column_names
+            and not frames[f"has_{group}"].to_numpy()[own].any()
+            for name in (*names, f"has_{group}")
+        }
+        labels = [name for name in collection.label_fields if name not in lacking]
+        found.append({"labels": labels, **part})
+    return found

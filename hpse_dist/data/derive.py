@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hpse_dist.config import build
+from hpse_dist.data.bodies import labelled_parts
 from hpse_dist.data.collection import Collection, write_collection
 from hpse_dist.data.crops import GROUPS, PARTS, StoredFrame
 from hpse_dist.data.leakage import identity, inherit, named_frames
@@ -175,7 +176,7 @@ def _parts(collection: Collection) -> list[dict[str, Any]]:
     own = {key: manifest[key] for key in ("importer", "licence", "commercial", "citation")}
     whole = {"name": collection.name, **own, "frames": identity(collection)}
     whole["labels"] = list(collection.label_fields)
-    return manifest["details"].get("parts") or [{**whole, "details": manifest["details"]}]
+    return labelled_parts(collection) or [{**whole, "details": manifest["details"]}]
 
 
 def _subjects(collection: Collection) -> tuple[list[str], list[str]]:

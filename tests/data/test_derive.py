@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hpse_dist.data.bodies import check_body
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
 from hpse_dist.data.derive import merge, split, subset
 from hpse_dist.data.leakage import compare, guard
 from hpse_dist.data.pairs import PairsConfig, write_pairs
+from hpse_dist.data.publish import write_manifest
 from hpse_dist.records import Provenance, Reject
 from pipelines import collection as command
 from pipelines import run_command
@@ -99,6 +101,33 @@ def test_merging_datasets_keeps_people_licences_and_labels_apart(tmp_path):
     deeper = merge([both, made(tmp_path / "more", {5: "train"})], tmp_path / "deeper")
     assert set(splits(deeper)) == {"made/s0", "lab/s0", "lab/s1", "made/s5"}
     assert len(deeper.manifest["details"]["parts"]) == 3
+
+
+def test_merged_before_it_was_said_whose_labels_are_whose(tmp_path):
+    gendered = {"body_model": "SMPL, male or female as the subject's name says"}
+    for labelled in (False, True):
+        place = tmp_path / str(labelled)
+        lab = replace(LAB, details=gendered)
+        both = merge(
+            [
+                made(place / "free", {0: "train"}, replace(FREE, details={"body": "free"})),
+                made(place / "lab", {1: "train"}, lab, labels=labelled),
+            ],
+            place / "both",
+        )
+        said = both.manifest["details"]["parts"]
+        parts = [{key: part[key] for key in part if key != "labels"} for part in said]
+        write_manifest(both.folder, {**both.manifest, "details": {"parts": parts}})
+        old = Collection.open(both.folder)
+        again = merge([old, made(place / "more", {2: "train"})], place / "again")
+        found = again.manifest["details"]["parts"]
+        assert [set(part["labels"]) for part in found[:2]] == [set(part["labels"]) for part in said]
+        for one in (old, again):
+            if labelled:
+                with pytest.raises(ValueError, match="are of SMPL, male or female"):
+                    check_body(one, "free", "task.body")
+            else:
+                check_body(one, "free", "task.body")
 
 
 def test_what_does_not_fit_together_is_refused(tmp_path):
