@@ -206,6 +206,11 @@ def _vit(state: State) -> Adapted:
     dim, depth, heads, patch = _vit_sizes(state)
     if any(".w12." in k for k in state):
         raise ValueError("a ViT with gated MLPs (DINOv2 ViT-g) is read by timm only: timm:<name>")
+    if "fc_norm.weight" in state and "norm.weight" not in state:
+        raise ValueError(
+            "a ViT whose last norm stands behind its pool (fc_norm in place of norm) gives patches "
+            "without a norm, and is read by timm only: timm:<name>"
+        )
     taken = {
         k: v
         for k, v in state.items()

@@ -316,6 +316,46 @@ def test_a_finer_stride() -> None:
         EncoderConfig("vit_t", 64, output_stride=16)
 
 
+def test_a_norm_behind_the_pool_is_not_taken_for_one_of_tokens(tmp_path: Path) -> None:
+    model = vit(class_token=False, reg_tokens=4, no_embed_class=True, global_pool="avg")
+    assert isinstance(model.norm, torch.nn.Identity)
+    torch.save(model.state_dict(), tmp_path / "gap.pth")
+    with pytest.raises(ValueError, match=r"gap\.pth: .*fc_norm in place of norm.* by timm only"):
+        read_source(tmp_path / "gap.pth")
+    encoder = build_encoder(EncoderConfig("timm", 64, timm="vit_wee_patch16_reg1_gap_256")).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(encoder(image), encoder.model.forward_features(image)[:, 1:])  # type: ignore[operator]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "px", "tokens"),
+    [
+        ("swin_tiny_patch4_window7_224", 224, lambda found: found.flatten(1, 2)),
+        ("pvt_v2_b0", 64, lambda found: found.flatten(2).transpose(1, 2)),
+        ("vit_tiny_r_s16_p8_224", 64, lambda found: found[:, 1:]),
+    ],
+    ids=["channels_last", "stages", "convolutional_stem"],
+)
+def test_tokens_are_the_places_of_the_last_map(name: str, px: int, tokens: Any) -> None:
+    encoder = build_encoder(EncoderConfig("timm", px, 1, timm=name)).eval()
+    image = torch.randn(1, 3, px, px)
+    found = encoder(image)
+    assert torch.equal(found, tokens(encoder.model.forward_features(image)))  # type: ignore[operator]
+    side = px // 32
+    assert encoder.grid(image) == (side, side) and found.shape == (1, side * side, encoder.dim)
+
+
+@torch.no_grad()
+def test_models_whose_tokens_are_no_map_are_refused() -> None:
+    pooled = build_encoder(EncoderConfig("timm", 224, 1, timm="pit_ti_224")).eval()
+    with pytest.raises(ValueError, match=r"pit_ti_224 gives 1 tokens of 256 .* not the 7 x 7"):
+        pooled(torch.randn(1, 3, 224, 224))
+    with pytest.raises(ValueError, match="repvit_m0_9 cannot be made with drop_path"):
+        build_encoder(EncoderConfig("timm", 224, 1, timm="repvit_m0_9"))
+
+
 def test_timms_weights_are_not_fetched_unasked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ class TimmEncoder(nn.Module):
         model: Any = _keyed(over_all_ranks(_create(config)), self.drop_keys)
         self.model = model
         self.prefix: int = getattr(model, "num_prefix_tokens", 0)
+        self.channels_last = getattr(model, "output_fmt", "") == "NHWC"  # Swin's maps
         self.image_px, self.patch_px = config.image_px, _reduction(model)
         if config.image_px % self.patch_px:
             raise ValueError(
@@ -55,13 +56,25 @@ class TimmEncoder(nn.Module):
         """image (B, 3, H, W) in the loader's normalisation -> (B, N, C), row by row."""
         if visible is not None:
             raise ValueError(f"{self.config.timm} looks at whole pictures, not at some patches")
-        self.grid(image)
+        rows, columns = self.grid(image)
         if not self.same_input:
             image = image * self.scale + self.shift
         tokens = self.model.forward_features(image)
-        if tokens.ndim == 4:
-            return tokens.flatten(2).transpose(1, 2)
-        return tokens[:, self.prefix :]
+        if not isinstance(tokens, Tensor) or tokens.ndim not in (3, 4):
+            raise ValueError(f"encoder.timm: {self.config.timm} gives no map and no tokens of one")
+        if tokens.ndim == 3:
+            tokens = tokens[:, self.prefix :]
+        elif self.channels_last:
+            tokens = tokens.flatten(1, 2)
+        else:
+            tokens = tokens.flatten(2).transpose(1, 2)
+        if tokens.shape[1:] != (rows * columns, self.dim):
+            raise ValueError(
+                f"encoder.timm: {self.config.timm} gives {tokens.shape[1]} tokens of "
+                f"{tokens.shape[2]} channels, which are not the {rows} x {columns} places of its "
+                f"last map with {self.dim}; choose another model"
+            )
+        return tokens
 
     def grid(self, image: Tensor) -> Grid:
         """Rows and columns of tokens of a picture (B, 3, H, W)."""
@@ -155,7 +168,9 @@ def _create(config: Any) -> nn.Module:
             return _vit(config)
         options: dict[str, Any] = {}
         if _has_size(config.timm):
-            options = {"img_size": config.image_px, "dynamic_img_size": True}
+            options = {"img_size": config.image_px}
+            if not config.timm.startswith("beit"):  # which look at that one size
+                options["dynamic_img_size"] = True
         if config.output_stride is not None:
             options["output_stride"] = config.output_stride
         model: nn.Module = timm.create_model(
@@ -165,7 +180,10 @@ def _create(config: Any) -> nn.Module:
         raise ValueError(f"encoder.timm: {error}; the names are those of timm") from None
     except TypeError as error:
         if config.output_stride is None:
-            raise
+            raise ValueError(
+                f"encoder.timm: {config.timm} cannot be made with drop_path, as all encoders are "
+                f"({error}); choose another model"
+            ) from error
         raise ValueError(
             f"encoder.output_stride: {config.timm} has one stride only; set it to null"
         ) from error
@@ -207,11 +225,11 @@ def _keyed(model: nn.Module, keys: DropKeys) -> nn.Module:
 
 def _reduction(model: nn.Module) -> int:
     """Pixels of the picture to a token, along one side."""
-    embed = getattr(model, "patch_embed", None)
+    # a stem of convolutions, or later stages, come on top of the patches' own step
     info = getattr(model, "feature_info", None)
-    if isinstance(info, list) and info and getattr(embed, "patch_size", None) is None:
+    if isinstance(info, list) and info and info[-1].get("reduction") is not None:
         return int(info[-1]["reduction"])
-    size = getattr(embed, "patch_size", None)
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if size is None:
         raise ValueError(f"{type(model).__name__}: timm does not say how large its patches are")
     return int(size[0] if isinstance(size, tuple | list) else size)
