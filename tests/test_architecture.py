@@ -58,6 +58,7 @@ LAYERS: list[list[str]] = [
     [
         "hpse_dist.fields",
         "hpse_dist.records",
+        "hpse_dist.stamps",
         "hpse_dist.world",
         "hpse_dist.collectives",
         "hpse_dist.draws",

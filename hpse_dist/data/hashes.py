@@ -24,9 +24,9 @@ import scipy
 
 from hpse_dist.data import beton
 from hpse_dist.data.collection import Collection
+from hpse_dist.stamps import VERSION
 
 FILE = "hashes.parquet"
-VERSION = 3  # of the rule below; other versions' files are made anew
 REDUCED_PX = 64  # pictures are looked at in grey at this size
 LOOK_PX = 24  # and compared with one another at this one
 PLAIN = 3.0  # standard deviation of grey levels (of 255) below which there is nothing to tell by

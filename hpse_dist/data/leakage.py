@@ -20,6 +20,7 @@ import pyarrow as pa
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.duplicates import Frames, between
 from hpse_dist.data.publish import held_folder, write_manifest
+from hpse_dist.stamps import VERSION, counts
 
 KEY = "leakage"  # in a manifest: identity of the judged collection -> what was found
 CHECKS = ("pictures", "subjects", "sequences")
@@ -56,6 +57,8 @@ class Leakage:
     """Held-out frames whose mirrored picture is among the training frames."""
     examples: tuple[str, ...] = ()
     """A few of what was found."""
+    version: int = VERSION
+    """Of the rule by which pictures were compared."""
 
     @property
     def leaks(self) -> bool:
@@ -115,10 +118,13 @@ def inherit(made: Collection, sources: Sequence[Collection]) -> None:
 
     A judged collection that every source is clean of stays so; one that a source leaks into is
     taken to be leaked into, until the guard is run anew. What a source was not compared with is
-    not known of the whole.
+    not known of the whole, nor is what an earlier rule did not find.
     """
     stamps: dict[str, dict[str, Any]] = {}
-    known = [one.manifest.get(KEY, {}) for one in sources]
+    known = [
+        {judged: stamp for judged, stamp in one.manifest.get(KEY, {}).items() if counts(stamp)}
+        for one in sources
+    ]
     for judged in dict.fromkeys(key for stamp in known for key in stamp):
         found = [stamp[judged] for stamp in known if judged in stamp]
         worst = max(found, key=lambda stamp: int(stamp["frames"]))

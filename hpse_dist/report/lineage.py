@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.report.runs import Run, Study
+from hpse_dist.stamps import counts
 
 # of published weights; compared in lower case
 _COMMERCIAL = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0")
@@ -47,7 +48,7 @@ class Finding:
     collection: str
     judged: str
     found: Mapping[str, Any] | None
-    """The guard's stamp; None where the guard was not run."""
+    """The guard's stamp; None where the guard was not run, or by an earlier rule saw nothing."""
 
     @property
     def leaks(self) -> bool:
@@ -140,7 +141,7 @@ def findings(study: Study) -> list[Finding]:
 
 def _stamp(part: Part, judged: Part) -> Mapping[str, Any] | None:
     stamp = part.leakage.get(judged.frames) if judged.frames else None
-    return stamp if isinstance(stamp, Mapping) else None
+    return stamp if isinstance(stamp, Mapping) and counts(stamp) else None
 
 
 def leak_warnings(study: Study) -> list[str]:
@@ -199,8 +200,8 @@ def _leakage_text(found: Sequence[Finding]) -> str:
         text += f"Checked, nothing in common: {_listed(clean)}. "
     if unknown:
         text += (
-            f"Never checked for leakage: {_listed(unknown)} (python -m pipelines.prepare "
-            "<pre-training collection> --leakage <judged collection>)."
+            f"Never checked for leakage by this version: {_listed(unknown)} (python -m "
+            "pipelines.prepare <pre-training collection> --leakage <judged collection>)."
         )
     return text.strip()
 

@@ -23,6 +23,7 @@ from hpse_dist.data.parts import make_part
 from hpse_dist.data.publish import held_folder
 from hpse_dist.data.work import Work
 from hpse_dist.records import FrameRecord, Provenance
+from hpse_dist.stamps import VERSION
 from pipelines import prepare, run_command
 from tests.data.made_collection import picture
 from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
@@ -84,6 +85,21 @@ def test_a_clean_set_passes_and_says_so_in_the_manifest(tmp_path, judged):
     stamp = Collection.open(clean.folder).manifest[KEY][identity(judged)]
     assert stamp["judged"] == "judged" and stamp["frames"] == 0
     assert clean.verify() == []
+
+
+def test_a_stamp_of_an_earlier_rule_is_not_inherited(tmp_path, judged):
+    clean = written(tmp_path / "clean", people("ef", "train"))
+    guard(clean, judged)
+    stamp = clean.manifest[KEY][identity(judged)]
+    assert stamp["version"] == VERSION
+    for version in (VERSION - 1, None):
+        old = Collection.open(clean.folder)
+        old.manifest = {**old.manifest, KEY: {identity(judged): {**stamp, "version": version}}}
+        made = written(tmp_path / f"made{version}", people("ef", "train"))
+        inherit(made, [old])
+        assert KEY not in made.manifest
+    inherit(made, [clean])
+    assert made.manifest[KEY][identity(judged)]["inherited_from"] == ["clean"]
 
 
 def test_what_others_wrote_meanwhile_stays(tmp_path, judged):

@@ -11,12 +11,13 @@ import pytest
 from hpse_dist.report import write_report
 from hpse_dist.report.lineage import findings, leak_warnings
 from hpse_dist.report.runs import read_study
+from hpse_dist.stamps import VERSION
 from pipelines import report, run_command
 from tests.report.made_study import make_study
 from tests.report.test_page import parsed
 
 STAMP = {"frames": 7, "held_out_frames": 40, "pictures": 3, "subjects": 0, "sequences": 1}
-CLEAN = dict.fromkeys(STAMP, 0)
+CLEAN = {**dict.fromkeys(STAMP, 0), "version": VERSION}
 
 
 def collection(folder: Path, name: str, commercial: bool = True, **stamps: Any) -> dict[str, Any]:
@@ -69,7 +70,18 @@ def test_clean_and_unchecked_collections_are_told_apart(tmp_path, study):
     assert "Checked, nothing in common: web against demo." in text and "Never checked" not in text
     cards(study, web, collection(tmp_path, "other"))
     text = write_report(study).read_text(encoding="utf-8")
-    assert "Never checked for leakage: web against other" in text
+    assert "Never checked for leakage by this version: web against other" in text
+
+
+@pytest.mark.parametrize("checks", [["pictures", "subjects"], ["subjects"]])
+def test_what_an_earlier_rule_did_not_find_is_not_known(tmp_path, study, checks):
+    old = {**CLEAN, "checks": checks, "version": VERSION - 1}
+    cards(study, collection(tmp_path, "web", **{"sha-demo": old}), collection(tmp_path, "demo"))
+    known = {finding.found is not None for finding in findings(read_study(study))}
+    assert known == {"pictures" not in checks}
+    leak = {**STAMP, "checks": checks}  # and by whatever rule, what leaks leaks
+    cards(study, collection(tmp_path, "web", **{"sha-demo": leak}), collection(tmp_path, "demo"))
+    assert len(leak_warnings(read_study(study))) == 1
 
 
 def test_stamps_of_other_frames_count_for_nothing(tmp_path, study):
