@@ -226,7 +226,8 @@ def _locked(path: Path) -> Iterator[None]:
 def _unused(path: Path) -> bool:
     """Whether no process holds a file."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        # to be written to, though it is not: on NFS an exclusive lock wants that
+        handle = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return True
     try:

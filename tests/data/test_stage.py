@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -78,6 +79,26 @@ def test_the_longest_unused_goes_and_what_is_held_stays(tmp_path: Path) -> None:
     stage.hold(*files[3]).close()
     assert there(stage) == {names[0], names[3]}
     held[0].close()
+
+
+def test_room_is_made_where_a_lock_wants_a_file_open_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS: an exclusive lock one that can be written to, a shared one that can be read."""
+    lock = fcntl.flock
+
+    def strict(handle: Any, kind: int) -> None:
+        mode = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE
+        if mode == (os.O_WRONLY if kind & fcntl.LOCK_SH else os.O_RDONLY):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", strict)
+    files = stored(tmp_path / "store", *(bytes([n]) * 100 for n in range(2)))
+    stage = Stage(tmp_path / "stage", 150)
+    for file in files:
+        stage.hold(*file).close()
+    assert there(stage) == {files[1][2]}
 
 
 def test_bad_places_are_one_sentence(tmp_path: Path) -> None:
