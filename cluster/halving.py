@@ -78,6 +78,8 @@ class Halving:
             time_attr=STEP,
             metric=VALUE,
             mode="min" if self.lower_is_better else "max",
+            # one beyond the last step: from max_t on ASHA stops a run without noting its result,
+            # and what an ended run came to at its last step is to count for those that follow
             max_t=self.steps + 1,
             grace_period=self.first,
             reduction_factor=self.reduction,
