@@ -180,6 +180,10 @@ class ZeroEngine(Engine):
         self._engine.step()
         if not boundary:
             return 0.0
+        if self.stage == 3:
+            # DeepSpeed never clears these sums: a parameter that the next update does not touch
+            # would learn once more from this one
+            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
         norm = float(self._engine.get_global_grad_norm())
         # it has left the weights alone if it found the norm wanting
         return norm if self._engine.was_step_applied() else math.inf

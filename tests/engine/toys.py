@@ -41,7 +41,7 @@ class TinyObjective(nn.Module):
         self.encoder = TinyEncoder()
         self.head = nn.Linear(16, 1)
         self.gain = nn.Parameter(torch.ones(1, 1))  # held by the top module itself
-        self.spare = nn.Parameter(torch.ones(3))  # no loss touches it
+        self.spare = nn.Parameter(torch.ones(3))  # a batch's loss touches it where it says so
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.progress = 0.0
 
@@ -52,6 +52,8 @@ class TinyObjective(nn.Module):
         loss = error.mean()
         if batch.get("nan_gradient", torch.zeros(1)).any():
             loss = loss + (self.gain.sum() * 0).sqrt()  # 0, with the gradient 0 * inf
+        if "spare" in batch:
+            loss = loss + error.mean().detach() * (self.spare - 0.5).square().sum()
         return {"loss": loss, "loss_large": error[error > 1].mean().detach()}
 
     def _errors(self, batch: Batch) -> Tensor:
@@ -93,16 +95,21 @@ class TinyLoader:
         self.world, self.global_batch, self.micro_batch = world, global_batch, micro_batch
         self.cursor = 0
         self.poison: dict[int, str] = {}  # sample_id -> "loss" or "gradient"
+        self.now_and_then = False  # whether some batches' loss touches `spare`
 
     def __iter__(self) -> Iterator[Batch]:
         share = self.global_batch // self.world.size
         while True:
             first = self.cursor + share * self.world.rank
             ids = torch.arange(first, first + share)
+            touching = ((0,), (1,), (), (0, 1))[self.cursor // self.global_batch % 4]
             for i, part in enumerate(ids.split(self.micro_batch)):
                 if (i + 1) * self.micro_batch == share:
                     self.cursor += self.global_batch
-                yield self._poisoned(make_batch(part))
+                batch = self._poisoned(make_batch(part))
+                if self.now_and_then and i % 2 in touching:
+                    batch["spare"] = torch.ones(1)
+                yield batch
 
     def _poisoned(self, batch: Batch) -> Batch:
         for row, number in enumerate(batch["sample_id"].tolist()):

@@ -54,12 +54,14 @@ class Worker:
         *,
         until: int = STEPS,
         poison: str = "",
+        now_and_then: bool = False,
         evaluating: bool = False,
         **options: Any,
     ) -> None:
         """Start the run `label` or go on with it; told to stop on the last rank alone."""
         engine = self.engine(name, **options)
         loader = TinyLoader(engine.world)
+        loader.now_and_then = now_and_then
         if poison:
             loader.poison[60] = poison  # update 4, the second process's half
         folder = self.folder / label
@@ -158,6 +160,13 @@ class Worker:
         for name in KINDS:
             self.run(name, f"{name} evaluated", clip=0.3, evaluating=True)
 
+    def touch(self) -> None:
+        """A parameter that some micro-steps and some whole updates do not touch."""
+        for name in KINDS:
+            self.run(name, f"{name} touched", clip=0.3, now_and_then=True)
+        if self.world.is_main:
+            self.run("plain", "plain touched", clip=0.3, now_and_then=True)
+
     def evaluate(self) -> None:
         """Ten examples: five batches of two over the ranks, the last one padding on rank 1."""
         for name in ("ddp", "zero3"):
@@ -239,6 +248,7 @@ def together(rank: int, port: str, folder: Path) -> None:
     worker.layers()
     worker.guard()
     worker.measure_on_the_way()
+    worker.touch()
     worker.evaluate()
     worker.refuse()
     worker.full_disk()

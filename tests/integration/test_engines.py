@@ -159,6 +159,16 @@ def test_measuring_on_the_way_changes_nothing(outcome: Outcome, kind: str) -> No
     assert outcome.distance(f"{kind} evaluated", f"{kind} fp32 0.3") == 0.0
 
 
+@every_kind
+def test_a_parameter_learns_from_what_touches_it_alone(outcome: Outcome, kind: str) -> None:
+    """The first micro-step of an update, the last, none, both: as on one process."""
+    mine, plain = f"{kind} touched", "plain touched"
+    assert outcome.distance(mine, plain) < 1e-6
+    want = outcome.curve(plain, "grad_norm")
+    assert outcome.curve(mine, "grad_norm") == pytest.approx(want, rel=1e-6)
+    assert outcome.weights[plain]["spare"].max() < 0.99  # it has learnt
+
+
 @pytest.mark.parametrize("kind", ["ddp", "zero3"])
 def test_evaluation_over_padded_shards_is_exact(outcome: Outcome, kind: str) -> None:
     assert outcome.same(f"{kind} means") == pytest.approx(outcome.same("plain means"), rel=1e-6)
