@@ -112,10 +112,23 @@ def read_cameras(path: Path, wanted: tuple[int, ...]) -> dict[int, Sight]:
         focal = numbers(entry.get("f"), (2,), f"{where}, f")
         middle = numbers(entry.get("c"), (2,), f"{where}, c")
         turn = numbers(entry.get("R"), (3, 3), f"{where}, R")
-        place = numbers(entry.get("t"), (3,), f"{where}, t") / 1000
+        shift = _shift(numbers(entry.get("t"), (3,), f"{where}, t") / 1000, turn, where)
         matrix = np.array([[focal[0], 0, middle[0]], [0, focal[1], middle[1]], [0, 0, 1]])
-        sights[number] = Sight(matrix, turn, place)
+        sights[number] = Sight(matrix, turn, shift)
     return sights
+
+
+def _shift(given: np.ndarray, turn: np.ndarray, where: str) -> np.ndarray:
+    """World to camera (3,) of a JSON's t, in metres; raises Bad.
+
+    Published files have it; older ones, and those that the authors' h36m2coco.py writes, have the
+    camera's place instead. Every camera looks across the room's middle, the world's origin, and
+    world to camera is where it sees that.
+    """
+    for shift in (given, -turn @ given):
+        if np.hypot(shift[0], shift[1]) < shift[2]:
+            return shift
+    raise Bad(f"{where}, t is neither world to camera nor the place of a camera that sees the room")
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:

@@ -63,6 +63,23 @@ def test_joints_sit_on_the_person_and_cameras_pair(root: Path) -> None:
     assert len(angles) == 2 and all(40 < angle < 60 for angle in angles)
 
 
+def test_a_camera_given_by_its_place_sees_the_same(root: Path) -> None:
+    path = root / "annotations" / "Human36M_subject9_camera.json"
+    cameras = json.loads(path.read_text())
+    for entry in cameras.values():
+        entry["t"] = (-np.array(entry["R"]).T @ entry["t"]).tolist()  # as h36m2coco.py writes it
+    path.write_text(json.dumps(cameras))
+    people = [record for record in read(root) if isinstance(record, FrameRecord)]
+    assert len(people) == 4
+    for record in people:
+        made.check(record)
+    cameras["1"]["t"] = [4000, 0, 0]  # on the floor, not at a wall
+    cameras["1"]["R"] = np.diag([1, -1, -1]).tolist()
+    path.write_text(json.dumps(cameras))
+    (reject,) = read(root)
+    assert isinstance(reject, Reject) and "camera 1, t is neither" in reject.reason
+
+
 def test_broken_records_are_rejected(root: Path) -> None:
     name = f"{WHERE}_ca_02"
     (root / "images" / name / f"{name}_000001.jpg").unlink()
