@@ -76,8 +76,9 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
 def read_pickled_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Those of the named entries that a pickled table has, as arrays; lists of them are stacked.
 
-    A name such as camera/extrinsics is an entry of a table that is an entry of the table. For
-    tables of numbers that other people pickled; nothing that the file says is run.
+    A name such as camera/extrinsics is an entry of a table that is an entry of the table, betas/0
+    the first of a list of arrays that need not be of one shape. For tables of numbers that other
+    people pickled; nothing that the file says is run.
     Raises ValueError for a file that is broken, holds something else there, or would run code.
     """
     try:
@@ -99,7 +100,10 @@ def read_pickled_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarra
 def _entry(table: object, name: str) -> object:
     """What stands under a name, or None."""
     for key in name.split("/"):
-        table = table.get(key) if isinstance(table, dict) else None
+        if isinstance(table, list) and key.isdecimal():
+            table = table[int(key)] if int(key) < len(table) else None
+        else:
+            table = table.get(key) if isinstance(table, dict) else None
     return table
 
 

@@ -108,27 +108,36 @@ class _Sequence:
     intrinsics: np.ndarray
 
 
-_NAMES = ("jointPositions", "poses", "betas", "trans", "genders", "campose_valid", "poses2d")
+_NAMES = (
+    *("jointPositions", "poses", "trans", "genders", "campose_valid", "poses2d"),
+    *("cam_poses", "cam_intrinsics"),
+)
+_BETAS = ("betas/0", "betas/1")  # of 10 or 300 numbers, also in one file; nowhere are more people
 
 
 def _read(file: Path) -> _Sequence:
     try:
-        found = read_pickled_arrays(file, (*_NAMES, "cam_poses", "cam_intrinsics"))
+        found = read_pickled_arrays(file, (*_NAMES, *_BETAS))
     except ValueError as error:
         raise Bad(str(error)) from None
-    lacking = [name for name in (*_NAMES, "cam_poses", "cam_intrinsics") if name not in found]
+    lacking = [name for name in _NAMES if name not in found]
     if lacking:
         raise Bad(f"lacks {', '.join(lacking)}")
     joints = numbers(found["jointPositions"], (None, None, 72), "jointPositions")
     people, count = joints.shape[:2]
+    if not 1 <= people <= len(_BETAS):
+        raise Bad(f"has {people} people, not one or two")
+    if any(name not in found for name in _BETAS[:people]):
+        raise Bad(f"has no betas for each of its {people} people")
     poses2d = numbers(found["poses2d"], (people, count, 3, None), "poses2d")
     if np.shape(found["genders"]) != (people,):
         raise Bad(f"genders has shape {np.shape(found['genders'])}, not {people}")
-    betas = np.asarray(found["betas"])
     return _Sequence(
         joints=joints.reshape(people, count, 24, 3),
         poses=numbers(found["poses"], (people, count, 72), "poses"),
-        betas=numbers(betas.reshape(people, -1)[:, :10], (people, 10), "betas"),
+        betas=np.stack(
+            [numbers(np.ravel(found[name])[:10], (10,), "betas") for name in _BETAS[:people]]
+        ),
         trans=numbers(found["trans"], (people, count, 3), "trans"),
         genders=[str(gender) for gender in found["genders"]],
         aligned=numbers(found["campose_valid"], (people, count), "campose_valid") > 0,

@@ -100,6 +100,20 @@ def test_the_body_stands_in_the_camera_as_it_did_in_the_world(root: Path) -> Non
     assert isinstance(bodiless, FrameRecord) and "betas" not in bodiless.labels
 
 
+def test_two_people_may_have_shapes_of_10_and_of_300_numbers(root: Path) -> None:
+    path, content = root / "sequenceFiles" / "validation" / "street_00.pkl", sequence()
+    content["betas"][1] = np.random.default_rng(3).normal(size=300)
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    people = [record for record in read(root) if isinstance(record, FrameRecord)]
+    assert len(people) == 6
+    for person, betas in zip(people[:2], content["betas"], strict=True):
+        assert np.array_equal(person.labels["betas"], betas[:10])
+    del content["betas"][1]
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    (reject,) = read(root)
+    assert isinstance(reject, Reject) and "no betas for each" in reject.reason
+
+
 def test_broken_files_are_rejected_and_run_nothing(root: Path, tmp_path: Path) -> None:
     folder = root / "sequenceFiles" / "validation"
     (folder / "a_hostile.pkl").write_bytes(b"cos\nsystem\n(S'touch hurt'\ntR.")
