@@ -6,7 +6,8 @@
 The labels are those that BEDLAM's authors publish with AGORA's pictures (agora_images.tar), of
 SMPL-X in the camera's frame. AGORA's own are pickled tables of pandas, which cannot be read without
 running what the file says: they are not read here; agora_evaluation's
-dataframe_agora_smplx_release.py turns them into files of this form.
+dataframe_agora_smplx_release.py turns them into a file of this form, agora.npz, once its shapes are
+of one length: children's have 11 numbers, adults' 10, which np.savez does not take together.
 """
 
 from __future__ import annotations

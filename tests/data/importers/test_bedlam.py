@@ -166,6 +166,7 @@ def test_agora_is_read_from_the_same_form(tmp_path: Path) -> None:
     del content["sub"]
     content["cam_ext"][:, :3, 3] += content.pop("trans_cam")
     content["imgname"] = np.array([f"ag_trainset_{i}_1280x720.png" for i in range(FRAMES)])
+    content["shape"] = np.pad(content["shape"], ((0, 0), (0, 1)))  # children's have 11 numbers
     (tmp_path / LABELS).mkdir(parents=True)
     for part in ("bfh", "body"):
         np.savez(tmp_path / LABELS / f"agora-{part}.npz", **content)
