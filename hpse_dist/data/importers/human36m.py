@@ -7,7 +7,9 @@
 The dataset's own poses are NASA CDF files, which this does not read. The JSON (of Moon et al.'s
 PoseNet and its successors) holds the same joints of the world and the cameras' calibration; what
 its Human36M_subject1_data.json adds, file names and boxes, follows from these. The lenses'
-distortion is not in it: near the picture's border joints are a few pixels off.
+distortion is not in it: near the picture's border joints are a few pixels off. In three clips of
+subject 9 (act_05_subact_02, act_10_subact_02, act_13_subact_01) the motion capture has slipped and
+its joints stand beside the person, which no check here can see.
 """
 
 from __future__ import annotations
