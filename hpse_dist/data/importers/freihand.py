@@ -6,8 +6,9 @@
     root/training_K.json  training_xyz.json  training_mano.json
     root/evaluation/rgb/ ...             3960 pictures, and evaluation_K, _xyz and _mano.json
 
-Joints are in metres before the camera, in the order of `joints.FREIHAND21`. Who is seen is not
-told: a picture and its other backgrounds are one subject.
+Joints are in metres before the camera, in the order of `joints.FREIHAND21`; they become those of
+`joints.MANO21`, as tasks of hands have them. Who is seen is not told: a picture and its other
+backgrounds are one subject.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hpse_dist.body.joints import FREIHAND21, MANO21
 from hpse_dist.data.importers.joint_labels import joint_labels
 from hpse_dist.data.importers.json_stream import json_items
 from hpse_dist.data.importers.mano_labels import ManoLabels
@@ -29,6 +31,7 @@ from hpse_dist.records import FrameRecord, Provenance, Reject
 
 Background = Literal["gs", "hom", "sample", "auto"]
 BACKGROUNDS: tuple[Background, ...] = ("gs", "hom", "sample", "auto")
+_AS_MANO = [FREIHAND21.index(joint) for joint in MANO21]
 _WHERE = {
     "training": "it is part of FreiHAND_pub_v2.zip from lmb.informatik.uni-freiburg.de, and "
     "belongs in source.root",
@@ -86,7 +89,7 @@ def provenance(config: FreiHandConfig) -> Provenance:
         commercial=False,
         citation="Zimmermann et al., FreiHAND: A Dataset for Markerless Capture of Hand Pose and "
         "Shape from Single RGB Images, ICCV 2019",
-        joint_set="freihand21",
+        joint_set="mano21",
         details={
             "part": config.part,
             "backgrounds": list(config.backgrounds),
@@ -121,7 +124,7 @@ def _record(
     path = config.root / source
     size = picture_size(path)
     intrinsics = numbers(entry[0], (3, 3), "K")
-    joints = numbers(entry[1], (21, 3), "xyz")
+    joints = numbers(entry[1], (21, 3), "xyz")[_AS_MANO]
     labels = joint_labels(joints, np.ones(21, bool), intrinsics, size)
     if mano is not None:
         theta = numbers(entry[2], (61,), "mano")  # its last three: the root's pixel and a scale

@@ -7,7 +7,8 @@
     root/annotations/train/InterHand2.6M_train_MANO_NeuralAnnot.json         per capture and frame
 
 Joints are millimetres in the world; a camera at `campos`, turned by `camrot`, sees a point x at
-camrot (x - campos). The order is `joints.INTERHAND42`: the right hand, then the left.
+camrot (x - campos). The order is `joints.INTERHAND42`: the right hand, then the left. A right hand
+alone has its joints in the order of `joints.MANO21`, as tasks of hands have them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from hpse_dist.body.joints import INTERHAND21, MANO21
 from hpse_dist.data.importers.interhand_files import WHERE, Picture, Tables, read_pictures
 from hpse_dist.data.importers.joint_labels import box_around, joint_labels, projected
 from hpse_dist.data.importers.mano_labels import ManoLabels
 from hpse_dist.data.importers.official import inside
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
-_HAND = 21  # joints of one hand; the wrist is its last
+_RIGHT = [INTERHAND21.index(joint) for joint in MANO21]
 _MARGIN = 0.15  # of the longer side: how far skin reaches beyond the joints
 
 
@@ -109,7 +111,7 @@ def provenance(config: InterHandConfig) -> Provenance:
         commercial=False,
         citation="Moon et al., InterHand2.6M: A Dataset and Baseline for 3D Interacting Hand Pose "
         "Estimation from a Single RGB Image, ECCV 2020",
-        joint_set="interhand42" if config.hands == "both" else "interhand21",
+        joint_set="interhand42" if config.hands == "both" else "mano21",
         details={
             "part": config.split,
             "hands": config.hands,
@@ -134,7 +136,7 @@ def _record(
     valid = known & picture.valid
     box = picture.box
     if config.hands == "right":
-        world, valid = world[:_HAND], valid[:_HAND]
+        world, valid = world[_RIGHT], valid[_RIGHT]
         if not valid.any():
             return None
     joints = world @ camera.rotation.T + camera.translation

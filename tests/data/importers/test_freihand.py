@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from hpse_dist.body.joints import FREIHAND21, MANO21
 from hpse_dist.body.model import load_hand
 from hpse_dist.data.importers import freihand
 from hpse_dist.data.importers.freihand import FreiHandConfig
+from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.records import FrameRecord, Reject
+from hpse_dist.tasks.hand_mesh import HandMesh
 from tests.data.importers.made_hands import assert_on_dots, draw_dots, hand, seen_by, write_json
 from tests.fabricate import tiny_hand_folder
 
@@ -34,7 +37,7 @@ def root(tmp_path: Path) -> Path:
         place = np.array([0.02, 0.01 * i, 0.6], np.float32)
         four = (torch.from_numpy(value)[None] for value in (orient, pose, betas, place))
         joints = mano(*four).joints[0].detach().numpy()
-        xyz.append(joints.tolist())
+        xyz.append(joints[[MANO21.index(joint) for joint in FREIHAND21]].tolist())
         theta.append([[*map(float, (*orient, *pose, *betas)), 112.0, 108.0, 1.0]])
         mask = np.zeros((224, 224), np.uint8)
         mask[:100] = 255
@@ -90,8 +93,11 @@ def test_the_part_to_be_judged_by(root: Path) -> None:
 
 def test_manos_parameters_give_the_joints(root: Path, tmp_path: Path) -> None:
     mano = load_hand(tmp_path, "right")
-    records, _ = read(FreiHandConfig(root, backgrounds=("hom",), mano=tmp_path))
+    config = FreiHandConfig(root, backgrounds=("hom",), mano=tmp_path)
+    records, _ = read(config)
     assert len(records) == NUM
+    # in the order of the tasks that learn from both
+    assert freihand.provenance(config).joint_set == PROTOCOLS[HandMesh.protocols[0]].joint_set
     for record in records:
         names = ("hand_orient", "hand_pose", "hand_betas", "hand_transl")
         labels = (torch.from_numpy(record.labels[name])[None] for name in names)

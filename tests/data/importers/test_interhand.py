@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from hpse_dist.body.joints import JOINT_SETS
+from hpse_dist.body.joints import INTERHAND21, JOINT_SETS
 from hpse_dist.body.model import load_hand
 from hpse_dist.data.importers import interhand
 from hpse_dist.data.importers.interhand import InterHandConfig
+from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.records import FrameRecord, Reject
+from hpse_dist.tasks.hand_mesh import HandMesh
 from tests.data.importers.made_hands import assert_on_dots, draw_dots, hand, seen_by, write_json
 from tests.fabricate import tiny_hand_folder
 
@@ -117,8 +119,15 @@ def test_joints_are_where_the_pictures_have_them(root: Path) -> None:
 
 def test_right_hands_with_manos_parameters(root: Path, tmp_path: Path) -> None:
     mano = load_hand(tiny_hand_folder(tmp_path), "right")
-    records, rejects = read(InterHandConfig(root, hands="right", mano=tmp_path))
+    config = InterHandConfig(root, hands="right", mano=tmp_path)
+    records, rejects = read(config)
     assert not rejects and len(records) == 4
+    # in the order of the tasks that learn from both, the wrist first
+    joint_set = interhand.provenance(config).joint_set
+    assert joint_set == PROTOCOLS[HandMesh.protocols[0]].joint_set
+    order = [INTERHAND21.index(joint) for joint in JOINT_SETS[joint_set]]
+    for both, right in zip(read(InterHandConfig(root))[0], records, strict=True):
+        assert np.array_equal(both.labels["joints3d"][order], right.labels["joints3d"])
     assert all(record.labels["joints2d"].shape == (21, 3) for record in records)
     assert ["hand_pose" in record.labels for record in records] == [False, False, True, True]
     x0, y0, x1, y1 = records[2].box
