@@ -347,10 +347,11 @@ def check_fields(recipe: TrainingRecipe) -> None:
             "another objective or task"
         )
     check_joint_sets(collections, needs)
-    if isinstance(recipe, FinetuneRecipe) and recipe.protocol():
+    protocol = _protocol_of_labels(recipe)
+    if protocol:
         for collection in collections:
             given = collection.manifest.get("joint_set")
-            PROTOCOLS[recipe.protocol()].check_joint_set(given, str(collection.folder))
+            PROTOCOLS[protocol].check_joint_set(given, str(collection.folder))
     section = "objective" if isinstance(recipe, PretrainRecipe) else "task"
     part = getattr(recipe, section)
     for collection in collections:
@@ -359,6 +360,16 @@ def check_fields(recipe: TrainingRecipe) -> None:
         if "has_hand" in needs:
             key = "hand" if hasattr(part, "hand") else "body"
             check_hand(collection, getattr(part, key), f"{section}.{key}")
+
+
+def _protocol_of_labels(recipe: TrainingRecipe) -> str:
+    """The protocol whose joints the labels must be: of a task that is only pre-trained with, where
+    its joints are a mesh's own; empty where any will do."""
+    if isinstance(recipe, FinetuneRecipe):
+        return recipe.protocol()
+    task = TASKS.get(component(recipe)[0])
+    assert isinstance(recipe, PretrainRecipe)
+    return protocol_of(recipe.objective) if task is not None and task.has else ""
 
 
 def check_kinds(recipe: TrainingRecipe, name: str) -> None:

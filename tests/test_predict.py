@@ -176,12 +176,13 @@ def test_a_collection_of_other_joints_is_refused_before_training(
     tmp_path: Path, collection: Collection
 ) -> None:
     copy = other_manifest(collection, tmp_path / "other", joint_set="coco17")
-    values = recipe_of(tmp_path, collection, task={"name": "body_mesh"})
-    values["collections"] = [{"path": str(copy)}]
-    path = tmp_path / "recipe.yaml"
-    path.write_text(dump(build(FinetuneRecipe, values)))
-    with pytest.raises(ConfigError, match="its joints are coco17 and protocol synthetic-24 judges"):
-        load_checked(FinetuneRecipe, path)
+    for part, kind in (("task", FinetuneRecipe), ("objective", PretrainRecipe)):
+        values = recipe_of(tmp_path, collection, **{part: {"name": "body_mesh"}})
+        values["collections"] = [{"path": str(copy)}]
+        path = tmp_path / f"{part}.yaml"
+        path.write_text(dump(build(kind, values)))
+        with pytest.raises(ConfigError, match="joints are coco17 and protocol synthetic-24 judges"):
+            load_checked(kind, path)
 
 
 def test_parameters_of_another_body_are_refused_before_training(
