@@ -29,6 +29,9 @@ class CrowdPoseConfig(CocoStyleConfig):
     """Annotation file of a split, under root."""
     pictures: str = "images"
     """Folder of the pictures, under root."""
+    occluded_confidence: float = 1.0
+    """Confidence of a joint whose v is 1. By the authors v says only whether a joint is labelled:
+    it is 1 for every head and neck, and for others in sight too."""
 
 
 Config = CrowdPoseConfig

@@ -31,8 +31,10 @@ def test_crowdpose(tmp_path: Path) -> None:
     write_json(tmp_path / "json" / "crowdpose_val.json", content)
     config = crowdpose.Config(tmp_path, splits=("val",))
     (frame,), rejects = parted(crowdpose.frames(config))
-    assert frame.labels["joints2d"][:3, 2].tolist() == [1, 0.5, 0] and frame.mask is None
+    assert frame.labels["joints2d"][:3, 2].tolist() == [1, 1, 0] and frame.mask is None
     assert np.allclose(frame.labels["joints2d"][3:, :2], places(14)[3:] + 0.5)
+    less = crowdpose.Config(tmp_path, splits=("val",), occluded_confidence=0.5)
+    assert parted(crowdpose.frames(less))[0][0].labels["joints2d"][:3, 2].tolist() == [1, 0.5, 0]
     assert list(rejects.values()) == ["keypoints has 41 numbers, not 42"]
     with pytest.raises(ValueError, match=r"crowdpose_train\.json is missing; get CrowdPose's"):
         list(crowdpose.frames(crowdpose.Config(tmp_path)))
