@@ -4,8 +4,9 @@
     root/training_images/<scene>/png/seq_000000/seq_000000_0000.png
 
 The folders are those of BEDLAM's own training code. The published labels are of SMPL-X, whose shape
-and hands are not SMPL's: they give joints and no body's parameters. Labels of SMPL in the same form
-(`source.model=smpl`) give both.
+and hands are not SMPL's: they give joints and no body's parameters. Labels of SMPL as BEDLAM's
+df_full_body_smpl.py makes them (`source.model=smpl`) give both; those of bedlam-labels-smpl.zip
+have other 2D joints than SMPL's and are refused.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from hpse_dist.records import FrameRecord, Reject
 Model = Literal["smplx", "smpl"]
 JOINT_SET = {"smplx": "smplx22", "smpl": "smpl24"}
 _WIDTH = {"smplx": 165, "smpl": 72}
+_OTHER_JOINTS = 44  # of bedlam-labels-smpl.zip: without SMPL's own nothing follows in 3D
 _AXES = {"pose_cam": 2, "shape": 2, "gtkps": 3}  # at least so many, people first
 _MOST = 1e6  # pixels, metres or radians: more is no measurement
 _NEEDED = ("imgname", "pose_cam", "shape", "cam_int", "cam_ext", "gtkps")
@@ -73,6 +74,11 @@ def read_labels(path: Path, model: Model) -> Labels:
     other = next(name for name in _WIDTH if name != model)
     if poses.shape[1] == _WIDTH[other]:
         raise ValueError(f"{path}: its bodies are of {other}; set source.model to {other}")
+    if found["gtkps"].shape[1] == _OTHER_JOINTS:
+        raise ValueError(
+            f"{path}: its {_OTHER_JOINTS} 2D joints (gtkps) are OpenPose's and other datasets', "
+            "not SMPL's; make labels of SMPL with BEDLAM's df_full_body_smpl.py"
+        )
     joints = len(JOINT_SETS[JOINT_SET[model]])
     names = found.get("sub", np.full(count, ""))
     if np.shape(names) != (count,) or found["imgname"].shape != (count,):

@@ -84,6 +84,13 @@ def test_joints_sit_on_people_and_reproject(tmp_path: Path, model: str, count: i
     assert len(read(tmp_path, model=model, every=10)[0]) == FRAMES
 
 
+def test_labels_of_smpl_with_other_joints_are_refused(tmp_path: Path) -> None:
+    content = labels("smpl")
+    content["gtkps"] = content["gtkps"][:, :44]
+    with pytest.raises(ValueError, match=r"44 2D joints \(gtkps\) .*df_full_body_smpl\.py"):
+        read(write(tmp_path, content), model="smpl")
+
+
 def test_pictures_stored_on_their_side_are_turned(tmp_path: Path) -> None:
     content = labels(people=1)
     root = write(tmp_path, content)
