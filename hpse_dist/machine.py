@@ -44,6 +44,10 @@ class Machine:
     for this recipe, these trainers and this kind of machine it is measured first."""
     zero_stage: int = 2
     """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    offload: Literal["nothing", "optimizer", "parameters"] = "nothing"
+    """What lies in the machine's memory in place of the GPU's, for a model that is too large; each
+    step is slower. optimizer: AdamW's state, and its work (ZeRO stages 1 to 3); parameters: these
+    too, outside their layer's turn (stage 3). Gradients go with the optimizer."""
     plan_seconds: float = 60.0
     """How long a plan measures, about."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -108,6 +112,22 @@ class Machine:
             raise ValueError("engine plain has one worker; for more choose ddp or zero")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+        self._check_offload()
+
+    def _check_offload(self) -> None:
+        if self.offload == "nothing":
+            return
+        if self.engine != "zero":
+            raise ValueError(
+                f"offload {self.offload} is for engine zero alone, found {self.engine}: set engine "
+                "to zero, or offload to nothing"
+            )
+        least, allowed = (3, "3") if self.offload == "parameters" else (1, "1, 2 or 3")
+        if self.zero_stage < least:
+            raise ValueError(
+                f"offload {self.offload} needs zero_stage {allowed}, found {self.zero_stage}: set "
+                "that, or offload to nothing"
+            )
 
     def crew_size(self) -> int:
         """Ray data workers of each trainer; 0 where trainers decode themselves."""

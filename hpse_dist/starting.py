@@ -62,6 +62,7 @@ def engine_of(
         micro_batch=machine.micro_batch,
         precision=recipe.precision,
         zero_stage=machine.zero_stage,
+        offload=machine.offload,
     )
 
 

@@ -44,6 +44,10 @@ def check(recipe: TrainingRecipe, options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be above 0, found {value:g}")
+    if recipe.machine.offload != "nothing":
+        raise ValueError(
+            "a plan measures what fits on the trainers' devices: plan with machine.offload=nothing"
+        )
     if options.nodes > 1 and options.network is None:
         raise ValueError("more than one node: give the network's speed with --network GB/s")
     gpus = options.gpus or recipe.machine.workers

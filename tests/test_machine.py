@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hpse_dist.machine import Machine
@@ -16,3 +18,19 @@ def test_a_count_of_nothing_is_refused_before_a_run_starts(name: str) -> None:
         Machine(**{name: 0})
     with pytest.raises(ValueError, match=r"^max_failures must be at least 0, found -1$"):
         Machine(max_failures=-1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"engine": "ddp", "offload": "optimizer"}, "is for engine zero alone, found ddp: set "),
+        ({"engine": "auto", "offload": "optimizer"}, "is for engine zero alone, found auto: set "),
+        ({"zero_stage": 0, "offload": "optimizer"}, "needs zero_stage 1, 2 or 3, found 0: set "),
+        ({"zero_stage": 2, "offload": "parameters"}, "needs zero_stage 3, found 2: set that, or "),
+    ],
+)
+def test_what_zero_does_not_shard_is_not_offloaded(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^offload {settings['offload']} {said}"):
+        Machine(**settings)
+    for stage, offload in ((1, "optimizer"), (3, "optimizer"), (3, "parameters")):
+        Machine(zero_stage=stage, offload=offload)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from torch import nn
 
 from hpse_dist.engine.base import Engine, Precision, Refusal, join
 from hpse_dist.engine.ddp import DdpEngine
+from hpse_dist.engine.offload import Offload
 from hpse_dist.engine.plain import PlainEngine
 from hpse_dist.engine.zero import ZeroEngine, bucket_elements
 from hpse_dist.optim import OptimConfig, build_optimizer
@@ -14,7 +15,7 @@ from hpse_dist.world import World
 
 ENGINES = ("plain", "ddp", "zero")
 
-__all__ = ["ENGINES", "Engine", "Refusal", "bucket_elements", "build_engine", "join"]
+__all__ = ["ENGINES", "Engine", "Offload", "Refusal", "bucket_elements", "build_engine", "join"]
 
 
 def build_engine(
@@ -28,6 +29,7 @@ def build_engine(
     micro_batch: int,
     precision: Precision = "fp32",
     zero_stage: int = 0,
+    offload: Offload = "nothing",
 ) -> Engine:
     """The engine of one kind around a module; each gives the same weights from the same batches.
 
@@ -52,6 +54,7 @@ def build_engine(
             clip=optim.clip,
             precision=precision,
             stage=zero_stage,
+            offload=offload,
         )
     make = PlainEngine if kind == "plain" else DdpEngine
     return make(

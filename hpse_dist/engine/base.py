@@ -179,7 +179,8 @@ class Engine(ABC):
 
     @abstractmethod
     def held(self) -> dict[str, list[Tensor]]:
-        """What this rank holds at this moment of weights, gradients and the optimizer's state."""
+        """What this rank holds at this moment of weights, gradients and the optimizer's state; and
+        what of these is away, in the machine's memory in place of the device's."""
 
     @abstractmethod
     def snapshot(self) -> Snapshot:

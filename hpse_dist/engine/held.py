@@ -13,6 +13,7 @@ def held_whole(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
         "weights": [*parameters, *module.buffers()],
         "gradients": [p.grad for p in parameters if p.grad is not None],
         "optimizer": moments_of(optimizer),
+        "away": [],
     }
 
 

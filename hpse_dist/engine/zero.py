@@ -16,7 +16,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -26,6 +26,14 @@ from torch import Tensor, nn
 
 from hpse_dist.engine.base import Engine, Precision, join
 from hpse_dist.engine.held import held_whole, moments_of
+from hpse_dist.engine.offload import (
+    Offload,
+    copy_buffers,
+    gradient_buffers,
+    masters,
+    offload_settings,
+    take_early_gradients,
+)
 from hpse_dist.engine.state import (
     MOMENTS,
     SavedState,
@@ -60,10 +68,12 @@ def deepspeed_config(
     clip: float,
     precision: Precision,
     elements: int = BUCKET_ELEMENTS,
+    offload: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """DeepSpeed's settings as plain values; nothing that matters is left to its defaults.
 
-    `elements`: of all that learns; buckets are not made larger than that.
+    `elements`: of all that learns; buckets are not made larger than that. `offload`: what
+    `offload_settings` says; None for none.
     """
     bucket = bucket_elements(elements)
     config: dict[str, Any] = {
@@ -79,7 +89,9 @@ def deepspeed_config(
             "stage3_prefetch_bucket_size": bucket,
             "stage3_max_live_parameters": bucket,
             "stage3_max_reuse_distance": bucket,
+            **(offload or {}),
         },
+        "zero_force_ds_cpu_optimizer": False,  # with offload it would refuse torch's AdamW
     }
     if precision == "bf16":
         config["torch_autocast"] = {
@@ -142,13 +154,15 @@ class ZeroEngine(Engine):
         clip: float,
         precision: Precision,
         stage: int,
+        offload: Offload = "nothing",
     ) -> None:
         super().__init__(world=world, device=device, accumulation=accumulation, precision=precision)
         if stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {stage}")
+        assert offload == "nothing" or stage >= (3 if offload == "parameters" else 1)
         join(world, device)
         self._deepspeed = _import(device, world)
-        self.stage = stage
+        self.stage, self.offload = stage, offload
         self.module = module
         self._engine, *_ = self._deepspeed.initialize(
             model=module,
@@ -161,6 +175,7 @@ class ZeroEngine(Engine):
                 clip=clip,
                 precision=precision,
                 elements=sum(p.numel() for p in module.parameters() if p.requires_grad),
+                offload=offload_settings(offload, device),
             ),
         )
 
@@ -177,13 +192,16 @@ class ZeroEngine(Engine):
     def _step(self, boundary: bool) -> float:
         if boundary and self.stage == 0:
             return self._step_whole()
+        zero = self._engine.optimizer
+        if boundary and self.offload != "nothing":
+            take_early_gradients(zero, self.stage)
         self._engine.step()
         if not boundary:
             return 0.0
-        if self.stage == 3:
+        for buffer in gradient_buffers(zero, self.stage, self.offload) if self.stage > 0 else ():
             # DeepSpeed never clears these sums: a parameter that the next update does not touch
             # would learn once more from this one
-            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
+            buffer.zero_()
         norm = float(self._engine.get_global_grad_norm())
         # it has left the weights alone if it found the norm wanting
         return norm if self._engine.was_step_applied() else math.inf
@@ -280,23 +298,22 @@ class ZeroEngine(Engine):
     def held(self) -> dict[str, list[Tensor]]:
         if self.stage == 0:
             return held_whole(self.module, self._adam)
-        zero, weights = self._engine.optimizer, [*self.module.parameters(), *self.module.buffers()]
-        if self.stage == 3:
-            weights += [parameter.ds_tensor for parameter in self.module.parameters()]
-            gradients, masters = (
-                [zero.grad_partitions_flat_buffer],
-                zero.fp32_partitioned_groups_flat,
-            )
-        else:
+        zero, parameters = self._engine.optimizer, list(self.module.parameters())
+        shares = [parameter.ds_tensor for parameter in parameters] if self.stage == 3 else []
+        gradients = gradient_buffers(zero, self.stage, self.offload)
+        state = [*masters(zero, self.stage), *moments_of(self._adam)]
+        away: list[Tensor] = []  # in the machine's memory
+        if self.offload != "nothing":
+            away = [*state, *gradients, *copy_buffers(zero, self.stage)]
+            state, gradients = [], []
+        if self.offload == "parameters":
+            shares, away = [], away + shares
+        if self.stage < 3:
             parts = [part for part in zero.averaged_gradients.values() if part is not None]
-            gradients = [gradient for part in parts for gradient in part]
-            masters = zero.single_partition_of_fp32_groups
-        gradients += [p.grad for p in self.module.parameters() if p.grad is not None]
-        return {
-            "weights": weights,
-            "gradients": gradients,
-            "optimizer": [*masters, *moments_of(self._adam)],
-        }
+            gradients += [gradient for part in parts for gradient in part]
+        gradients += [p.grad for p in parameters if p.grad is not None]
+        weights = [*parameters, *self.module.buffers(), *shares]
+        return {"weights": weights, "gradients": gradients, "optimizer": state, "away": away}
 
     @property
     def _adam(self) -> Any:

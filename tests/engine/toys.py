@@ -136,15 +136,19 @@ def make_engine(
     clip: float = 0.0,
     precision: str = "fp32",
     stage: int = 0,
+    offload: str = "nothing",
+    frozen: bool = False,
     layer_decay: float | None = None,
 ) -> Engine:
     """An engine of one kind around a TinyObjective, for TinyLoader's global batch."""
     world = world or World()
+    module = TinyObjective(seed)
+    module.encoder.requires_grad_(not frozen)
     if accumulation is None:
         accumulation = GLOBAL_BATCH // (micro_batch * world.size)
     return build_engine(
         kind,
-        TinyObjective(seed),
+        module,
         OptimConfig(lr=3e-3, warmup_steps=2, clip=clip, layer_decay=layer_decay),
         world=world,
         device=CPU,
@@ -152,4 +156,5 @@ def make_engine(
         micro_batch=micro_batch,
         precision=precision,  # type: ignore[arg-type]
         zero_stage=stage,
+        offload=offload,  # type: ignore[arg-type]
     )

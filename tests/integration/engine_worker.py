@@ -31,7 +31,17 @@ from hpse_dist.world import World
 from tests.engine.toys import TinyLoader, make_batch, make_engine
 from tests.test_checkpoint import files_at_most
 
-KINDS = {"ddp": ("ddp", 0), **{f"zero{stage}": ("zero", stage) for stage in range(4)}}
+KINDS = {
+    "ddp": ("ddp", 0, "nothing"),
+    **{f"zero{stage}": ("zero", stage, "nothing") for stage in range(4)},
+    "zero2-optimizer": ("zero", 2, "optimizer"),  # away, in the machine's memory
+    "zero3-parameters": ("zero", 3, "parameters"),
+}
+OTHERS = {
+    "zero1-optimizer": ("zero", 1, "optimizer"),
+    "zero3-optimizer": ("zero", 3, "optimizer"),
+    "plain": ("plain", 0, "nothing"),
+}
 STEPS = 10
 RATE = functools.partial(schedule, steps=STEPS, config=OptimConfig(lr=3e-3, warmup_steps=2))
 
@@ -43,9 +53,9 @@ class Worker:
         self.weights: dict[str, dict[str, Tensor]] = {}
 
     def engine(self, name: str, **options: Any) -> Engine:
-        kind, stage = KINDS.get(name, ("plain", 0))
+        kind, stage, offload = (KINDS | OTHERS)[name]
         world = World() if name == "plain" else self.world
-        return make_engine(kind, world, stage=stage, **options)
+        return make_engine(kind, world, stage=stage, offload=offload, **options)
 
     def run(
         self,
@@ -130,6 +140,14 @@ class Worker:
         if self.world.is_main:
             self.run("plain", "plain layers", layer_decay=0.5)
 
+    def freeze(self) -> None:
+        """The encoder does not learn; it comes from the checkpoint all the same."""
+        for name in ("zero3", "zero2-optimizer", "zero3-parameters"):
+            self.run(name, f"{name} frozen", until=5, clip=0.3, frozen=True)
+            self.run(name, f"{name} frozen", seed=9, clip=0.3, frozen=True)
+        if self.world.is_main:
+            self.run("plain", "plain frozen", clip=0.3, frozen=True)
+
     def guard(self) -> None:
         for name in KINDS:
             for precision in ("fp32", "bf16"):
@@ -162,10 +180,9 @@ class Worker:
 
     def touch(self) -> None:
         """A parameter that some micro-steps and some whole updates do not touch."""
-        for name in KINDS:
-            self.run(name, f"{name} touched", clip=0.3, now_and_then=True)
-        if self.world.is_main:
-            self.run("plain", "plain touched", clip=0.3, now_and_then=True)
+        for name in KINDS | OTHERS:
+            if name != "plain" or self.world.is_main:
+                self.run(name, f"{name} touched", clip=0.3, now_and_then=True)
 
     def evaluate(self) -> None:
         """Ten examples: five batches of two over the ranks, the last one padding on rank 1."""
@@ -182,7 +199,8 @@ class Worker:
 
     def change(self) -> None:
         """One run that goes on with another engine and stage each time, and with one process."""
-        for name, until in (("zero1", 2), ("zero3", 4), ("ddp", 5), ("zero2", 7), ("zero0", 8)):
+        names = ("zero1", "zero3-parameters", "zero3", "ddp", "zero2-optimizer")
+        for until, name in enumerate((*names, "zero2", "zero0", "zero3-optimizer"), start=2):
             self.run(name, "changed", until=until, clip=0.3)
         self.run("zero3", "changed", clip=0.3)
         for name in KINDS:
@@ -234,8 +252,8 @@ def failure(work: Callable[[], Any]) -> str:
 
 def alone(folder: Path) -> None:
     worker = Worker(World(), folder)
-    for stage in (0, 2, 3):
-        worker.run(f"zero{stage}", f"zero{stage} alone", clip=0.3)
+    for name in ("zero0", "zero2", "zero3", "zero3-parameters"):
+        worker.run(name, f"{name} alone", clip=0.3)
     torch.save(worker.weights, folder / "weights-alone.pt")
 
 
@@ -246,6 +264,7 @@ def together(rank: int, port: str, folder: Path) -> None:
     worker.resume()
     worker.change()
     worker.layers()
+    worker.freeze()
     worker.guard()
     worker.measure_on_the_way()
     worker.touch()

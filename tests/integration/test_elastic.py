@@ -19,8 +19,13 @@ from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
-LEGS = (("zero1", 1, 3), ("zero3", 2, 5), ("zero0", 4, 8), ("zero2", 1, STEPS))
-"""Engine, processes, the step to stop at."""
+LEGS = (
+    ("zero1-optimizer", 1, 3),
+    ("zero3-parameters", 2, 5),
+    ("zero0", 4, 8),
+    ("zero2-optimizer", 1, STEPS),
+)
+"""Engine and what it offloads, processes, the step to stop at."""
 
 
 def test_one_run_over_1_2_4_and_1_processes(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 STEPS = 10
 
 WORKER = Path(__file__).with_name("engine_worker.py")
-KINDS = ("ddp", "zero0", "zero1", "zero2", "zero3")
+KINDS = ("ddp", "zero0", "zero1", "zero2", "zero3", "zero2-optimizer", "zero3-parameters")
 TIMING = ("time", "samples_per_s", "wait_share", "save_share")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -102,7 +102,7 @@ def test_engines_agree(outcome: Outcome, kind: str, precision: str, clip: str) -
         assert outcome.distance(mine, f"{kind} {precision} 0.0") > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["zero0", "zero2", "zero3"])
+@pytest.mark.parametrize("kind", ["zero0", "zero2", "zero3", "zero3-parameters"])
 def test_deepspeed_on_one_process_needs_nobody_to_start_it(outcome: Outcome, kind: str) -> None:
     assert outcome.distance(f"{kind} alone", "plain fp32 0.3") < 1e-6
 
@@ -138,6 +138,12 @@ def test_layers_learn_at_their_own_rates_on_every_engine(outcome: Outcome, kind:
     assert outcome.distance(f"{kind} layers", f"{kind} fp32 0.0") > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["zero3", "zero2-optimizer", "zero3-parameters"])
+def test_what_does_not_learn_comes_from_the_checkpoint(outcome: Outcome, kind: str) -> None:
+    assert outcome.distance(f"{kind} frozen", "plain frozen") < 1e-6
+    assert outcome.distance(f"{kind} frozen", f"{kind} fp32 0.3") > 1e-4
+
+
 @every_kind
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -159,7 +165,7 @@ def test_measuring_on_the_way_changes_nothing(outcome: Outcome, kind: str) -> No
     assert outcome.distance(f"{kind} evaluated", f"{kind} fp32 0.3") == 0.0
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [*KINDS, "zero1-optimizer", "zero3-optimizer"])
 def test_a_parameter_learns_from_what_touches_it_alone(outcome: Outcome, kind: str) -> None:
     """The first micro-step of an update, the last, none, both: as on one process."""
     mine, plain = f"{kind} touched", "plain touched"
@@ -176,7 +182,8 @@ def test_evaluation_over_padded_shards_is_exact(outcome: Outcome, kind: str) -> 
 
 
 def test_a_run_changes_engine_and_stage_on_the_way(outcome: Outcome) -> None:
-    """ZeRO 1, 3, ddp, ZeRO 2, 0, 3 on two processes: the weights of one engine all along."""
+    """ZeRO 1, 3, ddp, ZeRO 2, 0, 3 on two processes, with and without offload in turn: the weights
+    of one engine all along."""
     assert outcome.same("changed reached") == 10
     assert outcome.distance("changed", "ddp fp32 0.3") < 1e-6
     assert [row["step"] for row in outcome.histories["changed"]] == list(range(1, 11))
