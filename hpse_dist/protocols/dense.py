@@ -20,10 +20,16 @@ def dense_figures(protocol: Protocol, predicted: Examples, true: Examples) -> di
     """GPS-AP, and GPSm-AP where both sides have masks.
 
     A prediction's points are those of the person in its picture: `vertex` (N, P) by the points of
-    the truth that has the same picture, so a picture has one person here.
+    the truth that has the same picture, so a picture has one person here. People without an
+    annotated point are left out, as DensePose's evaluation does, and pictures of nobody else.
     """
-    pictures = _by_picture(predicted, true)
     ways = _Ways(true)
+    annotated = (true["vertex"] >= 0).any(1)
+    pictures = [
+        (mine, there[annotated[there]])
+        for mine, there in _by_picture(predicted, true)
+        if annotated[there].any()
+    ]
     similar: list[Matches] = []
     masked: list[Matches] = []
     with_masks = "mask" in predicted and "mask" in true
@@ -82,8 +88,6 @@ def _similarity(
             f"vertices that {true.where} is about"
         )
     known = there >= 0
-    if not known.any():
-        return 0.0
     kappa: float | torch.Tensor = KAPPA_METRES
     if protocol.kappas:
         part = true["part"][person][known].astype(np.int64)

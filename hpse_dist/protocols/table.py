@@ -10,6 +10,10 @@ _H36M_REGRESSOR = "J_regressor_h36m (17 x 6890), as SPIN distributes it"
 _AP = ("ap", "ap_50", "ap_75", "ap_medium", "ap_large", "ar")
 _DENSE = ("gps_ap", "gps_ap_50", "gps_ap_75", "gpsm_ap", "gpsm_ap_50", "gpsm_ap_75")
 _NOT_FOUND = "a person without a prediction lowers recall, a prediction without a person precision"
+_NO_POINT = (
+    "; a point where the prediction shows no body has similarity 0, and people without an "
+    "annotated point are not counted"
+)
 # normalisers of dense pose's evaluation, metres: torso, hand, foot, upper leg, lower leg, upper
 # arm, lower arm, head; and which of them each of its 24 parts takes
 _COARSE = (0.351, 0.107, 0.126, 0.237, 0.173, 0.142, 0.128, 0.150)
@@ -166,7 +170,7 @@ _IMAGE = (
         "DensePose-COCO: average precision over geodesic point similarity at the annotated points, "
         "each part with its own normaliser, and over its geometric mean with the masks' overlap.",
         truth="people's marks",
-        misses=_NOT_FOUND + "; a point where the prediction shows no body has similarity 0",
+        misses=_NOT_FOUND + _NO_POINT,
         complete=False,
         unit="%",
         kappas=tuple(_COARSE[coarse] for coarse in _COARSE_OF_PART),
@@ -179,7 +183,7 @@ _IMAGE = (
         "dense pose has it, at points of the labelled pixels, with the paper's normaliser 0.255 m "
         "and ways along the edges of the free body.",
         truth="rendered, exact",
-        misses=_NOT_FOUND + "; a point where the prediction shows no body has similarity 0",
+        misses=_NOT_FOUND + _NO_POINT,
         complete=False,
         unit="%",
     ),

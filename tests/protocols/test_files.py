@@ -161,6 +161,21 @@ def test_people_left_out_and_made_up_count_where_the_protocol_says_so() -> None:
         score(PROTOCOLS["synthetic-24"], some, true)
 
 
+@pytest.mark.parametrize("numbered", [False, True])
+def test_people_whose_surface_nobody_marked_are_not_judged(numbered: bool) -> None:
+    protocol = PROTOCOLS["densepose-coco"]
+    _, whole = made(protocol)
+    arrays, count = dict(whole.arrays), len(whole)
+    arrays["vertex"] = arrays["vertex"].copy()
+    arrays["vertex"][-2:] = -1  # as most people of a picture of COCO
+    if numbered:  # the last but one is beside somebody who is marked, the last is alone
+        arrays["image"] = np.array([*range(count - 2), 0, 99])
+    true = Examples("truth", arrays)
+    found = true.taken(np.arange(count - 2)) if numbered else true
+    figures = score(protocol, found, true).figures
+    assert figures["gps_ap"] == pytest.approx(100) and figures["gpsm_ap"] == pytest.approx(100)
+
+
 def test_order_does_not_matter_where_there_are_ids() -> None:
     protocol = PROTOCOLS["synthetic-24"]
     mine, true = made(protocol)
