@@ -23,6 +23,7 @@ from hpse_dist.guard import INCIDENTS_FILE, read_incidents
 from hpse_dist.log import to_pixels
 from hpse_dist.objectives.base import sheet, to_rgb
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe
+from hpse_dist.run_folder import check_data
 from hpse_dist.world import World
 
 BATCH_FILE, PICTURE_FILE = "batch.safetensors", "batch.png"
@@ -57,13 +58,14 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
-        """Of a run's folder, finished or not."""
+        """Of a run's folder, finished or not; ConfigError where its collections have changed."""
         path = folder / "recipe.yaml"
         if not path.is_file():
             raise ConfigError(f"{folder}: no run's folder, it has no recipe.yaml")
         values = read_yaml(path)
         kind = PretrainRecipe if "objective" in values else FinetuneRecipe
         recipe = build(kind, values, where=str(path))
+        check_data(recipe, folder)  # of others it would name samples that the run never saw
         return cls(recipe, read_incidents(folder / INCIDENTS_FILE))
 
     def place(self, step: int, samples_per_epoch: int) -> int:

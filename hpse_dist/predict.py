@@ -17,7 +17,7 @@ from hpse_dist.protocols import Protocol, named
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import FILES, score_files, write, write_coco
 from hpse_dist.recipe import FinetuneRecipe
-from hpse_dist.run_folder import check_folder, is_done, keep_scores
+from hpse_dist.run_folder import check_data, check_folder, is_done, keep_scores
 from hpse_dist.source import fill_finished
 from hpse_dist.starting import engine_of, set_up_process, task_model
 from hpse_dist.whole_set import Arrays, Collector
@@ -43,6 +43,7 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     check_folder(recipe, folder)
     if not is_done(folder):
         raise ValueError(f"{folder}: the run is not done; finish it first, then predict")
+    check_data(recipe, folder)  # made anew, its held-out people may be those of training
     protocol = named(wanted.protocol or recipe.protocol())
     device = set_up_process(recipe, world)
     module, _ = task_model(recipe)

@@ -23,11 +23,12 @@ import torch
 
 from hpse_dist.config import ConfigError, build, dump, flat, read_yaml, to_dict
 from hpse_dist.protocols.score import Score
-from hpse_dist.recipe import TrainingRecipe, collection_of
+from hpse_dist.recipe import TrainingRecipe, collection_of, component
 from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
 LOCK_FILE = "lock"
+DATA_FILE = "collections.json"
 SCORES_FILE = "scores.json"
 PACKAGES = ("torch", "deepspeed", "ray", "ffcv", "timm", "smplx", "xformers", "tensorboard")
 
@@ -64,7 +65,8 @@ def opened(recipe: TrainingRecipe, world: World, folder: Path) -> Iterator[bool]
         with held(folder):
             write_text(folder / "recipe.yaml", dump(recipe))
             write_text(folder / "environment.json", json.dumps(environment(), indent=1))
-            _check_data(recipe, folder / "collections.json")
+            check_data(recipe, folder)
+            write_text(folder / DATA_FILE, json.dumps(_data(recipe), indent=1))
             yield True
 
 
@@ -98,22 +100,35 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def _check_data(recipe: TrainingRecipe, path: Path) -> None:
-    """The collections are those that the run began with, or a ConfigError: a path says little."""
+def check_data(recipe: TrainingRecipe, folder: Path) -> None:
+    """The collections are those that the run in a folder began with, or a ConfigError: a path says
+    little. Pairs count for runs that see pairs; a folder without a run is fine.
+    """
+    path = folder / DATA_FILE
+    if not path.is_file():
+        return
+    before = parsed_json(path.read_text(encoding="utf-8"))
+    tables = ("frames.parquet", *(["pairs.parquet"] if "image_ref" in component(recipe)[1] else []))
+    changed = [
+        name
+        for name, found in _data(recipe).items()
+        if any(found.get(table) != before.get(name, {}).get(table) for table in tables)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)} has other frames or pairs than when {folder} began; bring that "
+            "collection back, or give the run (or its study) another name, or remove that folder"
+        )
+
+
+def _data(recipe: TrainingRecipe) -> dict[str, dict[str, str]]:
+    """sha256 of the tables of each collection, by its path."""
     found = {}
     for use in recipe.collections:
         files = collection_of(use, recipe.machine).manifest["files"]
         tables = ("frames.parquet", "pairs.parquet")
         found[str(use.path)] = {name: files[name]["sha256"] for name in tables if name in files}
-    if path.is_file():
-        before = parsed_json(path.read_text(encoding="utf-8"))
-        changed = [name for name in found if found[name] != before.get(name)]
-        if changed:
-            raise ConfigError(
-                f"{', '.join(changed)} has other frames or pairs than when {path.parent} began; "
-                "give the run another name, or bring the collection back"
-            )
-    write_text(path, json.dumps(found, indent=1))
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ import torch
 from hpse_dist.config import ConfigError, digest, read_yaml, to_dict
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, component
 from hpse_dist.report.runs import failed_since, state_of
-from hpse_dist.run_folder import check_folder, is_done
+from hpse_dist.run_folder import check_data, check_folder, is_done
 from hpse_dist.safety import parsed_json
 from hpse_dist.study import PlannedRun
 from hpse_dist.study_recipe import StudyMachine
@@ -48,18 +48,24 @@ def state(run: PlannedRun) -> tuple[str, str]:
     """A planned run's state in one word, and what is to be said of it.
 
     done, running, stopped (begun, to go on), failed, waiting; and refused: its folder holds a run
-    of another recipe, or one whose source has been made anew by another recipe since.
+    of another recipe, or one whose source or collections have been made anew since.
     """
     try:
         check_folder(run.recipe, run.folder)
-        check_source(run)
+        check_origins(run)
     except ConfigError as error:
         return "refused", str(error)
     return state_of(run.folder)
 
 
-def check_source(run: PlannedRun) -> None:
-    """ConfigError where a finished run's source has changed under it."""
+def check_origins(run: PlannedRun) -> None:
+    """ConfigError where a run's collections, or a finished one's source, have changed under it."""
+    try:
+        check_data(run.recipe, run.folder)
+    except ConfigError:
+        raise
+    except (ValueError, OSError):
+        pass  # moved away or removed since: what was made of it still counts
     if not (run.after and is_done(run.folder) and isinstance(run.recipe, FinetuneRecipe)):
         return
     used = _json(run.folder / "report.json").get("source_card", {}).get("recipe_hash")

@@ -18,7 +18,7 @@ from hpse_dist.run_folder import check_folder, is_done
 from hpse_dist.source import TIMM, read_source
 from hpse_dist.study import PlannedRun, plan, write_plan
 from hpse_dist.study_recipe import StudyRecipe
-from hpse_dist.study_state import Budget, check_source, describe, free_finished
+from hpse_dist.study_state import Budget, check_origins, describe, free_finished
 from pipelines import command_parser, run_command
 
 
@@ -47,7 +47,7 @@ def check(runs: Sequence[PlannedRun]) -> None:
     """Find out now what would stop a run later: data, folders of other recipes, sources."""
     for run in runs:
         check_folder(run.recipe, run.folder)
-        check_source(run)
+        check_origins(run)
         if not is_done(run.folder):
             kind = PretrainRecipe if run.kind == "pretrain" else FinetuneRecipe
             load_checked(kind, run.path, run.overrides)

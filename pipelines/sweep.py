@@ -22,7 +22,7 @@ from hpse_dist.report import write_report
 from hpse_dist.report.live import LivePage
 from hpse_dist.run_folder import check_folder
 from hpse_dist.study import PlannedRun, write_plan
-from hpse_dist.study_state import Budget, check_source, free_finished
+from hpse_dist.study_state import Budget, check_origins, free_finished
 from hpse_dist.sweep import (
     SweepRecipe,
     Trial,
@@ -81,7 +81,7 @@ class _Sweep:
         first, runs = self.plan(name, settings)
         for run in runs:
             check_folder(run.recipe, run.folder)
-            check_source(run)
+            check_origins(run)
         known = {run.name for run in self.runs}
         self.runs += [run for run in (*first, *runs) if run.name not in known]
         study = self.recipe.as_study(name, self.recipe.settings()[:1])[0]

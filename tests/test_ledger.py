@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 
 from hpse_dist import run
 from hpse_dist.config import ConfigError
+from hpse_dist.data.collection import Collection
+from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.guard import INCIDENTS_FILE
 from hpse_dist.ledger import Ledger
 from hpse_dist.objectives.completion import Completion
@@ -110,6 +113,20 @@ def test_a_skipped_step_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (folder / INCIDENTS_FILE).write_text(json.dumps(skip) + "\n{torn")
     assert run_command(main, parser(), ["ledger", str(folder), "--step", "2"]) == 0
     assert "the step was skipped: the loss is not finite" in capsys.readouterr().out
+
+
+def test_samples_of_other_data_than_the_run_saw_are_not_named(tmp_path: Path) -> None:
+    shutil.copytree(made_collection().folder, tmp_path / "data")
+    recipe = pretraining(tmp_path, Collection.open(tmp_path / "data"))
+    run.pretrain(recipe, World(), recipe.folder())
+    before = Ledger.open(recipe.folder()).entries(3)
+    rules = PairsConfig(time_gap_s=(0.4, 1.0), pose_distance=(0.01, 9.0))
+    write_pairs(Collection.open(tmp_path / "data"), rules)
+    with pytest.raises(ConfigError, match=r"data has other frames or pairs than when .*run began"):
+        Ledger.open(recipe.folder())
+    shutil.rmtree(tmp_path / "data")
+    shutil.copytree(made_collection().folder, tmp_path / "data")
+    assert Ledger.open(recipe.folder()).entries(3) == before
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from hpse_dist import predict as module
 from hpse_dist import whole_set
 from hpse_dist.config import ConfigError, build, dump
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.derive import split
+from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.predict import Wanted, predict
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.files import FILES, read, score_files
@@ -170,6 +172,22 @@ def test_the_command(tmp_path: Path, collection: Collection, capsys: Any) -> Non
     (tmp_path / "run" / "DONE").unlink()
     with pytest.raises(ValueError, match="the run is not done"):
         predict(Wanted(build(FinetuneRecipe, values)), World(), tmp_path / "run")
+
+
+def test_people_held_out_since_are_not_predicted(tmp_path: Path, collection: Collection) -> None:
+    """A collection split anew under the same path: whom the run was trained on is held out now."""
+    place = tmp_path / "data"
+    shutil.copytree(collection.folder, place)
+    task = {"name": "pose2d", "head_dim": 16}
+    recipe = trained(tmp_path, Collection.open(place), task)
+    rules = PairsConfig(time_gap_s=(0.4, 1.0), pose_distance=(0.01, 9.0))
+    write_pairs(Collection.open(place), rules)  # pairs, which it never sees
+    predict(Wanted(recipe), World(), recipe.folder())
+    split(collection, tmp_path / "new", {"val": ("s0",)})
+    shutil.rmtree(place)
+    (tmp_path / "new").rename(place)
+    with pytest.raises(ConfigError, match=r"data has other frames or pairs than when .*run began"):
+        predict(Wanted(recipe), World(), recipe.folder())
 
 
 def test_a_collection_of_other_joints_is_refused_before_training(

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from hpse_dist.config import build, dump
+from hpse_dist.recipe import CollectionUse
 from hpse_dist.report.runs import state_of
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import StudyMachine, StudyRecipe
 from hpse_dist.study_state import Budget, describe, estimate, free_finished, state
+from tests.data.made_collection import made_collection
 
 RECIPE = """
 name: {name}
@@ -87,6 +89,25 @@ def test_a_source_made_anew_refuses_what_was_tuned_from_the_old_one(study: Study
     (first.folder / "card.json").write_text(json.dumps({"recipe_hash": "another"}))
     word, said = state(tuned)
     assert word == "refused" and "before that was made anew by another recipe" in said
+
+
+def test_a_run_on_data_made_anew_since_is_refused(study: StudyRecipe, tmp_path: Path) -> None:
+    tuned = plan(study)[1]
+    use = CollectionUse(made_collection().folder)
+    tuned = replace(tuned, recipe=replace(tuned.recipe, collections=(use,)))
+    finish(tuned)
+    files = made_collection().manifest["files"]
+    known = {name: files[name]["sha256"] for name in ("frames.parquet", "pairs.parquet")}
+    begun = tuned.folder / "collections.json"
+    begun.write_text(json.dumps({str(use.path): known | {"pairs.parquet": "not seen"}}))
+    assert state(tuned)[0] == "done"
+    begun.write_text(json.dumps({str(use.path): known | {"frames.parquet": "before"}}))
+    word, said = state(tuned)
+    assert word == "refused" and "has other frames or pairs than when" in said
+    gone = replace(tuned.recipe, collections=(CollectionUse(tmp_path / "gone"),))
+    finish(replace(tuned, recipe=gone, folder=tmp_path / "other"))
+    (tmp_path / "other" / "collections.json").write_text("{}")
+    assert state(replace(tuned, recipe=gone, folder=tmp_path / "other"))[0] == "done"
 
 
 def test_estimates_come_from_runs_of_the_same_size(study: StudyRecipe) -> None:
