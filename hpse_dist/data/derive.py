@@ -9,6 +9,7 @@ no frame is trained on that was not before.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,13 @@ from hpse_dist.data.collection import Collection, write_collection
 from hpse_dist.data.crops import GROUPS, PARTS, StoredFrame
 from hpse_dist.data.leakage import identity, inherit, named_frames
 from hpse_dist.data.pairs import PairsConfig, write_pairs
+from hpse_dist.geometry.boxes import iou
 from hpse_dist.records import Provenance, Reject
 
 ORDER = ("train", "val", "test")  # of a subject's splits in several collections the last counts
 _CHUNK = 64
+_ONE_PLACE = 0.9  # intersection over union of boxes of one person in one picture, at least
+_ONE_PICTURE = 16.0  # grey levels that a picture and its recompression stay far below, on average
 Progress = Callable[[int], object]
 
 
@@ -63,9 +67,10 @@ def merge(
     """All frames of several collections; those of a held-out subject are not trained on.
 
     Frames that are in an earlier one already are left out. ValueError where their crops or labels
-    differ in kind.
+    differ in kind, or one name stands for two people.
     """
     _check_alike(collections)
+    _check_names(collections)
     parts = [part for one in collections for part in _parts(one)]
     importers = sorted({part["importer"] for part in parts})
     licences = dict.fromkeys(f"{part['name']}: {part['licence']}" for part in parts)
@@ -225,6 +230,50 @@ def _check_alike(collections: Sequence[Collection]) -> None:
                     f"{other.folder}: {name} is {other.fields[name]}, of {first.folder} "
                     f"{first.fields[name]}"
                 )
+
+
+def _check_names(collections: Sequence[Collection]) -> None:
+    """ValueError where two collections of one importer show different people under one name.
+
+    Own rigs and videos are named by folders and files, synthetic people by numbers, whatever the
+    seed: together they would be pairs of strangers. One person before one camera at one moment has
+    one place in the picture, and one picture of each sequence is compared.
+    """
+    seen: dict[tuple[str, str, str, int], tuple[int, int]] = {}
+    compared: set[tuple[int, int, str]] = set()
+    columns = ("track", "camera", "time", "box")
+    tables = [one.frames.select(columns).to_pydict() for one in collections]
+    for number, (one, table) in enumerate(zip(collections, tables, strict=True)):
+        subjects, sequences = (named_frames(one, what).tolist() for what in ("subject", "sequence"))
+        for row, (subject, sequence) in enumerate(zip(subjects, sequences, strict=True)):
+            who, time = subject or table["track"][row], table["time"][row]
+            if not who or time is None or not math.isfinite(time):
+                continue
+            key = who, sequence, table["camera"][row], round(1000 * time)
+            first, its = seen.setdefault(key, (number, row))
+            if first == number:
+                continue
+            boxes = np.array([tables[first]["box"][its], table["box"][row]])
+            strangers = bool(iou(*boxes) < _ONE_PLACE)
+            if (boxes[0] == boxes[1]).all() and (first, number, sequence) not in compared:
+                compared.add((first, number, sequence))
+                apart = _picture(collections[first], its) - _picture(one, row)
+                strangers = bool(np.abs(apart).mean() > _ONE_PICTURE)
+            if strangers:
+                name, where = (text.rpartition("\n")[2] for text in (who, sequence))
+                raise ValueError(
+                    f"{one.folder}: {name} of {where} is another, or elsewhere, than in "
+                    f"{collections[first].folder}; a name must stand for one person, so prepare "
+                    "one of them under other names (of its folder or files, or source.subject), or "
+                    "do not merge them: a run takes several collections and keeps them apart"
+                )
+
+
+def _picture(collection: Collection, row: int) -> np.ndarray:
+    """A frame's picture as numbers."""
+    ids = collection.frames["sample_id"][row : row + 1].to_pylist()
+    picture: np.ndarray = collection.read(ids, ["image"])["image"][0].astype(np.float32)
+    return picture
 
 
 def _frames(

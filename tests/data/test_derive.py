@@ -85,6 +85,19 @@ def test_merging_one_dataset_never_trains_on_a_held_out_subject(tmp_path):
     assert set(again.rejects["reason"].to_pylist()) == {"in an earlier collection already"}
 
 
+def test_namesakes_are_not_merged_into_one_person(tmp_path):
+    """Two own rigs, or synthetic people of two seeds: same names, moments and cameras."""
+    one = made(tmp_path / "one", {0: "train"})
+    records = list(made_rig.frames(2, moments=3, cameras=2))
+    elsewhere = [replace(r, subject="s0", sequence="s0-q0") for r in records if r.subject == "s1"]
+    repainted = [replace(r, image=255 - r.image) for r in records if r.subject == "s0"]
+    for name, frames in (("elsewhere", elsewhere), ("repainted", repainted)):
+        other = write_collection(tmp_path / name, frames, one.config, FREE)
+        with pytest.raises(ValueError, match=f"{name}: s0 of s0-q0 is another, or elsewhere, than"):
+            merge([one, other], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
 def test_merging_datasets_keeps_people_licences_and_labels_apart(tmp_path):
     free = made(tmp_path / "free", {0: "train"}, labels=False)
     lab = made(tmp_path / "lab", {0: "val", 1: "train"}, LAB)
