@@ -39,6 +39,7 @@ class Tally:
     def __init__(self) -> None:
         self.frames = 0
         self.rejects = Counter[str]()
+        self._examples: dict[str, Reject] = {}  # the first of each reason
         self._splits = Counter[str]()
         self._names: dict[str, set[str]] = {"subject": set(), "sequence": set(), "camera": set()}
 
@@ -48,6 +49,12 @@ class Tally:
         self._splits[about["split"]] += 1
         for kind, names in self._names.items():
             names.add(about[kind])
+
+    def leave_out(self, reject: Reject) -> None:
+        """One more record without a frame; its reason is counted, the numbers in it put aside."""
+        reason = re.sub(r"\d+(\.\d+)?", "N", reject.reason)
+        self.rejects[reason] += 1
+        self._examples.setdefault(reason, reject)
 
     def counts(self, shards: int) -> dict[str, Any]:
         """The manifest's `counts`."""
@@ -60,10 +67,16 @@ class Tally:
         }
 
     def check(self) -> None:
-        """ValueError where no frame is left, with the most frequent reasons."""
+        """ValueError where no frame is left, with the most frequent reasons and one such record, as
+        nothing is published that could be looked up."""
         if self.frames == 0:
-            reasons = told(self.rejects)
-            raise ValueError(f"no usable frame: {reasons or 'the source holds none'}")
+            if not self.rejects:
+                raise ValueError("no usable frame: the source holds none")
+            ((most, _),) = self.rejects.most_common(1)
+            one = self._examples[most]
+            raise ValueError(
+                f"no usable frame: {told(self.rejects)}; such as {one.source}: {one.reason}"
+            )
 
 
 def told(rejects: Counter[str]) -> str:
@@ -88,7 +101,7 @@ def store(
     another part of the same collection has them. `progress` is called with 1 for each record.
     """
     splits, tally, errors, pictures = Splits(config), Tally(), Reprojection(), Pictures()
-    rejects = Rejects(folder / "rejects.parquet", tally.rejects)
+    rejects = Rejects(folder / "rejects.parquet", tally)
     # a source with processes of its own ends them when it is closed, after an error too
     source = (
         contextlib.closing(records) if isinstance(records, Generator) else contextlib.nullcontext()
@@ -120,15 +133,15 @@ def store(
 
 
 class Rejects:
-    """rejects.parquet; counts in `reasons` how often each came up (numbers in it put aside)."""
+    """rejects.parquet, and how often each reason came up in a tally."""
 
-    def __init__(self, path: Path, reasons: Counter[str]) -> None:
+    def __init__(self, path: Path, tally: Tally) -> None:
         self._table = TableWriter(path, REJECT_SCHEMA)
-        self._reasons = reasons
+        self._tally = tally
 
     def add(self, reject: Reject) -> None:
         self._table.add({"source": reject.source, "reason": reject.reason})
-        self._reasons[re.sub(r"\d+(\.\d+)?", "N", reject.reason)] += 1
+        self._tally.leave_out(reject)
 
     def close(self) -> None:
         """Write what is left; the file is complete only after this."""

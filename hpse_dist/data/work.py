@@ -163,7 +163,7 @@ def _join(
 ) -> dict[str, Any]:
     """Link the shards and write the tables of a whole collection; returns its manifest."""
     tally, errors, settled = Tally(), Reprojection(), _Settled(config)
-    rejects = Rejects(partial / "rejects.parquet", tally.rejects)
+    rejects = Rejects(partial / "rejects.parquet", tally)
     shards: list[str] = []
     starts: list[int] = []
     files: dict[str, Any] = {}
