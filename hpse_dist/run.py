@@ -37,6 +37,7 @@ from hpse_dist.meter import Meter
 from hpse_dist.models.frozen import thawed
 from hpse_dist.models.timm_encoder import timm_call
 from hpse_dist.objectives.base import Objective
+from hpse_dist.objectives.unpaired import OWN_POSES
 from hpse_dist.optim import schedule
 from hpse_dist.pace import Pace
 from hpse_dist.planning.measure import settled
@@ -292,6 +293,7 @@ def _card(
         found = {"leakage": manifest[LEAKAGE]} if LEAKAGE in manifest else {}
         name = {"name": use.path.name, "path": str(use.path), "frames": frames}
         data.append({**name, **about, **found})
+    poses = getattr(getattr(recipe, "objective", None), "poses", None)
     return {
         "name": recipe.name,
         "kind": facts["kind"],
@@ -302,6 +304,7 @@ def _card(
         "global_batch": recipe.global_batch,
         "recipe_hash": recipe.hash(),
         "collections": data,
+        **({} if poses in (None, *OWN_POSES) else {"poses": poses}),
         "metrics": figures["metrics"],
     }
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from hpse_dist.data.derive import split
 from hpse_dist.data.publish import write_manifest
 from hpse_dist.guard import INCIDENTS_FILE, read_incidents
 from hpse_dist.log import read_metrics
+from hpse_dist.models.encoder import build_encoder
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, check_fields
-from hpse_dist.run import finetune, pretrain
+from hpse_dist.run import _card, finetune, pretrain
 from hpse_dist.run_folder import held
 from hpse_dist.source import encoder_of, read_source
 from hpse_dist.train import train
@@ -194,6 +196,16 @@ def test_a_disk_that_is_full_for_two_steps_leaves_one_line(
     assert "File too large" in said["why"] and "training goes on" in said["why"]
     names = {path.name for path in (recipe.folder() / "checkpoints").iterdir()}
     assert "step_00000006" in names and "step_00000004" not in names
+
+
+def test_a_card_names_motion_capture_of_others(tmp_path: Path, collection: Collection) -> None:
+    """Its licence counts too, and no collection's manifest tells of it."""
+    for poses, kept in (("synthetic", None), ("limits", None), ("/data/amass", "/data/amass")):
+        objective = {"name": "part_synthesis", "poses": poses}
+        recipe = build(PretrainRecipe, recipe_of(tmp_path, collection, objective=objective))
+        module: Any = SimpleNamespace(encoder=build_encoder(recipe.encoder))
+        card = _card(recipe, module, {"kind": "pretrain"}, {"metrics": {}})
+        assert card.get("poses") == kept
 
 
 def test_folder_of_another_recipe_is_refused(finished: Path, collection: Collection) -> None:

@@ -23,6 +23,7 @@ from hpse_dist.models.puppet import Puppet
 
 LIMITS_ALONE = "limits"  # in place of a file: whatever the joints can do
 SYNTHETIC = "synthetic"  # in place of a file: poses of the synthetic people's motions
+OWN_POSES = (LIMITS_ALONE, SYNTHETIC)  # everything else is somebody's file
 NECK, HEAD = SMPL24.index("neck"), SMPL24.index("head")
 SHOULDERS = (SMPL24.index("left_shoulder"), SMPL24.index("right_shoulder"))
 _FACE = len(SMPL24)  # a place beside the joints: the front of the head

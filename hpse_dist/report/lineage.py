@@ -21,11 +21,11 @@ _MOST_SOURCES = 32  # a chain that is longer is no chain of sources
 
 @dataclass(frozen=True)
 class Part:
-    """Data or weights that went into a run, at first hand or through a source."""
+    """Data, poses or weights that went into a run, at first hand or through a source."""
 
     name: str
     what: str
-    """collection or weights"""
+    """collection, poses or weights"""
     via: str
     """The run that used it."""
     licence: str
@@ -61,6 +61,8 @@ def parts(run: Run) -> list[Part]:
     for depth, card in enumerate(_chain(run)):
         via = str(card.get("name", "")) or run.name
         found += [_collection(row, via, depth == 0) for row in card.get("collections", ())]
+        if poses := card.get("poses"):  # motion capture, of whose licence no file says anything
+            found.append(Part(str(poses), "poses", via, "unknown", None))
         weights = _weights(card, via)
         if weights is not None:
             found.append(weights)

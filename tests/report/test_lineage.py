@@ -115,6 +115,7 @@ def test_commercial_use_names_the_culprit_behind_a_source(tmp_path, study, capsy
         ({"name": "timm:vit", "timm": {"license": "apache-2.0"}}, 0, "weights timm:vit"),
         ({"name": "timm:vit", "timm": {"license": "cc-by-nc-4.0"}}, 1, "cc-by-nc-4.0) forbids"),
         ({"name": "timm:vit", "timm": {}}, 1, "unknown) says nothing of commercial use"),
+        ({"name": "dolls", "poses": "/data/amass"}, 1, "poses /data/amass (licence: unknown) says"),
         ({"name": "x", "family": "croco", "file": "a/x.pth"}, 1, "weights a/x.pth (licence: unk"),
     ],
 )
