@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from cluster.launch import launch
+from hpse_dist.config import ConfigError
 from hpse_dist.predict import FOLDER, Wanted, predict
 from hpse_dist.protocols import PROTOCOLS, named
 from hpse_dist.recipe import FinetuneRecipe, load_checked
@@ -43,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     recipe = load_checked(FinetuneRecipe, options.recipe, options.overrides)
     if options.protocol and not options.predict:
-        raise ValueError("--protocol is what --predict writes predictions for; add --predict")
+        raise ConfigError("--protocol is what --predict writes predictions for; add --predict")
+    if options.predict:
+        named(options.protocol or recipe.protocol())  # before it is trained, not after
     start(recipe, "hpse_dist.run:finetune", options)
     if options.predict and is_done(recipe.folder()):
         predictions(recipe, options)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.launch import launch
 from cluster.worker import resolve
+from hpse_dist.config import ConfigError
 from hpse_dist.data.decoding import NO_CREW
 from hpse_dist.recipe import PretrainRecipe, TrainingRecipe, load_checked
 from hpse_dist.run_folder import check_folder, is_done
@@ -40,7 +41,8 @@ def add_training_arguments(made: argparse.ArgumentParser) -> None:
 
 
 def start(recipe: TrainingRecipe, target: str, options: argparse.Namespace) -> None:
-    """Run a training recipe with `module:function` as `carry_out`, and say where the result is."""
+    """Run a training recipe with `module:function` as `carry_out`, and say where the result is;
+    RuntimeError where a signal stopped it before its end."""
     folder = recipe.folder()
     check_folder(recipe, folder)
     if options.plan:
@@ -52,7 +54,9 @@ def start(recipe: TrainingRecipe, target: str, options: argparse.Namespace) -> N
         print(f"done before: {folder}")
         return
     carry_out(recipe, target, folder, recipe.steps, options)
-    print(f"done: {folder}" if is_done(folder) else f"stopped, same command goes on: {folder}")
+    if not is_done(folder):
+        raise RuntimeError(f"{folder}: stopped before its last step; the same command goes on")
+    print(f"done: {folder}")
 
 
 def carry_out(
@@ -68,12 +72,12 @@ def carry_out(
     """
     if options.without_ray:
         if recipe.machine.workers != 1:
-            raise ValueError(
+            raise ConfigError(
                 f"--without-ray runs one worker, machine.workers is {recipe.machine.workers}; "
                 "leave --without-ray out, or add machine.workers=1"
             )
         if recipe.machine.loader == "workers":
-            raise ValueError(NO_CREW)
+            raise ConfigError(NO_CREW)
         resolve(target)(recipe, World(), folder)
     else:
         launch(

@@ -158,7 +158,7 @@ def test_the_command(tmp_path: Path, collection: Collection, capsys: Any) -> Non
     given = [str(path), "--without-ray", "--predict"]
     assert run_command(main, parser(), given) == 0, capsys.readouterr().err
     assert "predictions for protocol crop-pck: " in capsys.readouterr().out
-    assert run_command(main, parser(), [*given[:2], "--protocol", "crop-pck"]) == 1
+    assert run_command(main, parser(), [*given[:2], "--protocol", "crop-pck"]) == 2
     assert "add --predict" in capsys.readouterr().err
     assert run_command(main, parser(), [*given, "--protocol", "hagrid"]) == 1
     assert "judges probability, which Pose2d does not predict" in capsys.readouterr().err

@@ -20,19 +20,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hpse_dist.config import ConfigError, build, read_yaml, to_dict
+from hpse_dist.config import ConfigError, build, dump, read_yaml, to_dict
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.derive import split
 from hpse_dist.data.publish import write_manifest
 from hpse_dist.guard import INCIDENTS_FILE, read_incidents
 from hpse_dist.log import read_metrics
 from hpse_dist.models.encoder import build_encoder
+from hpse_dist.objectives.completion import Completion
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, check_fields
 from hpse_dist.run import _card, finetune, pretrain
 from hpse_dist.run_folder import held
 from hpse_dist.source import encoder_of, read_source
 from hpse_dist.train import train
 from hpse_dist.world import World
+from pipelines import run_command
+from pipelines.pretrain import main, parser
 from tests.data.made_collection import made_collection
 from tests.interrupted import interrupted
 from tests.test_checkpoint import files_at_most
@@ -196,6 +199,34 @@ def test_a_disk_that_is_full_for_two_steps_leaves_one_line(
     assert "File too large" in said["why"] and "training goes on" in said["why"]
     names = {path.name for path in (recipe.folder() / "checkpoints").iterdir()}
     assert "step_00000006" in names and "step_00000004" not in names
+
+
+def test_a_run_that_was_told_to_stop_is_no_success(
+    tmp_path: Path,
+    collection: Collection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Or whatever comes after it in a script, or a cluster's job, would take it for done."""
+    (tmp_path / "recipe.yaml").write_text(dump(pretraining(tmp_path, collection)))
+    command = [str(tmp_path / "recipe.yaml"), "--without-ray"]
+    forward, before = Completion.forward, signal.getsignal(signal.SIGTERM)
+
+    def stopped(self: Completion, batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, batch)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(Completion, "forward", stopped)
+            assert run_command(main, parser(), command) == 1
+        said = "run: stopped before its last step; the same command goes on"
+        assert said in capsys.readouterr().err
+        assert run_command(main, parser(), command) == 0
+        assert f"done: {tmp_path / 'run'}" in capsys.readouterr().out
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run_command(main, parser(), [*command, "machine.loader=workers", "name=other"]) == 2
 
 
 def test_a_card_names_motion_capture_of_others(tmp_path: Path, collection: Collection) -> None:
