@@ -169,8 +169,8 @@ def _create(config: Any) -> nn.Module:
         options: dict[str, Any] = {}
         if _has_size(config.timm):
             options = {"img_size": config.image_px}
-            if not config.timm.startswith("beit"):  # which look at that one size
-                options["dynamic_img_size"] = True
+        if _has_any_size(config.timm):
+            options["dynamic_img_size"] = True
         if config.output_stride is not None:
             options["output_stride"] = config.output_stride
         model: nn.Module = timm.create_model(
@@ -237,5 +237,10 @@ def _reduction(model: nn.Module) -> int:
 
 @functools.cache
 def _has_size(name: str) -> bool:
-    """Whether the model is made for one size of pictures: its positions must be told."""
-    return re.match(r"(vit|deit|eva|beit)", name) is not None
+    """Whether the model is made for a size of pictures: its positions or windows must be told."""
+    return re.match(r"(vit|deit|eva|beit|swin)", name) is not None
+
+
+def _has_any_size(name: str) -> bool:
+    """Whether it then takes pictures of other sizes too, if told so."""
+    return re.match(r"(vit|deit|eva)", name) is not None
