@@ -282,8 +282,9 @@ def test_other_sizes_resample_the_positions(tmp_path: Path) -> None:
         EncoderConfig("timm", 32, 8, 192, 2, 3, timm="vit", class_token=True, layer_scale=True),
         EncoderConfig("timm", 64, timm="resnet18"),
         EncoderConfig("timm", 64, timm="resnet18", output_stride=16),
+        EncoderConfig("timm", 64, timm="vit_tiny_patch16_224", class_token=True),
     ],
-    ids=["sincos", "vit", "resnet", "dilated"],
+    ids=["sincos", "vit", "resnet", "dilated", "sized"],
 )
 def test_an_exported_encoder_opens_in_timm(config: EncoderConfig) -> None:
     encoder = build_encoder(config).eval()

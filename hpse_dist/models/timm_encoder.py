@@ -138,7 +138,8 @@ def timm_call(config: Any) -> str | None:
     ViTs turn in another order."""
     if config.name == "timm" and config.timm != VIT:
         stride = f", output_stride={config.output_stride}" if config.output_stride else ""
-        return f"timm.create_model({config.timm!r}, num_classes=0{stride})"
+        size = f", img_size={config.image_px}" if _has_size(config.timm) else ""
+        return f"timm.create_model({config.timm!r}, num_classes=0{stride}{size})"
     if config.name == "conv" or (config.name != "timm" and config.positions == "rotary"):
         return None
     dim, depth, heads = config.sizes()
