@@ -8,6 +8,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpse_dist.models.drop_path import DropPath
 from hpse_dist.models.encoder import Encoder
@@ -81,3 +82,23 @@ def follow(twin: nn.Module, module: nn.Module, momentum: float) -> None:
     """
     for mine, theirs in zip(twin.parameters(), module.parameters(), strict=True):
         mine.lerp_(theirs.detach().to(mine.dtype), 1.0 - momentum)
+
+
+@torch.no_grad()
+def follow_statistics(twin: nn.Module, module: nn.Module, momentum: float) -> None:
+    """The same for batch norms' running mean and variance.
+
+    At first they are plain averages over the calls so far: what norms start with, 0 and 1, is of no
+    network.
+    """
+    norms = zip(twin.modules(), module.modules(), strict=True)
+    for mine, theirs in norms:
+        if not isinstance(mine, _BatchNorm) or mine.running_mean is None:
+            continue
+        assert isinstance(theirs, _BatchNorm) and mine.num_batches_tracked is not None
+        assert mine.running_var is not None
+        assert theirs.running_mean is not None and theirs.running_var is not None
+        mine.num_batches_tracked += 1
+        share = (1.0 / mine.num_batches_tracked).clamp(min=1.0 - momentum)
+        mine.running_mean.lerp_(theirs.running_mean, share)
+        mine.running_var.lerp_(theirs.running_var, share)

@@ -3,8 +3,12 @@
 He et al., "Momentum Contrast for Unsupervised Visual Representation Learning" (CVPR 2020), with
 the head and views of v2 (Chen et al., 2020). Keys enter the queue after the update, those of all
 ranks in the order of their sample ids: so the queue does not depend on how a batch was split.
-Shuffling between ranks, which the paper needs for batch norm's statistics of one device, has no
-place here: no head has any.
+
+No head has batch norms, but encoders may, as ResNets. Statistics of the batch would tell a query's
+key, made beside it, from the queue's; against that the paper shuffles pictures between devices.
+Here the key encoder normalises by averages that follow the encoder's as its weights do (Cai et al.,
+"Exponential Moving Average Normalization", CVPR 2021), which needs no second device: a key depends
+on its own picture alone.
 """
 
 from __future__ import annotations
@@ -17,7 +21,13 @@ from torch import Tensor
 
 from hpse_dist.fields import Batch
 from hpse_dist.models.encoder import Encoder
-from hpse_dist.models.projection import Projection, follow, frozen_copy, pooled
+from hpse_dist.models.projection import (
+    Projection,
+    follow,
+    follow_statistics,
+    frozen_copy,
+    pooled,
+)
 from hpse_dist.objectives.instances import InstanceConfig, Instances, Kept, Queue, info_nce
 
 
@@ -58,6 +68,13 @@ class Moco(Instances):
         self.key_head = frozen_copy(self.head)
         self.queue = Queue(config.queue, config.dim, seed)
         self._kept = Kept()
+        self.train()
+
+    def train(self, mode: bool = True) -> Moco:
+        """As of any module, but keys are always made as in evaluation."""
+        super().train(mode)
+        self.key_encoder.eval()
+        return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: InfoNCE, a mean over samples; `queue_top1`: how often the positive wins."""
@@ -73,6 +90,7 @@ class Moco(Instances):
     def after_step(self, progress: float) -> None:
         """The copies follow, the keys of this step enter the queue."""
         follow(self.key_encoder, self.encoder, self.config.momentum)
+        follow_statistics(self.key_encoder, self.encoder, self.config.momentum)
         follow(self.key_head, self.head, self.config.momentum)
         for keys in self._kept.take():
             self.queue.put(keys)

@@ -301,3 +301,34 @@ def test_convolutional_encoders_serve_too(name: str) -> None:
     objective.eval()
     assert objective.metrics(batch)["retrieval_top1"].shape == (8,)
     assert objective.panels(batch)
+
+
+@pytest.mark.parametrize("name", ["densecl", "moco"])
+def test_a_key_depends_on_its_own_picture_alone(name: str) -> None:
+    """Statistics of a batch would tell which keys were made beside a query (MoCo, section 3.3)."""
+    torch.manual_seed(0)
+    moco: Moco = build(SMALL[name], build_encoder(EncoderConfig("conv", 32, 8, dim=32)), seed=3)
+    moco.train()
+    batch = fabricate(moco.needs)
+    for _ in range(3):
+        moco(batch)
+        moco.after_step(0.5)
+    norm, copied = (
+        next(part for part in encoder.modules() if isinstance(part, torch.nn.BatchNorm2d))
+        for encoder in (moco.encoder, moco.key_encoder)
+    )
+    assert torch.equal(norm.num_batches_tracked, torch.tensor(3))
+    # of 0.9 + 0.1 v, 0.81 + 0.19 v and 0.729 + 0.271 v the mean: views differ little in v
+    variance = (norm.running_var - 0.729) / 0.271
+    expected = 0.813 + 0.187 * variance
+    torch.testing.assert_close(copied.running_var, expected, rtol=1e-2, atol=1e-2)
+
+    def keys(part: dict[str, Tensor]) -> Tensor:
+        moco(part)
+        kept = moco._kept.take()[0]
+        moco.after_refusal()
+        return kept
+
+    alone = keys(rows(batch, 0, 1))
+    order = batch["sample_id"].argsort().tolist()
+    torch.testing.assert_close(alone[0], keys(batch)[order.index(0)], rtol=1e-4, atol=1e-5)
