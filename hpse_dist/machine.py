@@ -27,9 +27,12 @@ class PrepareMachine:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how fast: nothing here changes what a run computes.
+    """Where and how fast: nothing here changes what a run computes, with one exception.
 
     So all of it may change when a run goes on: other workers, another engine, another ZeRO stage.
+    The exception are encoders with batch norms (timm's ResNets and the like, `conv`): their
+    statistics are of the workers x micro_batch samples that are seen together, so for runs that are
+    to be compared keep that product.
     """
 
     workers: int = 1
@@ -37,7 +40,8 @@ class Machine:
     min_workers: int | None = None
     """With how few trainers a run still goes on when machines are lost; null for no fewer."""
     micro_batch: int = 32
-    """Samples per trainer, forward and backward; accumulation follows from global_batch."""
+    """Samples per trainer, forward and backward; accumulation follows from global_batch. With all
+    workers' the batch of an encoder's batch norms."""
     engine: Literal["plain", "ddp", "zero", "auto"] = "zero"
     """plain: one trainer; ddp: replicated; zero: DeepSpeed; auto: what a plan (pretrain --plan) has
     measured to be the quickest, and its zero_stage, micro_batch and loader_threads; without a plan
