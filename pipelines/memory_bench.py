@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hpse_dist.config import build, load, to_dict
@@ -33,7 +34,16 @@ from pipelines import progress_bar
 from pipelines.step_bench import made_batch
 
 PRESETS = ("vit_t", "vit_s", "vit_b", "vit_l", "vit_h")
-ENGINES = {"ddp": ("ddp", 0), **{f"zero {stage}": ("zero", stage) for stage in range(4)}}
+Way = dict[str, Any]
+"""Settings of the section `machine`."""
+ENGINES: dict[str, Way] = {
+    "ddp": {"engine": "ddp"},
+    **{f"zero {stage}": {"engine": "zero", "zero_stage": stage} for stage in range(4)},
+    **{
+        f"zero {stage} {what} away": {"engine": "zero", "zero_stage": stage, "offload": what}
+        for stage, what in ((1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters"))
+    },
+}
 
 
 def add_arguments(parts: Any) -> None:
@@ -79,40 +89,37 @@ def main(options: argparse.Namespace) -> None:
         print(f"done: {options.json}")
 
 
-def _presets(
-    recipe: PretrainRecipe, workers: int, engines: dict[str, tuple[str, int]]
-) -> dict[str, Need]:
+def _presets(recipe: PretrainRecipe, workers: int, engines: dict[str, Way]) -> dict[str, Need]:
     """Every size of encoder, predicted."""
     found = {}
     for preset in PRESETS:
         sizes: dict[str, Any] = {"name": preset, "dim": None, "depth": None, "heads": None}
         sized = replace(recipe, encoder=replace(recipe.encoder, **sizes))
-        for name, (engine, stage) in engines.items():
+        for name, way in engines.items():
             for recompute in (False, True):
-                this = _with(sized, workers, engine, stage, recompute)
+                this = _with(sized, workers, way, recompute)
                 found[f"{preset}, {name}{', recompute' * recompute}"] = predicted(this, workers)
     return found
 
 
 def bench_memory(
-    recipe: PretrainRecipe, workers: int, engines: dict[str, tuple[str, int]]
+    recipe: PretrainRecipe, workers: int, engines: dict[str, Way]
 ) -> dict[str, tuple[Need, Need]]:
     """By engine: what was predicted and what the first of `workers` processes took."""
     found = {}
     with progress_bar(2 * len(engines), "bench") as bar:
-        for name, (engine, stage) in engines.items():
+        for name, way in engines.items():
             for recompute in (False, True):
-                this = _with(recipe, workers, engine, stage, recompute)
+                this = _with(recipe, workers, way, recompute)
                 both = predicted(this, workers), measured(this, workers)
                 found[name + ", recompute" * recompute] = both
                 bar.update()
     return found
 
 
-def _with(
-    recipe: PretrainRecipe, workers: int, engine: str, stage: int, recompute: bool
-) -> PretrainRecipe:
-    machine = replace(recipe.machine, workers=workers, engine=engine, zero_stage=stage)  # type: ignore[arg-type]
+def _with(recipe: PretrainRecipe, workers: int, way: Way, recompute: bool) -> PretrainRecipe:
+    settings: Way = {"workers": workers, "offload": "nothing"} | way
+    machine = replace(recipe.machine, **settings)
     return replace(recipe, machine=machine, encoder=replace(recipe.encoder, recompute=recompute))
 
 
@@ -152,11 +159,14 @@ def _work(rank: int, values: dict[str, Any], workers: int, port: int, path: str)
     found = _measure(recipe, world, set_up_process(recipe, world))
     if world.is_main:
         Path(path).write_text(json.dumps(asdict(found)))
+    if world.size > 1:
+        dist.barrier()
+    os._exit(0)  # gloo's threads sometimes abort when the interpreter ends
 
 
 def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need:
     """Two updates; bytes of the second, without what this process held before."""
-    others = _storages(_everything())
+    others = _storages(_everything(device))
     module, machine = module_of(recipe)[0], recipe.machine
     assert isinstance(module, Completion)
     engine = engine_of(recipe, module, world, device)
@@ -167,7 +177,7 @@ def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need
     for _ in range(engine.accumulation):
         engine.backward(engine(batch)["loss"])
         engine.step()
-    mine = [one for key, one in _storages(_everything()).items() if key not in others]
+    mine = [one for key, one in _storages(_everything(device)).items() if key not in others]
     before, peak = sum(storage.nbytes() for storage in mine), Peak(device)
     held, kept = {}, 0
     for number in range(engine.accumulation):
@@ -176,15 +186,16 @@ def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need
         with peak, saved.hooks:
             loss = engine(batch)["loss"]
             engine.backward(loss)
+            del loss  # its graph holds on to buffers
         kept = max(kept, saved.bytes)
         if number == engine.accumulation - 1:
             held = {name: _distinct(tensors) for name, tensors in engine.held().items()}
-        del loss
         with peak:
             engine.step()
     taken = _distinct(batch.values())
     engine.close()
-    return Need(**held, exchange=0, batch=taken, activations=kept, peak=before + peak.most)
+    most = before + peak.most - (held["away"] if device.type == "cpu" else 0)
+    return Need(**held, exchange=0, batch=taken, activations=kept, peak=most)
 
 
 class Saved:
@@ -204,15 +215,16 @@ class Saved:
 
 
 class Peak:
-    """The most that torch's allocator gave out inside it, over what was given before."""
+    """The most that torch's allocator gave out inside it, over what was given before it was first
+    entered; what is made in one entry may live on in the next."""
 
     def __init__(self, device: torch.device) -> None:
-        self.most, self._device = 0, device
+        self.most, self._now, self._device = 0, 0, device
+        self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
     def __enter__(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-            self._before = torch.cuda.memory_allocated(self._device)
             return
         activities = [torch.profiler.ProfilerActivity.CPU]
         with warnings.catch_warnings():
@@ -228,20 +240,20 @@ class Peak:
         self._profile.__exit__(*error)
         recorded: Any = self._profile.profiler
         events = recorded.kineto_results.events()
-        now = 0
         for event in sorted(events, key=lambda one: one.start_ns()):
             if event.name() == "[memory]":
-                now += event.nbytes()
-                self.most = max(self.most, now)
+                self._now += event.nbytes()
+                self.most = max(self.most, self._now)
 
 
-def _everything() -> list[Tensor]:
-    """Every tensor of this process."""
+def _everything(device: torch.device) -> list[Tensor]:
+    """Every tensor of this process on devices of this type."""
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # by type: isinstance would ask weak proxies, of which some point at nothing any more
-        return [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+        found = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    return [x for x in found if x.device.type == device.type]
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, Any]:

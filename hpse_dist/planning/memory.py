@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hpse_dist.engine import bucket_elements
+from hpse_dist.engine import Offload, bucket_elements
 from hpse_dist.fields import Batch
 from hpse_dist.recipe import TrainingRecipe
 from hpse_dist.starting import module_of
@@ -31,7 +31,7 @@ FP32 = 4  # bytes of a weight, a gradient and each of AdamW's two moments, in bf
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on the device of one process."""
+    """Bytes of one process, on its device but for what is away."""
 
     weights: int
     """Parameters, fixed ones and buffers too; with ZeRO stage 3 this rank's share and those that
@@ -40,6 +40,8 @@ class Need:
     """When a backward pass has ended."""
     optimizer: int
     """AdamW's moments, and ZeRO's masters."""
+    away: int
+    """Bytes in the machine's memory in place of the device's, where the recipe offloads."""
     exchange: int
     """Buffers in which gradients travel."""
     batch: int
@@ -83,9 +85,9 @@ def need(
             for name, value in example.items()
         }
         kind_of = (machine.engine, machine.zero_stage)
-        share = shares(module, *kind_of, world_size, accumulation)
+        share = shares(module, *kind_of, world_size, accumulation, machine.offload)
         fate = gradients_fate(*kind_of, accumulation)
-        bucket = share["exchange"] if fate == "leave" and machine.zero_stage < 3 else 0
+        bucket = _bucket(module) if fate == "leave" and machine.zero_stage < 3 else 0
         step = step_bytes(module, batch, recipe.precision == "bf16", fate, bucket)
     taken = sum(value[:1].nbytes for value in example.values()) * machine.micro_batch
     held = share["weights"] + share["optimizer"] + taken
@@ -123,9 +125,15 @@ def _unknown(name: str) -> str:
 
 
 def shares(
-    module: nn.Module, engine: str, stage: int, world_size: int, accumulation: int = 1
+    module: nn.Module,
+    engine: str,
+    stage: int,
+    world_size: int,
+    accumulation: int = 1,
+    offload: Offload = "nothing",
 ) -> dict[str, int]:
-    """Bytes of weights, gradients, optimizer and exchange of one rank at rest in a backward pass.
+    """Bytes of weights, gradients, optimizer, what is away, and exchange of one rank at rest in a
+    backward pass.
 
     ZeRO shares the optimizer's state from stage 1 on, gradients from 2 on, weights from 3 on.
     DeepSpeed at stage 1 shares gradients too, unless they are summed over several micro-steps.
@@ -139,18 +147,38 @@ def shares(
             "weights": whole + fixed,
             "gradients": whole,
             "optimizer": 2 * whole,
+            "away": 0,
             "exchange": 0,  # ddp's buckets are the gradients themselves
         }
-    part = whole // world_size
-    live = min(
-        whole, FP32 * bucket_elements(elements)
-    )  # whole for a layer's sake, and its neighbours'
-    return {
+    part, bucket = whole // world_size, _bucket(module)
+    live = min(whole, bucket)  # whole for a layer's sake, and its neighbours'
+    found = {
         "weights": fixed + (part + live if stage == 3 else whole),
         "gradients": whole if stage == 1 and accumulation > 1 else part,
         "optimizer": 3 * part,
-        "exchange": FP32 * bucket_elements(elements),
+        "away": 0,
+        "exchange": bucket,
     }
+    if offload == "nothing":
+        return found
+    largest = FP32 * max(p.numel() for p in trainable)
+    if stage > 1 or accumulation == 1:
+        found["gradients"] = 0
+    found |= {"optimizer": 0, "away": 4 * part}  # with the gradient that the optimizer is given
+    if stage == 3 or (stage == 2 and accumulation > 1):
+        found["away"] += part  # gradients are summed there
+    if stage < 3:  # one parameter at a time passes through, the new weights at once
+        found["exchange"] += largest
+        found["away"] += largest + part
+    if offload == "parameters":
+        found["weights"] -= part
+        found["away"] += part
+    return found
+
+
+def _bucket(module: nn.Module) -> int:
+    """Bytes in which gradients of DeepSpeed travel."""
+    return FP32 * bucket_elements(sum(p.numel() for p in module.parameters() if p.requires_grad))
 
 
 Fate = Literal["there", "come", "leave"]
@@ -245,7 +273,8 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def readable(needs: Mapping[str, Need]) -> str:
     """A table in MiB, one line per name."""
-    columns = ("weights", "gradients", "optimizer", "exchange", "batch", "activations", "peak")
+    columns = ["weights", "gradients", "optimizer", "exchange", "batch", "activations", "peak"]
+    columns += ["away"] * any(one.away for one in needs.values())
     width = max(len(name) for name in needs)
     lines = [" " * width + "".join(f"  {column:>11s}" for column in columns)]
     for name, one in needs.items():

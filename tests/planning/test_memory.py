@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from hpse_dist.config import build, to_dict
+from hpse_dist.engine import Offload
 from hpse_dist.objectives.mae import MaeConfig
 from hpse_dist.planning.memory import Counted, gradients_fate, need, shares
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.world import World
-from pipelines.memory_bench import _measure, example
+from pipelines.memory_bench import ENGINES, _measure, example, measured
 from tests.data.made_collection import made_collection
 from tests.test_run import pretraining
 
@@ -55,6 +56,22 @@ def test_predicted_is_measured(
     )
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "global_batch"), [("zero 2 optimizer away", 64), ("zero 3 parameters away", 32)]
+)
+def test_what_is_away_is_measured(tmp_path: Path, name: str, global_batch: int) -> None:
+    """On two processes, and what is away not counted as on the device."""
+    recipe = recipe_of(tmp_path, global_batch=global_batch)
+    machine = replace(recipe.machine, workers=2, micro_batch=16, device="cpu", **ENGINES[name])
+    recipe = replace(recipe, machine=machine)
+    said, took = need(recipe, 2, example(recipe)), measured(recipe, 2)
+    assert took.peak == pytest.approx(said.peak, rel=0.05)
+    assert took.away == pytest.approx(said.away, rel=0.05)
+    assert (took.weights, took.batch) == pytest.approx((said.weights, said.batch), rel=0.01)
+    assert took.gradients == said.gradients == took.optimizer == said.optimizer == 0
+
+
 def test_recomputing_keeps_less(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
     again = replace(recipe, encoder=replace(recipe.encoder, recompute=True))
@@ -86,6 +103,24 @@ def test_shares_of_zero() -> None:
     assert of("zero", 2, accumulation=2) == [1, 0.25, 0.75]
     assert of("zero", 3) == [1.25, 0.25, 0.75]  # so small a model is whole at a time
     assert gradients_fate("zero", 1, 2) == "there" and gradients_fate("plain", 0, 1) == "come"
+
+
+def test_what_is_offloaded_is_away() -> None:
+    """In parameters' bytes, of four trainers: masters, two moments and their gradient, and what is
+    summed or copied on the way."""
+    module = nn.Linear(64, 100, bias=False)
+    whole = 4 * 6400
+
+    def of(stage: int, accumulation: int, offload: Offload) -> list[float]:
+        found = shares(module, "zero", stage, 4, accumulation, offload)
+        assert found["optimizer"] == 0
+        return [found[name] / whole for name in ("weights", "gradients", "away")]
+
+    assert of(1, 1, "optimizer") == of(2, 1, "optimizer") == [1, 0, 4 / 4 + 1.25]
+    assert of(1, 2, "optimizer") == [1, 1, 4 / 4 + 1.25]  # summed where they come up
+    assert of(2, 2, "optimizer") == [1, 0, 5 / 4 + 1.25]
+    assert of(3, 1, "optimizer") == [1.25, 0, 5 / 4]
+    assert of(3, 2, "parameters") == [1, 0, 6 / 4]
 
 
 def test_what_depends_on_the_data_is_not_guessed(tmp_path: Path) -> None:
