@@ -44,14 +44,23 @@ class Machine:
     workers' the batch of an encoder's batch norms."""
     engine: Literal["plain", "ddp", "zero", "auto"] = "zero"
     """plain: one trainer; ddp: replicated; zero: DeepSpeed; auto: what a plan (pretrain --plan) has
-    measured to be the quickest, and its zero_stage, micro_batch and loader_threads; without a plan
-    for this recipe, these trainers and this kind of machine it is measured first."""
+    measured to be the quickest, and its zero_stage, micro_batch, recompute, compile and
+    loader_threads; without a plan for this recipe, these trainers and this kind of machine it is
+    measured first."""
     zero_stage: int = 2
     """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
     offload: Literal["nothing", "optimizer", "parameters"] = "nothing"
     """What lies in the machine's memory in place of the GPU's, for a model that is too large; each
     step is slower. optimizer: AdamW's state, and its work (ZeRO stages 1 to 3); parameters: these
     too, outside their layer's turn (stage 3). Gradients go with the optimizer."""
+    recompute: bool = False
+    """Make the activations of transformer blocks again in the backward pass, in place of keeping
+    them: less memory, up to a third more time, the same numbers. The blocks of encoder, decoder and
+    heads, not those of timm's models."""
+    compile: bool = False
+    """Compile these blocks by torch.compile, at the first training step: seconds to minutes, less
+    the next time on the same machine. Evaluations, panels and the probe use them as written. A loss
+    differs by rounding. Meant for GPUs: on CPUs a step is no quicker."""
     plan_seconds: float = 60.0
     """How long a plan measures, about."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -116,6 +125,11 @@ class Machine:
             raise ValueError("engine plain has one worker; for more choose ddp or zero")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+        if self.compile and self.engine == "zero" and self.zero_stage == 3:
+            raise ValueError(
+                "compile does not go with ZeRO stage 3, which gathers and lets go of parameters in "
+                "the midst of a block; set compile to false, or zero_stage to 0, 1 or 2"
+            )
         self._check_offload()
 
     def _check_offload(self) -> None:

@@ -7,7 +7,7 @@ scores.json                                       what they scored, by protocol;
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpse_dist.data.loader import evaluation_batches
@@ -51,7 +51,8 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     source = held_out(recipe, sampling_of(module))
     if source is None:
         raise ValueError("no collection of the recipe has held-out frames (split val) to predict")
-    engine = engine_of(recipe, module, world, device)
+    uncompiled = replace(recipe, machine=replace(recipe.machine, compile=False))  # nothing trains
+    engine = engine_of(uncompiled, module, world, device)
     try:
         batches = evaluation_batches(
             source,

@@ -147,8 +147,8 @@ class TrainingRecipe:
     seed: int = 0
     """Start of weights, order of samples and every random draw."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """The encoder. A source brings its own, and of these keys only image_px, drop_path and
-    recompute then count: the size of the pictures and how training goes."""
+    """The encoder. A source brings its own, and of these keys only image_px and drop_path then
+    count: the size of the pictures and how training goes."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Crops and colours."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -124,7 +124,10 @@ def _own(path: Path) -> Source | None:
             if "encoder" not in header:
                 return None
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = build(EncoderConfig, parsed_json(header["encoder"]), where=f"{path}, header")
+        values = parsed_json(header["encoder"])
+        if isinstance(values, dict):
+            values.pop("recompute", None)  # of files from before it was the machine's
+        config = build(EncoderConfig, values, where=f"{path}, header")
         card = parsed_json(header.get("card", "{}"))
         if not isinstance(card, dict):
             raise ValueError("its card is no object")
@@ -151,13 +154,13 @@ def _foreign(path: Path) -> Source:
 def encoder_of(source: Source, image_px: int, training: EncoderConfig | None = None) -> Encoder:
     """The source's encoder with its weights, for pictures of `image_px`.
 
-    Its config, and thus shape, positions and input normalisation are the source's; what only
-    training on is about (drop_path, recompute) is of the config `training`, as is nothing else of
-    it. A tensor that is missing, left over or of another shape is a ValueError.
+    Its config, and thus shape, positions and input normalisation are the source's; drop_path, which
+    only training on is about, is of the config `training`, as is nothing else of it. A tensor that
+    is missing, left over or of another shape is a ValueError.
     """
     config = source.config
     if training is not None:
-        config = replace(config, drop_path=training.drop_path, recompute=training.recompute)
+        config = replace(config, drop_path=training.drop_path)
     encoder = build_encoder(config)
     fill(named_by_timm(encoder), source.state, f"source {source.name}")
     if image_px % encoder.patch_px:

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from hpse_dist import objectives, tasks
+from hpse_dist.compiling import compile_blocks
 from hpse_dist.engine import Engine, build_engine, join
+from hpse_dist.models.blocks import recompute_blocks
 from hpse_dist.models.encoder import Encoder, build_encoder
 from hpse_dist.models.frozen import FrozenEncoder
 from hpse_dist.models.start import start_weights
@@ -52,6 +54,8 @@ def engine_of(
     """What trains a module as a recipe says, for as many trainers as there are: fewer than it asks
     for, after a loss."""
     machine = recipe.machine
+    if machine.compile:
+        compile_blocks(module, device)
     return build_engine(
         machine.simplest(world.size),
         module,
@@ -68,8 +72,12 @@ def engine_of(
 
 def module_of(recipe: TrainingRecipe) -> tuple[Objective, dict[str, Any]]:
     """The objective or task as training starts from it, and what a report says of it."""
-    if isinstance(recipe, PretrainRecipe):
-        return _objective(recipe)
+    module, facts = _objective(recipe) if isinstance(recipe, PretrainRecipe) else _task(recipe)
+    recompute_blocks(module, recipe.machine.recompute)
+    return module, facts
+
+
+def _task(recipe: TrainingRecipe) -> tuple[Task, dict[str, Any]]:
     assert isinstance(recipe, FinetuneRecipe)
     module, card = task_model(recipe)
     return module, {

@@ -31,6 +31,7 @@ from hpse_dist.recipe import PretrainRecipe
 from pipelines.figures import Figure, figure, figures, in_turn
 
 BARE, ZERO, RAY = "plain torch", "DeepSpeed ZeRO-1", "DeepSpeed ZeRO-1 under Ray"
+COMPILED = "plain torch, compiled"
 _CORE = ", per core"
 _LOOK_S = 1.0
 _WITHOUT_RAY = ("--without-ray",)
@@ -77,8 +78,9 @@ class Speed:
     """Steps per second of processor time."""
 
 
-def bench_step(runs: Runs, rounds: int) -> list[Figure]:
-    """Optimizer steps/s of one worker: bare, with DeepSpeed, and with DeepSpeed under Ray."""
+def bench_step(runs: Runs, rounds: int, compiled: bool = False) -> list[Figure]:
+    """Optimizer steps/s of one worker: bare, with DeepSpeed, and with DeepSpeed under Ray; and bare
+    with `machine.compile`, where that is asked for."""
     one = {"machine.workers": 1}
     bare, zero = {**one, "machine.engine": "plain"}, {**one, **_ZERO_1}
     measures = {
@@ -86,6 +88,8 @@ def bench_step(runs: Runs, rounds: int) -> list[Figure]:
         ZERO: partial(runs.speed, zero, _WITHOUT_RAY),
         RAY: partial(runs.speed, zero),
     }
+    if compiled:
+        measures[COMPILED] = partial(runs.speed, {**bare, "machine.compile": True}, _WITHOUT_RAY)
     found = in_turn(measures, rounds)
     clock = {name: [one.clock for one in speeds] for name, speeds in found.items()}
     core = {name + _CORE: [one.core for one in speeds] for name, speeds in found.items()}
@@ -182,6 +186,7 @@ def watched() -> Iterator[Spent]:
 def add_arguments(parts: Any) -> None:
     """The command's parts `step` and `scaling`."""
     step = parts.add_parser("step", help="steps/s of plain torch, of DeepSpeed, and under Ray")
+    step.add_argument("--compile", action="store_true", help="plain torch with machine.compile too")
     scaling = parts.add_parser("scaling", help="samples/s and efficiency of 1, 2, ... workers")
     scaling.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     scaling.add_argument("--per-worker", type=int, help="samples to a step; else micro_batch")
@@ -205,7 +210,7 @@ def from_options(options: argparse.Namespace) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="hpse_bench_") as folder:
         runs = Runs(options.recipe, options.overrides, options.steps, options.skip, Path(folder))
         if options.part == "step":
-            return bench_step(runs, options.rounds)
+            return bench_step(runs, options.rounds, options.compile)
         per_worker = options.per_worker or read.machine.micro_batch
         if min(options.workers) < 1 or len({*options.workers}) < len(options.workers):
             raise ValueError(f"--workers must be different numbers from 1, found {options.workers}")

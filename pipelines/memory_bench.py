@@ -119,8 +119,8 @@ def bench_memory(
 
 def _with(recipe: PretrainRecipe, workers: int, way: Way, recompute: bool) -> PretrainRecipe:
     settings: Way = {"workers": workers, "offload": "nothing"} | way
-    machine = replace(recipe.machine, **settings)
-    return replace(recipe, machine=machine, encoder=replace(recipe.encoder, recompute=recompute))
+    machine = replace(recipe.machine, **settings, recompute=recompute, compile=False)
+    return replace(recipe, machine=machine)
 
 
 def predicted(recipe: PretrainRecipe, workers: int) -> Need:

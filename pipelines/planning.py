@@ -77,12 +77,7 @@ def show(recipe: TrainingRecipe, folder: Path, options: argparse.Namespace) -> N
 
 def _memory(recipe: TrainingRecipe, plan: Plan, one: Forecast) -> str:
     """What a trainer's device has to hold, where that can be told."""
-    machine = replace(
-        recipe.machine,
-        engine=one.setting.engine,  # type: ignore[arg-type]
-        zero_stage=one.setting.zero_stage,
-        micro_batch=one.setting.micro_batch,
-    )
+    machine = one.setting.applied(recipe.machine)
     try:
         module, _ = module_of(recipe)
         example = next(iter(Feed(recipe, module, World(), torch.device("cpu")).loader()))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hpse_dist import masking
 from hpse_dist.config import load
 from hpse_dist.fields import Batch
+from hpse_dist.models.blocks import recompute_blocks
 from hpse_dist.models.encoder import build_encoder
 from hpse_dist.objectives.completion import Completion, CompletionConfig
 from hpse_dist.optim import build_optimizer, parameter_groups
@@ -102,6 +103,7 @@ def steppers(recipe: PretrainRecipe, pairs: int, device: torch.device) -> dict[s
         )
     torch.manual_seed(0)
     ours = Completion(recipe.objective, build_encoder(recipe.encoder), recipe.seed).to(device)
+    recompute_blocks(ours, recipe.machine.recompute)
     plain = PlainCompletion(ours).to(device)
     groups = [
         {"params": group["params"], "weight_decay": group["weight_decay"]}

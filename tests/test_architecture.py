@@ -46,7 +46,13 @@ LAYERS: list[list[str]] = [
         "hpse_dist.report",
         "hpse_dist.source hpse_dist.foreign",
     ],
-    ["hpse_dist.optim", "hpse_dist.protocols", "hpse_dist.meter", "hpse_dist.checkpoint_files"],
+    [
+        "hpse_dist.optim",
+        "hpse_dist.protocols",
+        "hpse_dist.meter",
+        "hpse_dist.checkpoint_files",
+        "hpse_dist.compiling",
+    ],
     [
         "hpse_dist.models",
         "hpse_dist.body",
@@ -78,6 +84,8 @@ DOORS = {
     "xformers": {"hpse_dist.models.attention"},
     "timm": {"hpse_dist.models.timm_encoder"},
     "deepspeed": {"hpse_dist.engine.zero"},
+    "torch._dynamo": {"hpse_dist.compiling"},
+    "torch._inductor": {"hpse_dist.compiling"},
     "tensorboard": {"hpse_dist.log"},
     "pycocotools": {"hpse_dist.metrics.average_precision"},
 }
@@ -170,6 +178,7 @@ def test_what_is_slow_to_import_is_imported_by_those_who_use_it() -> None:
     code = "import sys, hpse_dist.run; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     late = {"ffcv", "numba", "timm", "torchvision", "deepspeed", "xformers", "tensorboard", "anny"}
+    late |= {"torch._dynamo", "torch._inductor"}  # torch.compile's
     found = set(done.stdout.split())
     assert "torch" in found and not late & found
 

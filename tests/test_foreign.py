@@ -16,6 +16,7 @@ import torchvision
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from hpse_dist.config import to_dict
 from hpse_dist.foreign import read_foreign
 from hpse_dist.models.decoder import Decoder, DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
@@ -394,6 +395,14 @@ def test_another_normalisation_is_undone_inside(monkeypatch: pytest.MonkeyPatch)
         wanted = encoder.model.forward_features((rgb - 0.5) / 0.5)  # type: ignore[operator]
         found = encoder((rgb - mean) / std)
     torch.testing.assert_close(found, wanted.flatten(2).transpose(1, 2), rtol=1e-3, atol=1e-3)
+
+
+def test_a_source_from_when_recomputing_was_the_encoders(tmp_path: Path) -> None:
+    config = EncoderConfig("custom", 32, 8, dim=16, depth=1, heads=2)
+    state, path = build_encoder(config).state_dict(), tmp_path / "encoder.safetensors"
+    header = {"encoder": json.dumps({**to_dict(config), "recompute": True}), "card": "{}"}
+    save_file(state, path, header)
+    assert read_source(path).config == config
 
 
 @pytest.mark.parametrize(

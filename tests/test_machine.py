@@ -34,3 +34,9 @@ def test_what_zero_does_not_shard_is_not_offloaded(settings: dict[str, Any], sai
         Machine(**settings)
     for stage, offload in ((1, "optimizer"), (3, "optimizer"), (3, "parameters")):
         Machine(zero_stage=stage, offload=offload)  # type: ignore[arg-type]
+
+
+def test_stage_three_is_not_compiled() -> None:
+    with pytest.raises(ValueError, match="compile does not go with ZeRO stage 3"):
+        Machine(compile=True, zero_stage=3)
+    assert Machine(compile=True, engine="ddp", zero_stage=3).compile  # a stage that nobody uses

@@ -1,4 +1,5 @@
-"""Attention, one function for every model: xformers on CUDA tensors, torch's SDPA on others.
+"""Attention, one function for every model: xformers on CUDA tensors, torch's SDPA on others and in
+compiled blocks.
 
 The kernel follows the device of the tensors, never what can be imported: the xformers package has
 no CPU kernels, so a machine may have it and still need SDPA. Layout everywhere is (B, N, H, D):
@@ -38,7 +39,8 @@ def attend(
     if mask is not None:
         assert lengths is None, "packed sequences have no mask"
         return _attend_torch(q, k, v, mask)
-    if _kernel(q.device.type) == "xformers":
+    # a compiled block is one graph, which SDPA can be part of and xformers' operators would cut
+    if not torch.compiler.is_compiling() and _kernel(q.device.type) == "xformers":
         return attend_xformers(q, k, v, lengths)
     if lengths is None:
         return _attend_torch(q, k, v)

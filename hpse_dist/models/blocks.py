@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hpse_dist.models.attention import Lengths, attend
 from hpse_dist.models.drop_path import dropped
@@ -186,7 +187,29 @@ class CrossAttention(nn.Module):
         return q, k, v
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
+    """What `recompute_blocks` and `compiling.compile_blocks` change, in training alone."""
+
+    recompute = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            # As written, compiled or not: evaluations, panels and probes have shapes of their own,
+            # each of which would be compiled for a few batches.
+            return self._call_impl(*args, **kwargs)
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *args, use_reentrant=False, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+
+def recompute_blocks(module: nn.Module, wanted: bool) -> None:
+    """Whether the blocks of a module make their activations again in the backward pass."""
+    for part in module.modules():
+        if isinstance(part, TransformerBlock):
+            part.recompute = wanted
+
+
+class Block(TransformerBlock):
     """Self-attention, then MLP, each on its norm and added to its input."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0):
@@ -212,7 +235,7 @@ class Block(nn.Module):
         return x + dropped(self.mlp(self.norm2(x)), second)
 
 
-class CrossBlock(nn.Module):
+class CrossBlock(TransformerBlock):
     """Self-attention, cross-attention to a memory that is never updated, then MLP."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:

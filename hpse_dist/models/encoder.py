@@ -14,7 +14,6 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hpse_dist.models.attention import Lengths
 from hpse_dist.models.blocks import (
@@ -80,8 +79,6 @@ class EncoderConfig:
     """Mean that the model's pictures were normalised by, where it is not ImageNet's (timm only)."""
     input_std: tuple[float, float, float] | None = None
     """The standard deviation with it (timm only)."""
-    recompute: bool = False
-    """Recompute each block's activations in the backward pass: less memory, a third more time."""
 
     def __post_init__(self) -> None:
         if self.name == "custom" and None in (self.dim, self.depth, self.heads):
@@ -226,10 +223,7 @@ class Encoder(nn.Module):
     def _run(self, x: Tensor, rotation: Rotation | None, lengths: Lengths | None) -> Tensor:
         kept = self._kept(x)
         for i, block in enumerate(self.blocks):
-            if self.config.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, lengths, kept[i], use_reentrant=False)
-            else:
-                x = block(x, rotation, lengths, kept[i])
+            x = block(x, rotation, lengths, kept[i])
         return self.norm(x)
 
     def _kept(self, x: Tensor) -> Sequence[Tensor | None]:

@@ -61,7 +61,7 @@ class FrozenEncoder(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self._inner = (encoder.eval().requires_grad_(False),)  # in a tuple: no part of this module
-        self.config = replace(encoder.config, drop_path=0.0, recompute=False)
+        self.config = replace(encoder.config, drop_path=0.0)
         self.dim, self.image_px, self.patch_px = encoder.dim, encoder.image_px, encoder.patch_px
         self._tokens = Stacked()
 

@@ -8,7 +8,7 @@ machine gives no more than its cores' time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpse_dist.planning.plan import Link, Plan, Setting, Trial
 from hpse_dist.recipe import TrainingRecipe
@@ -108,16 +108,19 @@ def fitting(plan: Plan, world: int) -> Setting:
     chosen = plan.chosen
     micro = max(m for m in range(1, min(chosen.micro_batch, share) + 1) if share % m == 0)
     alone = {"plain": "ddp"} if world > 1 else {"ddp": "plain"}
-    return Setting(alone.get(chosen.engine, chosen.engine), chosen.zero_stage, micro)
+    engine = alone.get(chosen.engine, chosen.engine)
+    return replace(chosen, engine=engine, micro_batch=micro)
 
 
 def scaled(plan: Plan, setting: Setting) -> Trial:
-    """The chosen setting's measurement, for another micro-batch by the nearest that was tried."""
+    """The chosen setting's measurement, for another micro-batch by the nearest that was tried of
+    those that compute alike."""
     chosen = plan.trial(plan.chosen)
     if setting.micro_batch == plan.chosen.micro_batch:
         return Trial(setting, chosen.micro_s, chosen.update_s, chosen.peak_bytes)
-    fine = [trial for trial in plan.trials if not trial.failed]
-    simple = [t for t in fine if t.setting.engine != "zero"] or [chosen]
+    wanted = (setting.recompute, setting.compile)
+    fine = [t for t in plan.trials if not t.failed and t.setting.engine != "zero"]
+    simple = [t for t in fine if (t.setting.recompute, t.setting.compile) == wanted] or [chosen]
     near = min(simple, key=lambda t: abs(math.log(t.setting.micro_batch / setting.micro_batch)))
     micro = near.micro_s * setting.micro_batch / near.setting.micro_batch
     return Trial(setting, micro, chosen.update_s)
@@ -196,20 +199,22 @@ def _evaluating(plan: Plan, recipe: TrainingRecipe, world: int) -> float:
 def readable(plan: Plan, recipe: TrainingRecipe, ahead: list[Forecast], memory: list[str]) -> str:
     """The plan as text: what was measured, and what follows."""
     accumulation = plan.global_batch // plan.world_size
+    wide = 2 + max(len(str(trial.setting)) for trial in plan.trials)
     lines = [
         f"{plan.name} on {plan.world_size} x {plan.machine}, {plan.made}, in {plan.seconds:.0f} s",
         "",
-        f"  {'':28s}{'micro-step':>12s}{'update':>11s}{'samples/s':>11s}",
+        f"  {'':{wide}s}{'micro-step':>12s}{'update':>11s}{'samples/s':>11s}",
     ]
     for trial in plan.trials:
         mark = "*" if trial.setting == plan.chosen else " "
         if trial.failed:
-            lines.append(f"{mark} {trial.setting!s:28s}{trial.failed}")
+            lines.append(f"{mark} {trial.setting!s:{wide}s}{trial.failed}")
             continue
         steps = accumulation // trial.setting.micro_batch
         rate = plan.global_batch / trial.step_s(steps)
         times = f"{1e3 * trial.micro_s:9.1f} ms{1e3 * trial.update_s:8.1f} ms"
-        lines.append(f"{mark} {trial.setting!s:28s}{times}{rate:11.1f}")
+        compiling = f"  (compiling: {trial.compile_s:.0f} s)" if trial.setting.compile else ""
+        lines.append(f"{mark} {trial.setting!s:{wide}s}{times}{rate:11.1f}{compiling}")
     rates = (f"{one.threads}: {one.samples_per_s:.0f}" for one in plan.loading)
     lines.append(f"\nloader, samples/s of one trainer by threads: {', '.join(rates)}")
     if plan.link:
@@ -222,14 +227,14 @@ def readable(plan: Plan, recipe: TrainingRecipe, ahead: list[Forecast], memory: 
         f"together: {both.samples_per_s:.1f} samples/s (+-{both.spread:.0%} between steps), "
         f"{both.wait_share:.1%} waiting for data, {1e3 * both.core_s:.1f} core-ms a sample",
         "",
-        f"  nodes x trainers  {'setting':30s}{'samples/s':>10s}{'exchange':>10s}{'waiting':>9s}"
+        f"  nodes x trainers  {'setting':{wide}s}{'samples/s':>10s}{'exchange':>10s}{'waiting':>9s}"
         f"{'memory':>11s}{'hours':>9s}{'cost':>10s}",
     ]
     for one, held in zip(ahead, memory, strict=True):
         cost = "" if one.cost is None else f"{one.cost:,.2f}"
         where = f"{one.nodes} x {one.gpus}{' (measured)' if one.measured else ''}"
         lines.append(
-            f"  {where:16s}  {one.setting!s:30s}{one.samples_per_s:10,.1f}"
+            f"  {where:16s}  {one.setting!s:{wide}s}{one.samples_per_s:10,.1f}"
             f"{one.exchange_share:10.1%}{one.wait_share:9.1%}{held:>11s}{one.hours:9.2f}{cost:>10s}"
         )
     return "\n".join(lines)

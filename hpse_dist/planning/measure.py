@@ -1,20 +1,20 @@
 """Measure a recipe's settings on the machine at hand, on all its trainers at once.
 
-Real batches of the real loader, real engines, a few micro-steps of each; every rank makes the same
-calls. Nothing of a run is touched: modules are made for the measurement and thrown away.
+Real batches of the real loader, the settings of `trials`, then the best of them with the loader;
+every rank makes the same calls. Nothing of a run is touched: modules are made for the measurement
+and thrown away.
 """
 
 from __future__ import annotations
 
-import gc
-import itertools
 import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +26,23 @@ from hpse_dist.collectives import gather_objects
 from hpse_dist.data.decoding import Hire
 from hpse_dist.data.items import read_items
 from hpse_dist.data.loader import Loader
-from hpse_dist.engine import Engine, build_engine
+from hpse_dist.engine import Engine
 from hpse_dist.feed import Feed, make_feed
 from hpse_dist.fields import Batch
-from hpse_dist.planning.candidates import (
-    engines,
-    enough_threads,
-    from_main,
-    micro_batches,
-    resized,
-    slowest,
-)
-from hpse_dist.planning.memory import need
+from hpse_dist.planning.candidates import enough_threads, from_main, slowest
 from hpse_dist.planning.plan import (
     Link,
     Loading,
     Plan,
     Setting,
     Together,
-    Trial,
     best,
     key_of,
     machine_name,
     store,
     stored,
 )
+from hpse_dist.planning.trials import LEAST, WARM, Budget, Trials, engine_with, seconds_of, wait_for
 from hpse_dist.recipe import TrainingRecipe
 from hpse_dist.starting import module_of, set_up_process
 from hpse_dist.train import update
@@ -59,8 +51,6 @@ from hpse_dist.world import World
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-WARM = 1  # updates before the first that counts
-LEAST = 3  # updates that count, however slow
 LINK_BYTES = 32 << 20  # of a large all-reduce
 
 
@@ -122,14 +112,13 @@ class Measurement:
         self.module, _ = module_of(recipe)  # for what it needs: engines have one of their own
         learns = [p for p in self.module.parameters() if p.requires_grad]
         self.parameter_bytes = sum(p.numel() * p.element_size() for p in learns)
-        self.began = time.perf_counter()
-        self.budget = recipe.machine.plan_seconds
+        self.budget = Budget(recipe.machine.plan_seconds)
 
     def plan(self) -> Plan:
         """Loader, micro-batches, engines, then the best of them with the loader."""
         recipe, world = self.recipe, self.world
         loading, example = self._loading()
-        trials = self._trials(example)
+        trials = Trials(recipe, world, self.device, self.budget, self.module, example).made()
         chosen = best(trials, recipe.global_batch, world.size)
         threads = enough_threads(loading, next(t for t in trials if t.setting == chosen))
         together, evaluation_s, rows = self._together(chosen, threads)
@@ -137,7 +126,7 @@ class Measurement:
             name=recipe.name,
             key=key_of(recipe, world, self.device),
             made=datetime.now().isoformat(timespec="minutes"),
-            seconds=round(time.perf_counter() - self.began, 1),
+            seconds=round(self.budget.taken(), 1),
             world_size=world.size,
             local_size=world.local_size,
             global_batch=recipe.global_batch,
@@ -176,7 +165,7 @@ class Measurement:
             try:
                 batches = iter(loader)
                 example = next(batches)
-                rate = self._rate(batches, 0.05 * self.budget)
+                rate = self._rate(batches, 0.05 * self.budget.seconds)
             finally:
                 loader.close()
             rate = min(gather_objects(rate))
@@ -201,7 +190,7 @@ class Measurement:
         start, count = time.perf_counter(), 0
         while (passed := time.perf_counter() - start) < seconds or not count:
             count += len(next(iter(next(batches).values())))
-            self._wait()
+            wait_for(self.device)
         return count / passed
 
     def _feed(self, threads: int, micro_batch: int | None = None) -> Feed:
@@ -211,115 +200,6 @@ class Measurement:
         )
         recipe = replace(self.recipe, machine=machine)
         return make_feed(recipe, self.module, self.world, self.device, self.hire)
-
-    # -- settings
-
-    def _trials(self, example: Batch) -> list[Trial]:
-        """Micro-batches with the simplest engine, then the other engines with the best of them."""
-        recipe, size = self.recipe, self.world.size
-        simplest = "plain" if size == 1 else "ddp"
-        settings = [Setting(simplest, 0, m) for m in micro_batches(recipe, size)]
-        found = [self._tried(setting, example) for setting in settings]
-        if all(trial.failed for trial in found):
-            quick = settings[-1].micro_batch
-        else:
-            quick = best(found, recipe.global_batch, size).micro_batch
-        for engine, stage in engines(recipe, size):
-            late = self._passed() > 0.6 * self.budget
-            setting = Setting(engine, stage, quick)
-            if any(gather_objects(late)):
-                found.append(Trial(setting, failed="no time left; raise machine.plan_seconds"))
-            else:
-                found.append(self._tried(setting, example))
-        return found
-
-    def _tried(self, setting: Setting, example: Batch) -> Trial:
-        reasons = gather_objects(self._too_large(setting, example))  # GPUs may differ
-        if any(reasons):
-            return Trial(setting, failed=next(filter(None, reasons)))
-        engine = None
-        try:
-            engine = self._engine(setting, accumulation=2)
-            return self._timed(engine, setting, example)
-        except torch.OutOfMemoryError:  # on every rank: they hold the same
-            return Trial(setting, failed="out of memory")
-        finally:
-            if engine is not None:
-                engine.close()
-            del engine
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _too_large(self, setting: Setting, example: Batch) -> str:
-        """What the model of memory says against it on a GPU, before anything is tried."""
-        if self.device.type != "cuda":
-            return ""
-        machine = replace(
-            self.recipe.machine,
-            engine=setting.engine,  # type: ignore[arg-type]
-            zero_stage=setting.zero_stage,
-            micro_batch=setting.micro_batch,
-        )
-        recipe = replace(self.recipe, machine=machine)
-        try:
-            peak = need(recipe, self.world.size, example, self.device).peak
-        except ValueError:
-            return ""  # not to be told beforehand: trying will tell
-        room = torch.cuda.get_device_properties(self.device).total_memory
-        if peak < 0.95 * room:
-            return ""
-        return f"would need {peak / 2**30:.1f} GiB of {room / 2**30:.1f}"
-
-    def _engine(self, setting: Setting, accumulation: int) -> Engine:
-        recipe = self.recipe
-        engine = build_engine(
-            setting.engine,
-            module_of(recipe)[0],
-            recipe.optim,
-            world=self.world,
-            device=self.device,
-            accumulation=accumulation,
-            micro_batch=setting.micro_batch,
-            precision=recipe.precision,
-            zero_stage=setting.zero_stage,
-        )
-        engine.set_lr(recipe.optim.lr * 1e-3)
-        return engine
-
-    def _timed(self, engine: Engine, setting: Setting, example: Batch) -> Trial:
-        """Two micro-steps an update: the first ends nothing, the second sends and moves."""
-        batch = resized(example, setting.micro_batch)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        first: list[float] = []
-        last: list[float] = []
-        start = time.perf_counter()
-        for number in itertools.count():
-            if number == WARM:
-                start = time.perf_counter()
-            times = [self._seconds(lambda: _micro_step(engine, batch)) for _ in range(2)]
-            if number >= WARM:
-                first.append(times[0])
-                last.append(times[1])
-            enough = time.perf_counter() - start > 0.06 * self.budget
-            if len(first) >= LEAST and all(gather_objects(enough)):
-                break
-        micro = slowest(statistics.median(first))
-        whole = slowest(statistics.median(last))
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-        return Trial(setting, micro, max(0.0, whole - micro), max(gather_objects(peak)))
-
-    def _seconds(self, work: Callable[[], object]) -> float:
-        self._wait()
-        start = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     # -- the link
 
@@ -334,7 +214,7 @@ class Measurement:
         seconds = []
         for tensor in (small, large):
             dist.all_reduce(tensor)
-            times = [self._seconds(lambda one=tensor: dist.all_reduce(one)) for _ in range(5)]  # type: ignore[misc]
+            times = [seconds_of(partial(dist.all_reduce, tensor), self.device) for _ in range(5)]
             seconds.append(slowest(statistics.median(times)))
         passed = 2 * (self.world.size - 1) / self.world.size * large.nbytes
         return Link(passed / max(1e-9, seconds[1] - seconds[0]), seconds[0])
@@ -346,20 +226,25 @@ class Measurement:
         evaluation, and its rows."""
         recipe, world = self.recipe, self.world
         accumulation = recipe.global_batch // (world.size * chosen.micro_batch)
-        engine = self._engine(chosen, accumulation)
+        engine = engine_with(chosen, recipe, world, self.device, accumulation)
         feed = self._feed(threads, chosen.micro_batch)
         loader, clock = feed.loader(), Clock()
         try:
             batches = iter(loader)
-            for _ in range(WARM):
+            for _ in range(WARM[self.device.type]):
                 update(engine, clock, batches)
             clock.rates(1)
             times: list[float] = []
             cores, start = time.process_time(), time.perf_counter()
             while True:
-                times.append(self._seconds(lambda: self._counted(engine, clock, batches)))
-                least = min(5.0, 0.2 * self.budget)
-                enough = self._passed() > self.budget and time.perf_counter() - start > least
+                times.append(
+                    seconds_of(partial(self._counted, engine, clock, batches), self.device)
+                )
+                least = min(5.0, 0.2 * self.budget.seconds)
+                enough = (
+                    self.budget.passed() > self.budget.seconds
+                    and time.perf_counter() - start > least
+                )
                 if len(times) >= LEAST and all(gather_objects(enough)):
                     break
             used = time.process_time() - cores
@@ -391,15 +276,7 @@ class Measurement:
         pictures = feed.evaluation(2 * rows)
         next(pictures)  # starts the decoding
         with engine.evaluating() as module:
-            seconds = self._seconds(lambda: [module.metrics(batch) for batch in pictures])
+            seconds = seconds_of(lambda: [module.metrics(batch) for batch in pictures], self.device)
         held = len(read_items(feed.held_out, feed.sampling).first)
         limit = self.recipe.evaluate_limit
         return slowest(seconds), held if limit is None else min(held, limit)
-
-    def _passed(self) -> float:
-        return time.perf_counter() - self.began
-
-
-def _micro_step(engine: Engine, batch: Batch) -> None:
-    engine.backward(engine(batch)["loss"])
-    engine.step()

@@ -11,13 +11,14 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from hpse_dist.body.free_body import cache_folder
 from hpse_dist.config import build, digest, to_dict
+from hpse_dist.machine import Machine
 from hpse_dist.recipe import TrainingRecipe
 from hpse_dist.run_folder import write_text
 from hpse_dist.safety import parsed_json
@@ -34,10 +35,17 @@ class Setting:
     engine: str
     zero_stage: int
     micro_batch: int
+    recompute: bool = False
+    compile: bool = False
 
     def __str__(self) -> str:
         stage = f" {self.zero_stage}" if self.engine == "zero" else ""
-        return f"{self.engine}{stage}, micro-batch {self.micro_batch}"
+        more = ", recompute" * self.recompute + ", compiled" * self.compile
+        return f"{self.engine}{stage}, micro-batch {self.micro_batch}{more}"
+
+    def applied(self, machine: Machine) -> Machine:
+        """The section `machine` of a recipe with this setting."""
+        return replace(machine, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,9 @@ class Trial:
     """What the last micro-step of an update takes longer: exchange, optimizer."""
     peak_bytes: int = 0
     """The most that torch's allocator gave out on a GPU; 0 on a CPU."""
+    compile_s: float = 0.0
+    """What the first updates took longer than others, of a compiled setting: no part of the rest,
+    and less where the machine's cache has the compiled code already."""
     failed: str = ""
     """Why there are no figures."""
 
@@ -135,14 +146,8 @@ class Plan:
 
     def applied(self, recipe: TrainingRecipe) -> TrainingRecipe:
         """The recipe with what the plan has chosen."""
-        machine = replace(
-            recipe.machine,
-            engine=self.chosen.engine,  # type: ignore[arg-type]
-            zero_stage=self.chosen.zero_stage,
-            micro_batch=self.chosen.micro_batch,
-            loader_threads=self.loader_threads,
-        )
-        return replace(recipe, machine=machine)
+        machine = self.chosen.applied(recipe.machine)
+        return replace(recipe, machine=replace(machine, loader_threads=self.loader_threads))
 
 
 def best(trials: Iterable[Trial], global_batch: int, world_size: int) -> Setting:
@@ -174,6 +179,7 @@ def key_of(recipe: TrainingRecipe, world: World, device: torch.device) -> str:
         {
             "work": digest(recipe, ignore=SPEED_IGNORES),
             "micro_batch": recipe.machine.micro_batch,
+            "asked": [recipe.machine.recompute, recipe.machine.compile],
             "world": [world.size, world.local_size],
             "machine": machine_name(device),
             "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpse_dist import config, masking
 from hpse_dist.fields import Batch
-from hpse_dist.models.blocks import take
+from hpse_dist.models.blocks import recompute_blocks, take
 from hpse_dist.models.decoder import DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.objectives.completion import Completion, CompletionConfig, other_subject
@@ -200,3 +200,23 @@ def test_impossible_configs_are_refused(values: dict, message: str) -> None:
 def test_a_ratio_that_hides_everything_is_refused() -> None:
     with pytest.raises(ValueError, match="hides 16"):
         completion(mask_ratio=0.99)
+
+
+def test_recomputing_keeps_less_of_the_decoder_too() -> None:
+    """The same gradients, of which every block makes its activations anew."""
+    model, grads = completion(), []
+    batch, passes = fabricate(model.needs), 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        block.register_forward_pre_hook(count)
+    for wanted in (False, True):
+        recompute_blocks(model, wanted)
+        model.zero_grad()
+        model(batch)["loss"].backward()
+        grads.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert passes == 2 + 4
+    assert all(torch.equal(one, two) for one, two in zip(*grads, strict=True))

@@ -213,6 +213,10 @@ def test_steps_of_plain_torch_and_what_is_added(
     assert bare == [True, True, False, True, False, True]
     assert all("machine.workers=1" in c and "optim.lr=1" in c for c in commands)
     assert sum("machine.zero_stage=1" in command for command in commands) == 4
+    assert not any("machine.compile=True" in command for command in commands)
+    found = bench_runs.bench_step(runs, rounds=1, compiled=True)
+    assert found[3].name == bench_runs.COMPILED and found[3].ratio == pytest.approx(1.0)
+    assert "machine.compile=True" in commands[-1] and "machine.engine=plain" in commands[-1]
 
 
 def test_more_workers_beside_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

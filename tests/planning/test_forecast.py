@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpse_dist.planning.forecast import Prices, exchange_s, forecast, readable
+from hpse_dist.planning.forecast import Prices, exchange_s, forecast, readable, scaled
 from hpse_dist.planning.plan import Link, Setting, Together, Trial, best
 from hpse_dist.recipe import PretrainRecipe
 from tests.data.made_collection import made_collection
@@ -91,6 +91,18 @@ def test_more_trainers_than_micro_batches_take_smaller_ones(recipe: PretrainReci
     said = forecast(made_plan(), recipe, 1, 16)
     assert said.setting.micro_batch == 4
     assert 0.5 < said.step_s < 1.5  # half a micro-step, and what ends it
+
+
+def test_what_is_compiled_or_recomputed_stays_so(recipe: PretrainRecipe) -> None:
+    """And half a micro-batch takes half of what a compiled one took, not of a plain one."""
+    compiled = replace(DDP, compile=True, recompute=True)
+    trials = (Trial(DDP, 1.0, 0.5), Trial(compiled, 0.4, 0.5, compile_s=31.0))
+    plan = made_plan(trials=trials, chosen=compiled)
+    said = forecast(plan, recipe, 1, 16)
+    assert said.setting == replace(compiled, micro_batch=4)
+    assert scaled(plan, said.setting).micro_s == pytest.approx(0.2)
+    text = readable(plan, recipe, [said], [""])
+    assert "* ddp, micro-batch 8, recompute, compiled " in text and "(compiling: 31 s)" in text
 
 
 def test_the_quickest_is_chosen() -> None:

@@ -39,9 +39,8 @@ def test_predicted_is_measured(
 ) -> None:
     """Within 5 %, by what torch's allocator gave out."""
     recipe = recipe_of(tmp_path, precision=precision, global_batch=4)
-    machine = replace(recipe.machine, engine=engine)  # type: ignore[arg-type]
-    encoder = replace(recipe.encoder, recompute=recompute)
-    recipe = replace(recipe, machine=machine, encoder=encoder)
+    machine = replace(recipe.machine, engine=engine, recompute=recompute)  # type: ignore[arg-type]
+    recipe = replace(recipe, machine=machine)
     elsewhere = torch.zeros(5_000_000)  # the rest of this process is not the recipe's
     said, took = need(recipe, 1, example(recipe)), _measure(recipe, World(), CPU)
     del elsewhere
@@ -74,7 +73,7 @@ def test_what_is_away_is_measured(tmp_path: Path, name: str, global_batch: int) 
 
 def test_recomputing_keeps_less(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
-    again = replace(recipe, encoder=replace(recipe.encoder, recompute=True))
+    again = replace(recipe, machine=replace(recipe.machine, recompute=True))
     whole, less = (need(one, 1, example(one)) for one in (recipe, again))
     assert less.activations < 0.8 * whole.activations and less.peak < whole.peak
     assert less.weights == whole.weights
