@@ -65,7 +65,8 @@ class Step:
 def need(
     recipe: TrainingRecipe, world_size: int, example: Batch, device: torch.device | str = "cpu"
 ) -> Need:
-    """Bytes of each of `world_size` trainers of the recipe as its section `machine` says.
+    """Bytes of each of `world_size` trainers of the recipe as its section `machine` says, blocks as
+    written: what compiled ones (machine.compile) keep is up to the compiler.
 
     `example`: a batch of any size, of which shapes alone count. `device`: whose kernels and
     autocast rules are followed; cuda needs a machine that has it. ValueError where the objective
