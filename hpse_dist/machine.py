@@ -45,8 +45,8 @@ class Machine:
     engine: Literal["plain", "ddp", "zero", "auto"] = "zero"
     """plain: one trainer; ddp: replicated; zero: DeepSpeed; auto: what a plan (pretrain --plan) has
     measured to be the quickest, and its zero_stage, micro_batch, recompute, compile and
-    loader_threads; without a plan for this recipe, these trainers and this kind of machine it is
-    measured first."""
+    loader_threads, and resident as loader where inline's data is waited for; without a plan for
+    this recipe, these trainers and this kind of machine it is measured first."""
     zero_stage: int = 2
     """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
     offload: Literal["nothing", "optimizer", "parameters"] = "nothing"

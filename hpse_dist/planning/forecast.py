@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from hpse_dist.planning.plan import Link, Plan, Setting, Trial
+from hpse_dist.planning.plan import WAITING, Link, Plan, Setting, Together, Trial
 from hpse_dist.recipe import TrainingRecipe
 
 
@@ -182,6 +182,8 @@ def _real(plan: Plan, step: float, share: float) -> float:
 
 def _decoded(plan: Plan, gpus: int) -> float:
     """Samples/s that one trainer's loader gives where `gpus` of them share a machine's cores."""
+    if plan.together.loader == "resident":
+        return math.inf  # nothing is decoded any more
     of_threads = {one.threads: one.samples_per_s for one in plan.loading}
     rate = of_threads.get(plan.loader_threads) or max(of_threads.values())
     cores_each = plan.cores / gpus
@@ -222,10 +224,9 @@ def readable(plan: Plan, recipe: TrainingRecipe, ahead: list[Forecast], memory: 
             f"link: {plan.link.bytes_per_s / 1e9:.2f} GB/s, {1e3 * plan.link.latency_s:.2f} ms; "
             f"a gradient has {plan.parameter_bytes / 2**20:.1f} MiB"
         )
-    both = plan.together
+    tried = (plan.together, *plan.other_loaders)
+    lines += [_with_loader(one) for one in tried] + [_decoding(plan)]
     lines += [
-        f"together: {both.samples_per_s:.1f} samples/s (+-{both.spread:.0%} between steps), "
-        f"{both.wait_share:.1%} waiting for data, {1e3 * both.core_s:.1f} core-ms a sample",
         "",
         f"  nodes x trainers  {'setting':{wide}s}{'samples/s':>10s}{'exchange':>10s}{'waiting':>9s}"
         f"{'memory':>11s}{'hours':>9s}{'cost':>10s}",
@@ -238,3 +239,29 @@ def readable(plan: Plan, recipe: TrainingRecipe, ahead: list[Forecast], memory: 
             f"{one.exchange_share:10.1%}{one.wait_share:9.1%}{held:>11s}{one.hours:9.2f}{cost:>10s}"
         )
     return "\n".join(lines)
+
+
+def _with_loader(one: Together) -> str:
+    return (
+        f"together, loader {one.loader}: {one.samples_per_s:.1f} samples/s "
+        f"(+-{one.spread:.0%} between steps), {one.wait_share:.1%} waiting for data, "
+        f"{1e3 * one.core_s:.1f} core-ms a sample"
+    )
+
+
+def _decoding(plan: Plan) -> str:
+    """Cores that decoding takes of each trainer, and what to do where they are too few."""
+    one, needed = plan.loading[0], 1 / plan.together.compute_s
+    cores = one.threads * needed / one.samples_per_s
+    share = plan.cores / plan.local_size
+    text = (
+        f"a trainer computes {needed:.0f} samples/s, whose decoding takes {cores:.2g} of the "
+        f"{share:g} cores that there are for each"
+    )
+    waits = plan.together.loader == "inline" and plan.together.wait_share >= WAITING
+    if not waits or cores < share / 2:
+        return text
+    return (
+        f"{text}, and it waits: machine.loader=workers decodes on other machines' cores too, with "
+        f"machine.data_workers={math.ceil(1.5 * cores)}"
+    )

@@ -27,10 +27,11 @@ from hpse_dist.data.decoding import Hire
 from hpse_dist.data.items import read_items
 from hpse_dist.data.loader import Loader
 from hpse_dist.engine import Engine
-from hpse_dist.feed import Feed, make_feed
+from hpse_dist.feed import Feed, make_feed, sources_of
 from hpse_dist.fields import Batch
 from hpse_dist.planning.candidates import enough_threads, from_main, slowest
 from hpse_dist.planning.plan import (
+    WAITING,
     Link,
     Loading,
     Plan,
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 LINK_BYTES = 32 << 20  # of a large all-reduce
+FILLING = 0.5  # of the budget: what decoding all beforehand may take then, on top of it
 
 
 def plan(recipe: TrainingRecipe, world: World, folder: Path, hire: Hire | None = None) -> None:
@@ -121,7 +123,11 @@ class Measurement:
         trials = Trials(recipe, world, self.device, self.budget, self.module, example).made()
         chosen = best(trials, recipe.global_batch, world.size)
         threads = enough_threads(loading, next(t for t in trials if t.setting == chosen))
-        together, evaluation_s, rows = self._together(chosen, threads)
+        feed = self._feed(threads, chosen.micro_batch)
+        together, evaluation_s, rows = self._together(chosen, feed)
+        found = [together, *self._in_memory(chosen, threads, together, loading)]
+        if found[-1].samples_per_s > (1 + WAITING) * together.samples_per_s:
+            found.reverse()
         return Plan(
             name=recipe.name,
             key=key_of(recipe, world, self.device),
@@ -137,7 +143,8 @@ class Measurement:
             trials=tuple(trials),
             loading=tuple(loading),
             link=self._link(),
-            together=together,
+            together=found[0],
+            other_loaders=tuple(found[1:]),
             chosen=chosen,
             loader_threads=threads,
             evaluation_s=evaluation_s,
@@ -193,12 +200,13 @@ class Measurement:
             wait_for(self.device)
         return count / passed
 
-    def _feed(self, threads: int, micro_batch: int | None = None) -> Feed:
+    def _feed(self, threads: int, micro_batch: int | None = None, **changes: Any) -> Feed:
         machine = self.recipe.machine
-        machine = replace(
-            machine, loader_threads=threads, micro_batch=micro_batch or machine.micro_batch
-        )
-        recipe = replace(self.recipe, machine=machine)
+        changes |= {
+            "loader_threads": threads,
+            "micro_batch": micro_batch or machine.micro_batch,
+        }
+        recipe = replace(self.recipe, machine=replace(machine, **changes))
         return make_feed(recipe, self.module, self.world, self.device, self.hire)
 
     # -- the link
@@ -221,13 +229,30 @@ class Measurement:
 
     # -- training as it will be
 
-    def _together(self, chosen: Setting, threads: int) -> tuple[Together, float, int]:
-        """The chosen setting with the loader for the time that is left; seconds of a batch of the
-        evaluation, and its rows."""
+    def _in_memory(
+        self, chosen: Setting, threads: int, inline: Together, loading: list[Loading]
+    ) -> list[Together]:
+        """The same with the collections held in memory, where threads cannot keep up, all is
+        decoded soon, and it fits; else nothing."""
+        if inline.loader != "inline" or inline.wait_share < WAITING:
+            return []
+        feed = self._feed(threads, chosen.micro_batch, loader="resident")
+        frames = sum(source.collection.num_frames for source in sources_of(feed.recipe, "train"))
+        rate = self.world.local_size * max(one.samples_per_s for one in loading)
+        if slowest(frames / rate) > FILLING * self.budget.seconds:
+            return []
+        try:  # decoding begins with the first batch
+            return [self._together(chosen, feed)[0]]
+        except ValueError as error:  # on all ranks
+            log.info("%s", error)
+            return []
+
+    def _together(self, chosen: Setting, feed: Feed) -> tuple[Together, float, int]:
+        """The chosen setting with the feed's loader for the time that is left; seconds of a batch
+        of the evaluation, and its rows."""
         recipe, world = self.recipe, self.world
         accumulation = recipe.global_batch // (world.size * chosen.micro_batch)
         engine = engine_with(chosen, recipe, world, self.device, accumulation)
-        feed = self._feed(threads, chosen.micro_batch)
         loader, clock = feed.loader(), Clock()
         try:
             batches = iter(loader)
@@ -261,6 +286,7 @@ class Measurement:
             compute_s=slowest(alone),
             core_s=statistics.mean(gather_objects(used / samples)),
             spread=(max(times) - min(times)) / 2 / statistics.median(times),
+            loader=feed.recipe.machine.loader,
         )
         return together, evaluation_s, rows
 

@@ -25,6 +25,7 @@ from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
 PLAN_FILE = "plan.json"
+WAITING = 0.02  # share of the time spent waiting for data from which another loader is looked at
 SPEED_IGNORES = ("name", "seed", "steps", "optim", "guard", "machine", "source_name")
 
 
@@ -109,6 +110,8 @@ class Together:
     """Core seconds per sample: trainer, decoding and all, mean of the ranks."""
     spread: float
     """Half the range of the updates' times over their median."""
+    loader: str = "inline"
+    """machine.loader: where the data came from."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ class Plan:
     """One batch of the evaluation, on all ranks at once."""
     evaluation_rows: int
     """Held-out samples of one evaluation."""
+    other_loaders: tuple[Together, ...] = ()
+    """The same with another loader, where waiting for data made that worth a look."""
 
     def trial(self, setting: Setting) -> Trial:
         """The measurement of a setting."""
@@ -146,8 +151,12 @@ class Plan:
 
     def applied(self, recipe: TrainingRecipe) -> TrainingRecipe:
         """The recipe with what the plan has chosen."""
-        machine = self.chosen.applied(recipe.machine)
-        return replace(recipe, machine=replace(machine, loader_threads=self.loader_threads))
+        machine = replace(
+            self.chosen.applied(recipe.machine),
+            loader=self.together.loader,  # type: ignore[arg-type]
+            loader_threads=self.loader_threads,
+        )
+        return replace(recipe, machine=machine)
 
 
 def best(trials: Iterable[Trial], global_batch: int, world_size: int) -> Setting:
@@ -180,6 +189,7 @@ def key_of(recipe: TrainingRecipe, world: World, device: torch.device) -> str:
             "work": digest(recipe, ignore=SPEED_IGNORES),
             "micro_batch": recipe.machine.micro_batch,
             "asked": [recipe.machine.recompute, recipe.machine.compile],
+            "loader": [recipe.machine.loader, recipe.machine.crew_size()],
             "world": [world.size, world.local_size],
             "machine": machine_name(device),
             "threads": torch.get_num_threads(),

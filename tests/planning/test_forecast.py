@@ -68,6 +68,24 @@ def test_the_loader_can_be_what_holds_all_up(recipe: PretrainRecipe) -> None:
     assert said.samples_per_s == pytest.approx(8 * 80) and said.wait_share > 0.9
 
 
+def test_what_lies_in_memory_is_not_waited_for(recipe: PretrainRecipe) -> None:
+    plan = made_plan(trials=(Trial(DDP, 1e-3, 0.0),), link=Link(1e15, 0.0))
+    plan = replace(plan, together=Together(800.0, 0.0, 1e-3 / 8, 0.01, 0.0, "resident"))
+    assert forecast(plan, recipe, 1, 8).wait_share == 0.0
+
+
+def test_the_cores_that_decoding_takes_are_named(recipe: PretrainRecipe) -> None:
+    """1,000 samples/s at 40 a core; eight cores for each of two trainers."""
+    slow = Together(160.0, 0.8, 1e-3, 0.01, 0.0)
+    text = readable(made_plan(together=slow), recipe, [], [])
+    assert "a trainer computes 1000 samples/s, whose decoding takes 25 of the 8 cores" in text
+    assert "machine.data_workers=38" in text
+    held = replace(slow, wait_share=0.0, loader="resident")
+    text = readable(made_plan(together=held, other_loaders=(slow,)), recipe, [], [])
+    assert "data_workers" not in text
+    assert "loader resident: 160.0" in text and "loader inline: 160.0" in text
+
+
 def test_cores_are_all_that_cpus_have(recipe: PretrainRecipe) -> None:
     """Four trainers on the two cores that two kept busy are no quicker."""
     two = made_plan(device="cpu", cores=2, link=Link(1e15, 0.0))

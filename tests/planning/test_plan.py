@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from hpse_dist.data import resident
 from hpse_dist.models.blocks import Block
 from hpse_dist.planning import candidates, measure, trials
 from hpse_dist.planning.candidates import enough_threads, micro_batches, resized
@@ -285,6 +286,35 @@ def test_a_plan_decides_the_machine_alone(tmp_path: Path) -> None:
     applied = made_plan(global_batch=8, chosen=both).applied(recipe)
     assert applied.hash() == recipe.hash()
     assert applied.machine.recompute and applied.machine.compile
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_where_data_is_waited_for_memory_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    monkeypatch.setattr(measure, "WAITING", 0.0)  # any waiting is too much
+    monkeypatch.setattr(measure, "FILLING", 1e9)
+    if not fits:
+        monkeypatch.setattr(resident, "free_memory", lambda: 0)
+    recipe = auto(tmp_path)
+    measure.plan(recipe, World(), recipe.folder())
+    made = read_plan(recipe.folder() / PLAN_FILE)
+    assert made is not None
+    tried = (made.together, *made.other_loaders)
+    assert sorted(one.loader for one in tried) == ["inline", "resident"][: 1 + fits]
+    assert made.together.samples_per_s == max(one.samples_per_s for one in tried)
+    applied = made.applied(recipe)
+    assert applied.machine.loader == made.together.loader and applied.hash() == recipe.hash()
+
+
+def test_a_loader_that_was_asked_for_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "WAITING", 0.0)
+    recipe = auto(tmp_path, loader="resident")
+    measure.plan(recipe, World(), recipe.folder())
+    made = read_plan(recipe.folder() / PLAN_FILE)
+    assert made is not None and made.other_loaders == ()
+    assert made.applied(recipe).machine.loader == "resident"
+    assert made.key != key_of(auto(tmp_path), World(), CPU)  # one for each
 
 
 def test_micro_batches_fill_the_global_batch(tmp_path: Path) -> None:
