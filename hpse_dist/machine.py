@@ -58,9 +58,9 @@ class Machine:
     them: less memory, up to a third more time, the same numbers. The blocks of encoder, decoder and
     heads, not those of timm's models."""
     compile: bool = False
-    """Compile these blocks by torch.compile, at the first training step: seconds to minutes, less
-    the next time on the same machine. Evaluations, panels and the probe use them as written. A loss
-    differs by rounding. Meant for GPUs: on CPUs a step is no quicker."""
+    """Compile these blocks by torch.compile, at the first training step: minutes on a CPU, less the
+    next time on the same machine. Evaluations, panels and the probe use them as written. A loss
+    differs by rounding. Meant for GPUs: on CPUs a step was no quicker (EPYC, torch 2.10)."""
     plan_seconds: float = 60.0
     """How long a plan measures, about."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
