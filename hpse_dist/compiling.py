@@ -43,16 +43,19 @@ def compile_blocks(module: nn.Module, device: torch.device) -> None:
 
 def _set_up(device: torch.device) -> None:
     """torch's compiler, with a cache of the user's own; ValueError for what it lacks."""
-    if _FOLDER not in os.environ:  # else a folder in /tmp whose name anybody can tell and take
-        folder = cache_folder() / "compiled"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.environ[_FOLDER] = str(folder)
     import torch._dynamo
     import torch._inductor.config
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
     from torch.utils._triton import has_triton
 
+    # torch's own is a folder in /tmp whose name anybody can tell and take; it writes that down as
+    # soon as it is imported, as an optimizer may have done
+    if os.environ.get(_FOLDER) in (None, default_cache_dir()):
+        folder = cache_folder() / "compiled"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ[_FOLDER] = str(folder)
     torch._inductor.config.cpp_cache_precompile_headers = False  # they go to /tmp all the same
     torch._dynamo.config.recompile_limit = max(_VERSIONS, torch._dynamo.config.recompile_limit)
     lacks = ""

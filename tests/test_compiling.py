@@ -49,11 +49,11 @@ def graphs() -> int:
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache of the test's own, and a compiler that remembers nothing."""
     import torch._dynamo
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     torch._dynamo.reset()
     monkeypatch.setenv("HPSE_CACHE", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # to be put back as it was
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # torch's import does so
     return tmp_path
 
 
