@@ -358,17 +358,14 @@ def test_models_whose_tokens_are_no_map_are_refused() -> None:
         build_encoder(EncoderConfig("timm", 224, 1, timm="repvit_m0_9"))
 
 
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "pvt_v2_b0"])
-def test_models_of_stages_at_other_sizes(name: str) -> None:
-    """Windows are made for a size of pictures, which timm must be told."""
-    encoder = build_encoder(EncoderConfig("timm", 64, timm=name)).eval()
-    image = torch.randn(1, 3, 64, 64)
+def test_windows_at_another_size() -> None:
+    """They are made for a size of pictures, which timm must be told."""
+    encoder = build_encoder(EncoderConfig("timm", 64, timm="swin_tiny_patch4_window7_224")).eval()
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert encoder.patch_px == 32 and encoder.grid(image) == (2, 2)
     with torch.no_grad():
         features = encoder.model.forward_features(image)  # type: ignore[operator, union-attr]
-        found = encoder(image)
-    right_above = features[0, 0, 1] if name.startswith("swin") else features[0, :, 0, 1]
-    torch.testing.assert_close(found[0, 1], right_above)
+        torch.testing.assert_close(encoder(image)[0, 1], features[0, 0, 1])  # right above
 
 
 def test_timms_weights_are_not_fetched_unasked(
