@@ -351,11 +351,28 @@ def test_tokens_are_the_places_of_the_last_map(name: str, px: int, tokens: Any) 
 
 @torch.no_grad()
 def test_models_whose_tokens_are_no_map_are_refused() -> None:
-    pooled = build_encoder(EncoderConfig("timm", 224, 1, timm="pit_ti_224")).eval()
     with pytest.raises(ValueError, match=r"pit_ti_224 gives 1 tokens of 256 .* not the 7 x 7"):
-        pooled(torch.randn(1, 3, 224, 224))
+        build_encoder(EncoderConfig("timm", 224, 1, timm="pit_ti_224"))
     with pytest.raises(ValueError, match="repvit_m0_9 cannot be made with drop_path"):
         build_encoder(EncoderConfig("timm", 224, 1, timm="repvit_m0_9"))
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("levit_128s", 1), ("vit_relpos_small_patch16_224", 16)]
+)
+def test_positions_at_another_size(name: str, tokens: int) -> None:
+    """Tables of a size of pictures: timm says of each model whether it has such."""
+    encoder = build_encoder(EncoderConfig("timm", 64, timm=name)).eval()
+    with torch.no_grad():
+        assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, tokens, encoder.dim)
+
+
+def test_a_model_of_one_size_is_refused_at_another() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"image_px: timm's efficientformer_l1 gives no map .* 128 px; it is made for 224",
+    ):
+        build_encoder(EncoderConfig("timm", 128, timm="efficientformer_l1"))
 
 
 def test_windows_at_another_size() -> None:

@@ -20,6 +20,7 @@ from hpse_dist.models.drop_path import DropKeys, DropPath
 from hpse_dist.models.positions import Grid
 
 VIT = "vit"  # stands for a vision transformer of the config's own sizes
+_OF_A_SIZE = re.compile("vit|deit|eva|beit|swin")  # whether timm has published weights or not
 
 
 class TimmEncoder(nn.Module):
@@ -51,6 +52,8 @@ class TimmEncoder(nn.Module):
         self.same_input = tuple(mean) == IMAGE_MEAN and tuple(std) == IMAGE_STD
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
+        if config.timm != VIT and _has_size(config.timm) and not _OF_A_SIZE.match(config.timm):
+            self._try_out()
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
         """image (B, 3, H, W) in the loader's normalisation -> (B, N, C), row by row."""
@@ -75,6 +78,22 @@ class TimmEncoder(nn.Module):
                 f"last map with {self.dim}; choose another model"
             )
         return tokens
+
+    def _try_out(self) -> None:
+        """One black picture: not every timm model of one size can be told another (ValueError)."""
+        side = self.image_px
+        self.eval()
+        try:
+            with torch.no_grad():
+                self(torch.zeros(1, 3, side, side))
+        except (AssertionError, AttributeError, RuntimeError) as error:
+            name, own = self.config.timm, pretrained_config(self.config.timm)["input_size"][-1]
+            hope = f"it is made for {own}" if own != side else "choose another model"
+            raise ValueError(
+                f"encoder.image_px: timm's {name} gives no map of pictures of {side} px; {hope} "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        self.train()
 
     def grid(self, image: Tensor) -> Grid:
         """Rows and columns of tokens of a picture (B, 3, H, W)."""
@@ -239,9 +258,12 @@ def _reduction(model: nn.Module) -> int:
 @functools.cache
 def _has_size(name: str) -> bool:
     """Whether the model is made for a size of pictures: its positions or windows must be told."""
-    return re.match(r"(vit|deit|eva|beit|swin)", name) is not None
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    return _OF_A_SIZE.match(name) is not None or bool(known and known.fixed_input_size)
 
 
 def _has_any_size(name: str) -> bool:
-    """Whether it then takes pictures of other sizes too, if told so."""
-    return re.match(r"(vit|deit|eva)", name) is not None
+    """Whether it then takes pictures of other sizes too, if told so; relative positions do not."""
+    return re.match("vit(?!_s?relpos)|deit|eva", name) is not None
