@@ -12,12 +12,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hpse_dist.constants import kept
 
 Lengths = tuple[Sequence[int], Sequence[int]]
 """Tokens of each packed sequence, of queries and of keys: two lists of the same number of items."""
@@ -79,7 +81,7 @@ def attend_xformers(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths | None) ->
     return memory_efficient_attention(q, k, v, attn_bias=bias)
 
 
-@lru_cache(maxsize=64)
+@kept
 def _block_diagonal(q_lengths: tuple[int, ...], k_lengths: tuple[int, ...], device: str) -> Any:
     """The mask of packed sequences; kept, because making it copies the lengths to the device."""
     from xformers.ops.fmha import BlockDiagonalMask

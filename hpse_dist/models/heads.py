@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 
+from hpse_dist.constants import kept
 from hpse_dist.models.blocks import CrossAttention, Mlp, init_weights, layer_norm
 from hpse_dist.models.positions import Grid, sincos_table
 
@@ -93,6 +92,6 @@ class JointHead(nn.Module):
         return nn.functional.gelu(self.fc2(nn.functional.gelu(self.fc1(found.flatten(1))))), places
 
 
-@lru_cache(maxsize=16)
+@kept
 def _table(grid: Grid, dim: int, device: torch.device) -> Tensor:
     return sincos_table(grid, dim).to(device)

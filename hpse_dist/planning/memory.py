@@ -17,12 +17,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hpse_dist.engine import Offload, bucket_elements
 from hpse_dist.fields import Batch
+from hpse_dist.geometry.procrustes import similarity
 from hpse_dist.recipe import TrainingRecipe
 from hpse_dist.starting import module_of
 
@@ -73,6 +78,8 @@ def need(
     decides by the values of its data what to compute, so that nobody can know before.
     """
     machine, kind = recipe.machine, torch.device(device).type
+    # roma keeps a table of each device for good, and a fake one would spoil real steps
+    similarity(*torch.rand(2, 1, 3, 3, device=device))
     accumulation = recipe.accumulation(world_size)
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), torch.device(kind):
         # of copy.deepcopy, which asks whether there is any memory behind a tensor
@@ -109,7 +116,7 @@ def _fake_module(recipe: TrainingRecipe) -> nn.Module:
         started = replace(started, source="random", source_decoder=False)
     try:
         return module_of(started)[0]
-    except DataDependentOutputException:
+    except RuntimeError:  # torch's for whatever wants numbers, in several classes
         raise ValueError(_unknown(recipe.name)) from None
 
 
@@ -215,7 +222,7 @@ def step_bytes(
                 loss = module(batch)["loss"]
             kept = made.now
             loss.backward()
-        except DataDependentOutputException:
+        except (DataDependentOutputException, DynamicOutputShapeException):
             raise ValueError(_unknown(type(module).__name__)) from None
     return Step(kept, made.peak)
 

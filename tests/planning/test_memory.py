@@ -15,12 +15,15 @@ from hpse_dist.engine import Offload
 from hpse_dist.objectives.mae import MaeConfig
 from hpse_dist.planning.memory import Counted, gradients_fate, need, shares
 from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.starting import module_of
 from hpse_dist.world import World
 from pipelines.memory_bench import ENGINES, _measure, example, measured
 from tests.data.made_collection import made_collection
+from tests.fabricate import fabricate, tiny_body, tiny_hand_folder
 from tests.test_run import pretraining
 
 CPU = torch.device("cpu")
+POSE3D = {"name": "pose3d", "head_dim": 32, "head_depth": 1, "heads": 2, "turned_weight": 1.0}
 
 
 def recipe_of(folder: Path, **changes: Any) -> PretrainRecipe:
@@ -145,3 +148,20 @@ def test_counted_lets_go() -> None:
 def test_other_objectives_are_counted_too(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, objective=to_dict(MaeConfig()) | {"name": "mae"})
     assert need(recipe, 1, example(recipe)).activations > 0
+
+
+def test_what_is_said_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Tables that are kept for good are not those of a look without numbers: a plan on a GPU has
+    one before it tries anything."""
+    recipe = recipe_of(tmp_path, objective=POSE3D, precision="fp32")
+    batch = fabricate(recipe.objective.needs, body=tiny_body(tmp_path))
+    assert need(recipe, 1, batch).activations > 0
+    loss = module_of(recipe)[0](batch)["loss"]
+    assert loss.isfinite().item()
+
+
+def test_what_wants_numbers_to_be_built_is_not_guessed(tmp_path: Path) -> None:
+    objective = {"name": "hand_mesh_free", "hand": str(tiny_hand_folder(tmp_path))}
+    recipe = recipe_of(tmp_path, objective=objective)
+    with pytest.raises(ValueError, match="cannot be told beforehand"):
+        need(recipe, 1, fabricate(["image", "sample_id"]))

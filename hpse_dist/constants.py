@@ -1,0 +1,29 @@
+"""Tensors of numbers that never change: made once for a device, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """A function of hashable values, called once for each; what it makes is read, never changed.
+
+    Among fake tensors (`planning.memory`), which have no numbers, it is called every time: one of
+    them, kept, would spoil the computing that comes after.
+    """
+    cached = lru_cache(maxsize=256)(make)
+
+    @wraps(make)
+    def inner(*given: Given.args, **named: Given.kwargs) -> Made:
+        real = type(torch.empty(0)) is Tensor
+        return cached(*given, **named) if real else make(*given, **named)
+
+    return inner
