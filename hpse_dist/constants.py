@@ -1,10 +1,14 @@
-"""Tensors of numbers that never change: made once for a device, and kept."""
+"""Tensors of numbers that never change: made once for a device, and kept.
+
+Python's numbers go to a GPU only when it has done all that it was given before, and the process
+waits for that: a list as an index, or a tensor made of numbers, holds up every step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,3 +31,16 @@ def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
         return cached(*given, **named) if real else make(*given, **named)
 
     return inner
+
+
+@kept
+def constant(
+    values: tuple[Any, ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Numbers, or tuples of as many each, on a device."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def numbers(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Whole ones, to index with on the device of what is indexed."""
+    return constant(values, device, torch.int64)

@@ -46,8 +46,11 @@ def key(seed: int, stream: str, *more: int) -> int:
 def bits(seed: int, stream: str, epoch: int | Tensor, sample_ids: Tensor, count: int = 1) -> Tensor:
     """Uniform 64-bit patterns, one row per sample: sample_ids (B,) int64 -> (B, count) int64."""
     sample_ids = sample_ids.to(torch.int64)
-    epochs = torch.as_tensor(epoch, dtype=torch.int64, device=sample_ids.device)
-    row = _mix(_mix(sample_ids + _signed(key(seed, stream))) + epochs * _signed(_GAMMA))
+    if isinstance(epoch, Tensor):
+        shift = epoch.to(sample_ids.device, torch.int64) * _signed(_GAMMA)
+        row = _mix(_mix(sample_ids + _signed(key(seed, stream))) + shift)
+    else:
+        row = _mix(_mix(sample_ids + _signed(key(seed, stream))) + _signed(epoch * _GAMMA))
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=sample_ids.device)
     return _mix(row[:, None] + counter * _signed(_GAMMA))
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpse_dist.constants import constant
 from hpse_dist.draws import uniform
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
 
@@ -105,7 +106,8 @@ def make_views(
     pixels = _cut(smooth, from_view, px)
     pixels = _recolour(_to_rgb(pixels), draw("colour", 9), config)
     mean, std = _statistics(pixels)
-    return Views((pixels - mean) / std, torch.linalg.inv(from_view), from_view, flipped)
+    inverse = torch.linalg.inv_ex(from_view).inverse  # without waiting for a check of errors
+    return Views((pixels - mean) / std, inverse, from_view, flipped)
 
 
 def _window(draw: Tensor, config: ViewConfig) -> tuple[Tensor, Tensor]:
@@ -141,14 +143,14 @@ def _split_draw(draw: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 def _cut(image: Tensor, from_view: Tensor, px: int) -> Tensor:
     """Bilinear; the mean colour outside."""
-    back = (2 * from_view[:, :2] - from_view.new_tensor([0.0, 0.0, 1.0]))[..., None, None]
+    back = (2 * from_view[:, :2] - constant((0.0, 0.0, 1.0), from_view.device))[..., None, None]
     steps = (torch.arange(px, device=image.device) + 0.5) / px
     grid = back[:, :, 0] * steps + back[:, :, 1] * steps[:, None] + back[:, :, 2]
     return F.grid_sample(image, grid.movedim(1, -1), align_corners=False)
 
 
 def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = like.new_tensor(IMAGE_MEAN), like.new_tensor(IMAGE_STD)
+    mean, std = (constant(values, like.device) for values in (IMAGE_MEAN, IMAGE_STD))
     return mean[:, None, None], std[:, None, None]
 
 
@@ -179,7 +181,7 @@ def _recolour(pixels: Tensor, draw: Tensor, config: ViewConfig) -> Tensor:
 
 def _luma(pixels: Tensor) -> Tensor:
     """(B, 3, n, n) -> (B, 1, n, n)."""
-    return (pixels * pixels.new_tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
+    return (pixels * constant(_GREY, pixels.device)[:, None, None]).sum(1, keepdim=True)
 
 
 def _jitter(pixels: Tensor, draw: Tensor, config: ViewConfig) -> Tensor:

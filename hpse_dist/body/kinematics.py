@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpse_dist.body.joints import PARENTS, SMPL24, mirrored, part_of_joint
 from hpse_dist.body.model import Body
+from hpse_dist.constants import constant, numbers
 from hpse_dist.geometry.rotations import smallest_rotation
 
 NUM_LIMBS = len(SMPL24) - 1
@@ -98,7 +99,7 @@ def trunk_frame(vectors: Tensor) -> Tensor:
 
     Columns: x to the person's left, y up the spine, z to the front.
     """
-    left, right, *spine = vectors[:, TRUNK].unbind(1)
+    left, right, *spine = vectors[:, numbers(TRUNK, vectors.device)].unbind(1)
     x = F.normalize(left - right, dim=-1)
     up = spine[0] + spine[1] + spine[2]
     y = F.normalize(up - (up * x).sum(-1, keepdim=True) * x, dim=-1)
@@ -153,8 +154,9 @@ def limit_excess(vectors: Tensor, rest: Tensor, tables: tuple[Tensor, Tensor]) -
 
 def mirrored_limbs(vectors: Tensor, order: Sequence[int]) -> Tensor:
     """Left and right exchanged, x reversed: (B, 23, 3); order: `left_right_order(SMPL24)`."""
-    swapped = vectors[:, [joint - 1 for joint in order[1:]]]
-    return swapped * swapped.new_tensor([-1.0, 1.0, 1.0])
+    limbs = tuple(joint - 1 for joint in order[1:])
+    swapped = vectors[:, numbers(limbs, vectors.device)]
+    return swapped * constant((-1.0, 1.0, 1.0), vectors.device, vectors.dtype)
 
 
 def limb_shapes(body: Body) -> LimbShapes:

@@ -21,6 +21,7 @@ from hpse_dist.body.free_body import free_body_path
 from hpse_dist.body.free_hand import FILE_NAME as FREE_HAND_FILE
 from hpse_dist.body.free_hand import free_hand_folder
 from hpse_dist.body.smpl_files import read_body_file
+from hpse_dist.constants import numbers
 from hpse_dist.geometry.rotations import axis_angle_to_matrix
 
 Arrays = Mapping[str, np.ndarray]
@@ -48,6 +49,19 @@ class BodyOutput(NamedTuple):
     joints: Tensor
 
 
+class _Parents:
+    """The parents of joints as smplx uses them: single ones as positions in a list, for which a
+    tensor on a GPU would be waited for once per joint, and a slice to index a tensor with."""
+
+    def __init__(self, parents: tuple[int, ...], device: torch.device) -> None:
+        self._parents, self._device = parents, device
+        self.shape = (len(parents),)
+
+    def __getitem__(self, place: int | slice) -> int | Tensor:
+        found = self._parents[place]
+        return numbers(found, self._device) if isinstance(found, tuple) else found
+
+
 class SkinnedMesh(nn.Module):
     """Shape components, pose correctives and linear blend skinning over the arrays of one file.
 
@@ -73,11 +87,9 @@ class SkinnedMesh(nn.Module):
         self._keep("joint_regressor", arrays["J_regressor"])
         self._keep("skinning_weights", arrays["weights"])
         self._keep("faces", arrays["f"], np.int64)
-        # Stays on the CPU: smplx uses these numbers as positions in a list, which on a GPU would
-        # mean waiting for it once per joint.
         parents = np.array(arrays["kintree_table"][0]).astype(np.int64)
         parents[0] = -1  # 2^32 - 1 in the files
-        self.file_parents = torch.from_numpy(parents)
+        self.file_parents = tuple(parents.tolist())
 
     def skin(self, rotations: Tensor, betas: Tensor, transl: Tensor) -> BodyOutput:
         """rotations (B, K, 3, 3) of the file's K joints, betas (B, 10), transl (B, 3) -> mesh."""
@@ -89,7 +101,7 @@ class SkinnedMesh(nn.Module):
                 self.shapedirs,
                 self.posedirs,
                 self.joint_regressor,
-                self.file_parents,
+                _Parents(self.file_parents, rotations.device),
                 self.skinning_weights,
                 pose2rot=False,
             )
@@ -162,18 +174,23 @@ class Body(SkinnedMesh):
         if self.turned_by is not None:
             identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
             identity = identity.expand(len(rotations), 1, 3, 3)
-            rotations = torch.cat([rotations, identity], dim=1)[:, self.turned_by]
+            rotations = torch.cat([rotations, identity], dim=1)
+            rotations = rotations[:, numbers(self.turned_by, rotations.device)]
         vertices, places = self.skin(rotations, betas, transl)
-        return BodyOutput(vertices, places[:, self.places])
+        return BodyOutput(vertices, self._placed(places))
 
     def rest_joints(self, betas: Tensor) -> Tensor:
         """betas (B, 10) -> (B, 24, 3) joints in the zero pose before `transl`, metres."""
-        return super().rest_joints(betas)[:, self.places]
+        return self._placed(super().rest_joints(betas))
+
+    def _placed(self, places: Tensor) -> Tensor:
+        """SMPL24 of the file's joints."""
+        return places if self.places is None else places[:, numbers(self.places, places.device)]
 
     def _nearest_joint(self) -> list[int]:
         """For each joint of the file the one of SMPL24 it moves with: its own or an ancestor's."""
         found: list[int] = []
-        for index, parent in enumerate(self.file_parents.tolist()):
+        for index, parent in enumerate(self.file_parents):
             own = index if self.turned_by is None else self.turned_by[index]
             found.append(own if own < NUM_JOINTS else found[parent])
         return found
@@ -198,7 +215,7 @@ class Hand(SkinnedMesh):
             )
         mean = np.zeros(45) if flat_mean else np.asarray(arrays["hands_mean"]).reshape(45)
         self._keep("hands_mean", mean)
-        self.tips = [int(vertex) for vertex in arrays.get("tips", _MANO_TIPS)]
+        self.tips = tuple(int(vertex) for vertex in arrays.get("tips", _MANO_TIPS))
         self.parents = joints.MANO_PARENTS
 
     def forward(
@@ -215,12 +232,15 @@ class Hand(SkinnedMesh):
     def forward_matrices(self, rotations: Tensor, betas: Tensor, transl: Tensor) -> BodyOutput:
         """The same from rotations (B, 16, 3, 3), each relative to its parent, the global first."""
         vertices, places = self.skin(rotations, betas, transl)
-        return BodyOutput(vertices, torch.cat([places, vertices[:, self.tips]], dim=1))
+        return BodyOutput(vertices, torch.cat([places, self._tips(vertices)], dim=1))
 
     def rest_joints(self, betas: Tensor) -> Tensor:
         """betas (B, 10) -> (B, 21, 3) joints and tips in the flat pose before `transl`, metres."""
         shaped = self.v_template + torch.einsum("bk,vck->bvc", betas.float(), self.shapedirs)
-        return torch.cat([super().rest_joints(betas), shaped[:, self.tips]], dim=1)
+        return torch.cat([super().rest_joints(betas), self._tips(shaped)], dim=1)
+
+    def _tips(self, vertices: Tensor) -> Tensor:
+        return vertices[:, numbers(self.tips, vertices.device)]
 
 
 def load_body(path: str | Path = "free", gender: Gender = "neutral") -> Body:
@@ -281,14 +301,14 @@ def _model_file(path: Path, families: tuple[str, ...], variant: str) -> Path:
     return found[0]
 
 
-def _joint_maps(num_joints: int) -> tuple[list[int] | slice, list[int] | None]:
+def _joint_maps(num_joints: int) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     """(places, turned_by): the file's joint for each of SMPL24, and the reverse.
 
     turned_by gives for each of the file's joints the one of SMPL24 that turns it, 24 for none;
-    None where the file's joints are SMPL24. Both hands' turns go to all five fingers' bases.
+    both None where the file's joints are SMPL24. Both hands' turns go to all five fingers' bases.
     """
     if num_joints == NUM_JOINTS:
-        return slice(None), None
+        return None, None
     if num_joints not in _FIRST_FINGER:
         raise ValueError(
             f"a body file has 24 (SMPL), 52 (SMPL-H) or 55 (SMPL-X) joints, this one has "
@@ -300,7 +320,7 @@ def _joint_maps(num_joints: int) -> tuple[list[int] | slice, list[int] | None]:
         places.append(first + _MIDDLE_FINGER)
         for base in _FINGER_BASES:
             turned_by[first + base] = hand
-    return places, turned_by
+    return tuple(places), tuple(turned_by)
 
 
 def _planar_uv(template: np.ndarray) -> np.ndarray:

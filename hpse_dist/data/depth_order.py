@@ -26,6 +26,7 @@ people a foreshortened one told no more than a coin.)
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ import torch
 from torch import Tensor
 
 from hpse_dist.body.joints import JOINT_SETS
+from hpse_dist.constants import constant, numbers
 from hpse_dist.fields import Batch
 
 FIELDS = ("depth_pairs", "depth_order", "depth_confidence")
@@ -182,11 +184,10 @@ class DepthOrder:
             for side in _SIDES:
                 self._bones.append((self._at[f"{side}_{a}"], self._at[f"{side}_{b}"]))
                 lengths.append(length.get(joint_set, length[""]))
-        self._lengths = torch.tensor(lengths)
+        self._lengths = tuple(lengths)
         core = [number for name, number in self._at.items() if name.split("_")[-1] in _CORE]
-        self._core = torch.zeros(self.num_joints, dtype=torch.bool)
-        self._core[core] = True
-        self._ends = sorted({end for bone in self._bones for end in bone})
+        self._core = tuple(number in core for number in range(self.num_joints))
+        self._ends = tuple(sorted({end for bone in self._bones for end in bone}))
 
     def __call__(self, people: Tensor, shift: Tensor | None = None) -> Batch:
         """Relations of joints: people (B, P, J, 3) in 0..1 of an upright picture, confidence.
@@ -198,7 +199,8 @@ class DepthOrder:
         """
         about = self.apparent(people)
         seen = self._seen(people)
-        couples = torch.combinations(torch.arange(people.shape[1], device=people.device))
+        both = tuple(itertools.combinations(range(people.shape[1]), 2))
+        couples = numbers(both, people.device).view(len(both), 2)
         parts = [self._inside(people, about, seen)] if self.config.inside_confidence > 0 else []
         if len(couples):
             parts.append(self._between(people, about, seen, couples, shift))
@@ -218,9 +220,11 @@ class DepthOrder:
         seen = self._seen(people)
         known, stature = self._statures(people, seen)
         reliable = known.sum(-1) >= config.min_bones
-        reliable &= seen[..., self._ends].float().mean(-1) >= config.min_visible
+        reliable &= (
+            seen[..., numbers(self._ends, seen.device)].float().mean(-1) >= config.min_visible
+        )
         reliable &= stature >= config.min_stature
-        ankles = [self._at[f"{side}_ankle"] for side in _SIDES]
+        ankles = numbers(tuple(self._at[f"{side}_ankle"] for side in _SIDES), people.device)
         low = people[..., ankles, 1].where(seen[..., ankles], -math.inf).amax(-1)
         return Apparent(
             stature=stature,
@@ -257,10 +261,11 @@ class DepthOrder:
 
     def _statures(self, people: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Which bones are in sight (B, P, bones), and the greatest length over share (B, P)."""
-        first, second = zip(*self._bones, strict=True)
+        first, second = numbers(tuple(self._bones), people.device).T
         known = seen[..., first] & seen[..., second]
         length = (people[..., first, :2] - people[..., second, :2]).norm(dim=-1)
-        stature = (length / self._lengths.to(people.device)).where(known, 0.0).amax(-1)
+        whole = constant(self._lengths, people.device)
+        stature = (length / whole).where(known, 0.0).amax(-1)
         return known, stature
 
     def _facing(self, people: Tensor, seen: Tensor, stature: Tensor) -> Tensor:
@@ -300,7 +305,7 @@ class DepthOrder:
         knowns.append(seen[..., left] & seen[..., right] & (lower.abs() >= config.inside_ankles))
         known = torch.stack(knowns, -1) & about.reliable[..., None]
         offset = self.num_joints * torch.arange(people.shape[1], device=people.device)
-        index = torch.tensor(pairs, device=people.device) + offset[:, None, None]  # (P, 7, 2)
+        index = numbers(tuple(pairs), people.device) + offset[:, None, None]  # (P, 7, 2)
         confidence = config.inside_confidence * known
         index = index.flatten(0, 1).expand(len(people), -1, -1)
         return index, torch.stack(orders, -1).flatten(1), confidence.flatten(1)
@@ -310,7 +315,7 @@ class DepthOrder:
     ) -> tuple[Tensor, Tensor]:
         """A bone's length in the picture as a share of its full length, and whether it is seen."""
         a, b = (self._at[f"{side}_{end}"] for end in bone)
-        full = self._lengths[self._bones.index((a, b))].to(people.device)
+        full = self._lengths[self._bones.index((a, b))]
         length = (people[..., a, :2] - people[..., b, :2]).norm(dim=-1)
         share = length / (full * about.stature.clamp(min=1e-6))
         return share, seen[..., a] & seen[..., b]
@@ -334,7 +339,7 @@ class DepthOrder:
         if shift is not None:
             other = torch.where(far, (other + shift[..., None]) % self.num_joints, other)
         both = seen[:, i] & seen[:, j].gather(2, other)
-        compared = far | self._core.to(people.device)
+        compared = far | constant(self._core, people.device, torch.bool)
         confidence = (known[..., None] & both & compared).to(people.dtype)
         first = (i[:, None] * self.num_joints + joint).expand_as(other)
         pairs = torch.stack([first, j[:, None] * self.num_joints + other], -1)

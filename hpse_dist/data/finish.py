@@ -93,7 +93,8 @@ class Finish:
         if "transl" in self.labels and "joints3d" in provides and "joints3d" not in self.labels:
             self.labels.append("joints3d")
         names = [*self._needs, *self.labels]
-        self._mirror = mirror_of([items.source.collection for items in sources], names)
+        mirror = mirror_of([items.source.collection for items in sources], names)
+        self._mirror = mirror.on(self.device)
 
     def move(self, buffer: Buffer) -> Batch:
         """A buffer's contents on the device; on the CPU the buffer itself."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, stack
 
+from hpse_dist.constants import constant
 from hpse_dist.geometry.rotations import smallest_rotation
 
 
@@ -38,9 +39,11 @@ def rotation_to_ray(intrinsics: Tensor) -> Tensor:
 
     intrinsics (B, 3, 3) for 0..1 coordinates -> (B, 3, 3).
     """
-    centre = intrinsics.new_tensor([0.5, 0.5, 1.0]).expand(len(intrinsics), 3)
+    centre = constant((0.5, 0.5, 1.0), intrinsics.device, intrinsics.dtype).expand(
+        len(intrinsics), 3
+    )
     ray = torch.linalg.solve_ex(intrinsics, centre)[0]  # without waiting for a check of errors
-    axis = ray.new_tensor([0.0, 0.0, 1.0]).expand_as(ray)
+    axis = constant((0.0, 0.0, 1.0), ray.device, ray.dtype).expand_as(ray)
     return smallest_rotation(axis, ray / ray.norm(dim=-1, keepdim=True))
 
 
@@ -58,8 +61,8 @@ def known_intrinsics(intrinsics: Tensor | None, focal: float, like: Tensor) -> T
     """(B, 3, 3) camera matrices for 0..1 coordinates; where there is none (zeros, or None for the
     whole batch) one of `focal` crop sides that looks at the middle. `like` (B, ...) has B, device.
     """
-    default = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
-    default = default.to(like.device).expand(len(like), 3, 3)
+    default = constant(((focal, 0.0, 0.5), (0.0, focal, 0.5), (0.0, 0.0, 1.0)), like.device)
+    default = default.expand(len(like), 3, 3)
     if intrinsics is None:
         return default
     return torch.where(intrinsics[:, :1, :1] > 0, intrinsics.float(), default)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hpse_dist.constants import numbers
+
 
 class Puppet(nn.Module):
     """Limbs with fixed thickness, drawn between projected joints."""
@@ -40,7 +42,8 @@ class Puppet(nn.Module):
         self.softness = softness
         self.num_parts = int(part.max())
         self.limbs_of_part = [
-            torch.nonzero(part == number)[:, 0].tolist() for number in range(1, self.num_parts + 1)
+            tuple(torch.nonzero(part == number)[:, 0].tolist())
+            for number in range(1, self.num_parts + 1)
         ]
         if not all(self.limbs_of_part):
             raise ValueError("every part from 1 on must have a limb")
@@ -65,9 +68,10 @@ class Puppet(nn.Module):
             inside = inside * thickness
         width = self.softness / px
         limbs = torch.sigmoid((inside[..., None, None] - away) / width)  # (B, K, n, n)
-        parts = torch.stack([limbs[:, own].amax(1) for own in self.limbs_of_part], dim=1)
+        limbs_of_part = [numbers(own, start.device) for own in self.limbs_of_part]
+        parts = torch.stack([limbs[:, own].amax(1) for own in limbs_of_part], dim=1)
         middle = (depth[:, self.starts] + depth[:, self.ends]) / 2
-        depths = torch.stack([middle[:, own].mean(1) for own in self.limbs_of_part], dim=1)
+        depths = torch.stack([middle[:, own].mean(1) for own in limbs_of_part], dim=1)
         return layered(parts, depths)
 
     @staticmethod

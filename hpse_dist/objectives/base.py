@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from hpse_dist.body.joints import MANO21, MANO_PARENTS, PARENTS, SMPL24
+from hpse_dist.constants import constant
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD, Batch
 from hpse_dist.models.encoder import Encoder
 
@@ -83,7 +84,7 @@ def _key_draws(objective: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 def to_rgb(image: Tensor) -> Tensor:
     """Undoes the input normalisation: (..., 3, H, W) -> same shape, 0..1."""
-    mean, std = image.new_tensor(IMAGE_MEAN), image.new_tensor(IMAGE_STD)
+    mean, std = (constant(values, image.device) for values in (IMAGE_MEAN, IMAGE_STD))
     return (image.float() * std[:, None, None] + mean[:, None, None]).clamp(0.0, 1.0)
 
 

@@ -21,6 +21,7 @@ from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.projection import PrototypeHead, follow, frozen_copy, pooled
 from hpse_dist.objectives.base import PANEL_ROWS
 from hpse_dist.objectives.instances import InstanceConfig, Instances, columns_sheet
+from hpse_dist.objectives.progress import Progress
 from hpse_dist.views import ViewConfig, make_views
 
 _LOCAL_SIDE = 96 / 224  # small views over large ones, as in the paper
@@ -90,12 +91,13 @@ class Dino(Instances):
         self.teacher_head = frozen_copy(self.head)
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("progress", torch.zeros(()))
+        self._progress = Progress()
         self._kept: list[tuple[Tensor, int]] = []  # sums of teacher outputs and their number
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: the cross-entropy of student and teacher over pairs of different views, a mean
         over samples; `teacher_entropy` in nats."""
-        config, progress = self.config, float(self.progress)
+        config, progress = self.config, self._progress.of(self.progress)
         large = self._large_views(batch, batch["epoch"])
         with torch.no_grad():
             outputs = self.teacher_head(pooled(self.teacher_encoder(torch.cat(large)))).float()
@@ -116,15 +118,15 @@ class Dino(Instances):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Teacher and centre follow; the schedules move on."""
-        momentum = teacher_momentum(self.config, float(self.progress))
+        momentum = teacher_momentum(self.config, self._progress.of(self.progress))
         follow(self.teacher_encoder, self.encoder, momentum)
         follow(self.teacher_head, self.head, momentum)
         if self._kept:
             total = sum_over_ranks(torch.stack([part for part, _ in self._kept]).sum(0))
-            count = sum_over_ranks(total.new_tensor(float(sum(n for _, n in self._kept))))
+            count = sum_over_ranks(total.new_full((), sum(n for _, n in self._kept)))
             self.centre.lerp_(total / count, 1 - self.config.centre_momentum)
             self._kept.clear()
-        self.progress.fill_(progress)
+        self._progress.move(self.progress, progress)
 
     def after_refusal(self) -> None:
         """The centre does not see this step's outputs."""

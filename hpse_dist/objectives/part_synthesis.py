@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpse_dist.body.kinematics import place_limbs
+from hpse_dist.constants import constant
 from hpse_dist.draws import uniform
 from hpse_dist.fields import Batch
 from hpse_dist.geometry.rotations import matrix_to_six_d, six_d_to_matrix
@@ -33,6 +34,7 @@ from hpse_dist.models.synthesis import Appearance, Painter
 from hpse_dist.objectives.base import PANEL_ROWS, Objective, sheet, to_rgb
 from hpse_dist.objectives.dolls import Dolls
 from hpse_dist.objectives.part_panels import Columns, pose_columns, swap_columns
+from hpse_dist.objectives.progress import Progress
 from hpse_dist.objectives.puppet_pictures import puppet_pictures
 from hpse_dist.objectives.unpaired import SYNTHETIC, Posed, Unpaired
 
@@ -155,11 +157,12 @@ class PartSynthesis(Objective):
         self.appearance = Appearance(config.dim, steps)
         self.painter = Painter(config.dim, self.unpaired.puppet.num_parts, steps)
         self.register_buffer("progress", torch.zeros(()))
+        self._progress = Progress()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` and its parts before weighting, each a mean over rows."""
         target, source, ids = batch["image"], batch["image_ref"], batch["sample_id"]
-        count, warming = len(ids), float(self.progress) < self.config.warmup
+        count, warming = len(ids), self._progress.of(self.progress) < self.config.warmup
         seen = self.pose(torch.cat((target, source)))
         maps = self.unpaired.parts(seen[1], self.config.map_px)
         there, here = (maps.detach() if warming else maps).split(count)
@@ -180,7 +183,7 @@ class PartSynthesis(Objective):
 
     def after_step(self, progress: float) -> None:
         """The warm-up is a share of the run."""
-        self.progress.fill_(progress)
+        self._progress.move(self.progress, progress)
 
     def pose(self, image: Tensor) -> tuple[Guess, Posed]:
         """image (B, 3, H, W) -> the numbers predicted, and the person that they make."""
@@ -188,7 +191,7 @@ class PartSynthesis(Objective):
         with torch.autocast(image.device.type, enabled=False):
             token = token.float()
             limbs = self.to_limbs(token).unflatten(1, (-1, 3)) + self.unpaired.rest
-            turn = self.to_turn(token) + token.new_tensor(_FACING)
+            turn = self.to_turn(token) + constant(_FACING, token.device)
             camera = self.to_camera(token)
             local = F.normalize(limbs, dim=-1, eps=1e-4)
             scale, pelvis = 0.45 * camera[:, 0].exp(), 0.5 + camera[:, 1:3]

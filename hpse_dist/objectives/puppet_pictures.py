@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpse_dist.body.joints import PART_NAMES
+from hpse_dist.constants import constant, numbers
 from hpse_dist.draws import bits, uniform
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
 from hpse_dist.objectives.base import to_rgb
@@ -58,7 +59,8 @@ def puppet_pictures(
     things = _things(draw("things", _THINGS, 6))
     seen = dolls.draw(posed, thick, skirt, towards, (things, hidden), _FINE * size[0])
     colours = _looks(_muted(draw("looks", 9 + len(_LOOKS), 3), draw("muted", 9 + len(_LOOKS), 1)))
-    colours = colours[:, [_LOOKS.index(name) for name in dolls.names]]
+    order = tuple(_LOOKS.index(name) for name in dolls.names)
+    colours = colours[:, numbers(order, colours.device)]
     colours = colours * (0.9 + 0.2 * draw("limbs", len(dolls.names), 1))
     depth = 0.25 + 0.75 * lamp[:, 2:]  # of the shades
     seen = seen.to(around.device)
@@ -71,7 +73,9 @@ def puppet_pictures(
     behind = _surroundings(to_rgb(around), draw("around", 5))
     grain = 0.02 * (_grain(seed, epoch, sample_id, (3, *size)) - 0.5)
     picture = (person + (1 - cover) * behind + grain).clamp(0.0, 1.0)
-    mean, std = (picture.new_tensor(value)[:, None, None] for value in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (
+        constant(value, picture.device)[:, None, None] for value in (IMAGE_MEAN, IMAGE_STD)
+    )
     return (picture - mean) / std
 
 
@@ -123,8 +127,10 @@ def _muted(draw: Tensor, mute: Tensor) -> Tensor:
 
 def _looks(draw: Tensor) -> Tensor:
     """A colour for each of _LOOKS: draw (B, 9 + P, 3) -> (B, P, 3) in 0..1."""
-    skin = draw.new_tensor(_SKIN) * (0.35 + 0.9 * draw[:, :1, :1]) + 0.1 * (draw[:, 1:2] - 0.5)
-    hair = draw.new_tensor(_HAIR) * 2 * draw[:, 2:3, :1] + 0.1 * draw[:, 3:4]
+    skin = constant(_SKIN, draw.device) * (0.35 + 0.9 * draw[:, :1, :1]) + 0.1 * (
+        draw[:, 1:2] - 0.5
+    )
+    hair = constant(_HAIR, draw.device) * 2 * draw[:, 2:3, :1] + 0.1 * draw[:, 3:4]
     top, trousers, shoes = (draw[:, k : k + 1] for k in (4, 5, 6))
     short = draw[:, 7, :2] < 0.5  # sleeves and trousers that leave forearms and shins bare
     none = short & (draw[:, 8, :2] < 0.5)

@@ -16,6 +16,7 @@ from hpse_dist.body import kinematics
 from hpse_dist.body.joints import PART_NAMES, SMPL24, left_right_order
 from hpse_dist.body.model import load_body
 from hpse_dist.body.poses import read_poses
+from hpse_dist.constants import constant
 from hpse_dist.draws import uniform
 from hpse_dist.geometry.procrustes import align
 from hpse_dist.geometry.rotations import axis_angle_to_matrix, smallest_rotation
@@ -223,5 +224,5 @@ def _face(joints: Tensor) -> Tensor:
 
 def _about(axis: int, angle: Tensor) -> Tensor:
     """Rotations about x, y or z: (B,) radians -> (B, 3, 3)."""
-    vector = F.one_hot(torch.tensor(axis, device=angle.device), 3) * angle[:, None]
+    vector = constant(tuple(float(i == axis) for i in range(3)), angle.device) * angle[:, None]
     return axis_angle_to_matrix(vector)

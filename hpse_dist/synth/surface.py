@@ -123,7 +123,7 @@ def _weights24(body: Body) -> np.ndarray:
         return weights
     summed: np.ndarray = np.zeros((len(weights), 24), dtype=np.float32)
     carrier: list[int] = []
-    for joint, parent in enumerate(body.file_parents.tolist()):
+    for joint, parent in enumerate(body.file_parents):
         own = body.turned_by[joint]
         carrier.append(own if own < 24 else carrier[parent])
         summed[:, carrier[joint]] += weights[:, joint]
