@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
     Among fake tensors (`planning.memory`), which have no numbers, it is called every time: one of
     them, kept, would spoil the computing that comes after.
     """
-    cached = lru_cache(maxsize=256)(make)
+    cached = cast(Callable[Given, Made], lru_cache(maxsize=256)(make))  # which forgets types
 
     @wraps(make)
     def inner(*given: Given.args, **named: Given.kwargs) -> Made:
