@@ -21,7 +21,6 @@ _MIX_2 = 0x94D049BB133111EB
 
 def _signed(value: int) -> int:
     """The int64 with the bits of an unsigned 64-bit number: torch has no full uint64 arithmetic."""
-    value &= (1 << 64) - 1
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

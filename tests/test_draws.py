@@ -29,6 +29,11 @@ def test_a_draw_does_not_depend_on_the_batch_around_it() -> None:
     assert torch.equal(whole[:, :2], draws.uniform(7, "crop", 3, ids, 2))
 
 
+def test_narrow_ids_draw_as_wide_ones() -> None:
+    ids = torch.tensor([3, -2, 2**31 - 1])
+    assert torch.equal(draws.uniform(7, "crop", 3, ids.int()), draws.uniform(7, "crop", 3, ids))
+
+
 def test_epoch_may_differ_by_sample() -> None:
     ids, epochs = torch.tensor([4, 4, 9]), torch.tensor([0, 1, 1])
     rows = draws.uniform(0, "x", epochs, ids, 3)

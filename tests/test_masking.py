@@ -101,6 +101,10 @@ def test_targets_are_standardised_by_the_unbiased_variance() -> None:
     ).sqrt()
     assert torch.allclose(targets, by_hand, atol=1e-6)
     assert torch.allclose(targets * std + mean, patches, atol=1e-5)
-    assert torch.equal(masking.pixel_targets(patches, normalise=False)[0], patches)
+    plain, zero, one = masking.pixel_targets(patches, normalise=False)
+    assert torch.equal(plain, patches)
+    assert torch.equal(zero, torch.zeros(2, 3, 1)) and torch.equal(one, torch.ones(2, 3, 1))
+    coarse = patches.bfloat16()  # the variance of 192 numbers needs more than 8 bits
+    assert torch.equal(masking.pixel_targets(coarse)[0], masking.pixel_targets(coarse.float())[0])
     flat = masking.pixel_targets(torch.ones(1, 1, 192))[0]
     assert torch.equal(flat, torch.zeros_like(flat))  # no 0/0 in a patch of one colour
