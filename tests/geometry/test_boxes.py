@@ -8,7 +8,8 @@ from hpse_dist.geometry import boxes
 
 def test_square_keeps_the_middle_and_scales_the_longer_side() -> None:
     assert boxes.square(np.array([10, 20, 30, 60]), 1.25).tolist() == [-5, 15, 45, 65]
-    assert boxes.square(np.zeros((5, 4))).shape == (5, 4)
+    several = boxes.square(np.array([[10, 20, 30, 60], [0, 0, 8, 2], [5, 5, 5, 5]]))
+    assert several.tolist() == [[0, 20, 40, 60], [0, -3, 8, 5], [5, 5, 5, 5]]
 
 
 def test_clip_keeps_what_is_inside() -> None:

@@ -44,6 +44,17 @@ def test_similarity_is_scipys(clouds: tuple[np.ndarray, np.ndarray]) -> None:
     assert pa_pve(torch.from_numpy(true * MIRROR), torch.from_numpy(true)).min() > 10.0
 
 
+def test_three_known_joints_are_enough(clouds: tuple[np.ndarray, np.ndarray]) -> None:
+    mine, true = clouds
+    known = torch.zeros(6, 21)
+    known[:, [2, 9, 17]] = 1
+    wanted = [
+        published.pa_error(a[[2, 9, 17]], b[[2, 9, 17]]) for a, b in zip(mine, true, strict=True)
+    ]
+    found = pa_mpjpe(torch.from_numpy(mine), torch.from_numpy(true), known)
+    assert _each(found) == pytest.approx(wanted, **CLOSE)
+
+
 def test_scale_is_the_best_one(clouds: tuple[np.ndarray, np.ndarray]) -> None:
     mine, true = (torch.from_numpy(points) for points in clouds)
     a, b = (points - points[:, :1] for points in (mine, true))
@@ -68,6 +79,9 @@ def test_pck_and_auc_are_those_of_the_3dhp_script(clouds: tuple[np.ndarray, np.n
         assert _each(got[1])[i] == pytest.approx(100 * np.mean(curve), **CLOSE)
     assert 20 < float(got[0].mean()) < 95
     assert auc3d(true, true).tolist() == [100.0] * 6
+    limit = torch.zeros(1, 2, 3)
+    limit[0, 1, 0] = 0.125  # on the limit is not nearer than it
+    assert pck3d(limit, torch.zeros(1, 2, 3), limit_mm=125.0).tolist() == [50.0]
 
 
 def test_freihand(clouds: tuple[np.ndarray, np.ndarray]) -> None:
@@ -126,6 +140,9 @@ def test_freihand_of_exact_and_of_lost_hands() -> None:
     on_the_last = true.clone()
     on_the_last[..., 0] += 0.049999
     assert curve_area(on_the_last, true).tolist() == pytest.approx([100 * 0.5 / 99] * 2)
+    below_the_second = true.clone()  # of the thresholds it is within all but zero
+    below_the_second[..., 0] += 0.0003
+    assert curve_area(below_the_second, true).tolist() == pytest.approx([100 * 98.5 / 99] * 2)
 
 
 def test_labels_that_are_not_there_do_not_count(clouds: tuple[np.ndarray, np.ndarray]) -> None:
@@ -210,6 +227,16 @@ def test_oks_and_its_average_precision(capsys: pytest.CaptureFixture[str]) -> No
     given = average_precision([Matches(t, s) for t, s in zip(tables, scores, strict=True)])
     for name in ("ap", "ap_50", "ap_75", "ar"):
         assert given[name] == pytest.approx(figures[name], **CLOSE)
+
+
+def test_the_sigmas_that_are_given_count() -> None:
+    """d^2 / (2 area (2 sigma)^2): sigmas twice as large are areas four times as large."""
+    truth, results = _people(np.random.default_rng(3))
+    larger = [dict(a, area=4 * a["area"]) for a in truth["annotations"]]
+    twice = keypoint_ap(truth, results, [2 * sigma for sigma in COCO_SIGMAS])
+    wanted = keypoint_ap({**truth, "annotations": larger}, results, COCO_SIGMAS)
+    assert twice["ap"] == pytest.approx(wanted["ap"], **CLOSE)
+    assert twice["ap"] > keypoint_ap(truth, results, COCO_SIGMAS)["ap"] + 5
 
 
 def _oks_table(mine: list[dict], there: list[dict]) -> np.ndarray:

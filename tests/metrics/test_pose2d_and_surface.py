@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from hpse_dist.metrics.pose2d import joint_error, pck, person_side
@@ -33,6 +34,7 @@ def test_part_iou_is_the_mean_over_parts_in_sight() -> None:
     found = part_iou(mine, true, 3)
     torch.testing.assert_close(found[0], torch.tensor(100 * (1 / 3 + 2 / 3) / 2))
     assert math.isnan(found[1])
+    assert part_iou(mine[:1], torch.clamp(true[:1], max=1), 3).tolist() == pytest.approx([100 / 6])
     torch.testing.assert_close(person_iou(mine, true), torch.tensor([100 * 4 / 6, 0.0]))
 
 
