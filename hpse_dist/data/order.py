@@ -69,7 +69,7 @@ class Order:
             for number, (parts, weight) in enumerate(zip(shards, weights, strict=True))
         ]
         num_shards = sum(len(parts) for parts in shards)
-        self._num_windows = max(1, math.ceil(num_shards / window))
+        self._num_windows = math.ceil(num_shards / window)
         self.items_per_epoch = sum(source.items_per_epoch for source in self._sources)
         if self.items_per_epoch == 0:
             raise ValueError("no frames or pairs to read: every source is empty after its filters")

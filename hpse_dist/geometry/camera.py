@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, stack
+from torch import Tensor
 
 from hpse_dist.constants import constant
 from hpse_dist.geometry.rotations import smallest_rotation
@@ -22,16 +22,6 @@ def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     """
     rays = points @ intrinsics.transpose(-1, -2)
     return rays[..., :2] / rays[..., 2:]
-
-
-def weak_to_full(camera: Tensor, focal: float, side: float) -> Tensor:
-    """Weak-perspective camera (B, 3) = (s, tx, ty) -> translation (B, 3) in metres.
-
-    HMR's rule: depth = 2 focal / (side s), focal length and crop side in pixels (or both in crop
-    sides), tx and ty in metres. Holds for a camera that looks through the crop's centre.
-    """
-    scale, tx, ty = camera.unbind(-1)
-    return stack([tx, ty, 2 * focal / (side * scale + 1e-9)], dim=-1)
 
 
 def rotation_to_ray(intrinsics: Tensor) -> Tensor:

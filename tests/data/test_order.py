@@ -82,6 +82,13 @@ def test_weights_repeat_and_rotate() -> None:
     assert len(keys) == len(part), "no item comes twice with the same repeat: draws would be equal"
 
 
+def test_the_least_weight_still_takes_an_item_of_each_epoch() -> None:
+    order = Order([shards(2, 3), shards(20)], [0.01, 1.0], seed=0)
+    assert order.items_per_epoch == order.items_per_window == 21
+    for first in range(3):  # any five epochs have all five
+        assert set(counts(order, first * 21, (first + 5) * 21, 0, 5)) == {1}
+
+
 def test_a_window_bounds_the_open_shards_and_mixes_sources() -> None:
     order = Order([shards(*[50] * 12), shards(*[25] * 4)], [1.0, 1.0], seed=1, window=4)
     part = order.epoch(0)

@@ -1,5 +1,7 @@
 """Cameras: projection, views, crops, lenses, triangulation."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,13 +17,20 @@ def test_a_point_on_the_axis_falls_on_the_principal_point() -> None:
     assert torch.allclose(seen, torch.tensor([[[960.0, 540], [1100, 540]]]))
 
 
-def test_weak_camera_shows_a_metre_at_its_scale() -> None:
-    weak = torch.tensor([[0.9, 0.1, -0.2]])
-    transl = camera.weak_to_full(weak, focal=5000, side=256)
-    # Two metres fill s * 2 half crops: across the translation's depth, by the focal length.
-    edge = torch.tensor([[[1.0, 0, 0], [-1.0, 0, 0]]]) + transl[:, None]
-    pixels = camera.project(edge, torch.tensor([[[5000.0, 0, 128], [0, 5000, 128], [0, 0, 1]]]))
-    assert (pixels[0, 0, 0] - pixels[0, 1, 0]).item() == pytest.approx(0.9 * 256, rel=1e-5)
+def test_a_weak_camera_shows_a_metre_at_its_scale_across_its_ray() -> None:
+    """HMR's rule: a metre at the root takes s half crops, depth = 2 f / s; x and y are metres."""
+    intrinsics = torch.tensor([[1.5, 0.0, 0.5], [0.0, 1.5, 0.5], [0.0, 0.0, 1.0]]).repeat(2, 1, 1)
+    intrinsics[1, :2, 2] = torch.tensor([-0.4, 1.1])  # the crop is far from the picture's middle
+    ray = camera.rotation_to_ray(intrinsics)
+    numbers = torch.tensor([[math.log(4.0), 0.1, -0.2]]).repeat(2, 1)
+    root = camera.place_on_ray(numbers, 0.5, intrinsics, ray)
+    expected = torch.tensor([0.1, -0.2, 2 * 1.5 / (0.5 * 4.0)])
+    torch.testing.assert_close(root[0], expected)
+    torch.testing.assert_close(root[1], ray[1] @ expected)
+    assert (root[1] - expected).norm() > 0.5
+    across = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]) + root[:1, None]
+    pixels = camera.project(across, intrinsics[:1])[0]
+    assert (pixels[1, 0] - pixels[0, 0]).item() == pytest.approx(0.5 * 4.0 / 2)
 
 
 def test_look_at_centres_the_target_with_up_upwards() -> None:
