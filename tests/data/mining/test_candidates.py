@@ -41,6 +41,18 @@ def test_a_crowded_moment_is_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(np.unique(used[used < 100])) > 90, "every camera has a part in it"
 
 
+def test_a_gap_takes_the_frame_nearest_to_it() -> None:
+    """Frames at 0, 1 and 2 s: gaps drawn below 1.5 s, of 0.9 to 2.1 s, lead from 0 to 1 s."""
+    frames = made_frames([MadePerson(1, 3, gap_s=1.0)] * 400)
+    config = PairsConfig(
+        time_gap_s=(0.9, 2.1), pose_distance=(0, 9), max_pose_per_frame=1, both_orders=False
+    )
+    pairs = mine(frames, config)
+    gaps = pairs["time_gap_s"].to_numpy()[pairs["a"].to_numpy() % 3 == 0]
+    assert len(gaps) == 400
+    assert (gaps < 1.5).mean() == pytest.approx(np.log(1.5 / 0.9) / np.log(2.1 / 0.9), abs=0.08)
+
+
 def test_frames_that_can_be_in_no_pair_are_counted() -> None:
     frames = made_frames([MadePerson(2, 5)])
     table = frames.to_pydict()
