@@ -104,7 +104,7 @@ def _variance(residuals: np.ndarray, number: np.ndarray) -> float:
 
 def _around(mean: float, variance: float, units: int, level: float) -> Interval:
     """The t-interval of a mean with this variance, estimated from so many units."""
-    error = math.sqrt(max(variance, 0.0))
+    error = math.sqrt(variance)
     half = float(stdtrit(units - 1, 0.5 + level / 2)) * error
     if error > 0:
         p = 2 * float(stdtr(units - 1, -abs(mean) / error))

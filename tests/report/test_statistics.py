@@ -84,6 +84,19 @@ def test_both_ways_is_never_narrower_than_either(rng: np.random.Generator) -> No
         assert both.mean == pytest.approx(seeds.mean)
 
 
+def test_both_ways_by_hand() -> None:
+    """Three seeds at -3, 0, 3, three people at -2, 0, 2: their variances less the one of both."""
+    values = 1 + np.array([[-3.0], [0.0], [3.0]]) + np.array([-2.0, 0.0, 2.0])
+    found = crossed_interval(values, np.arange(3))
+    seeds, people = 3 / 2 * 2 * 9**2 / 9**2, 3 / 2 * 2 * 6**2 / 9**2  # of sums -9, 0, 9; -6, 0, 6
+    cells = 9 / 8 * (3 * 18 + 3 * 8) / 9**2
+    error = math.sqrt(seeds + people - cells)
+    assert error**2 > max(seeds, people)
+    half = stats.t.ppf(0.975, 2) * error
+    assert (found.low, found.high) == pytest.approx((1 - half, 1 + half))
+    assert found.p == pytest.approx(2 * stats.t.sf(1 / error, 2)) and found.n == 3
+
+
 def test_one_seed_or_one_person_leaves_the_other_way(rng: np.random.Generator) -> None:
     values, clusters = rng.normal(size=(1, 30)), np.repeat(np.arange(6), 5)
     assert crossed_interval(values, clusters) == clustered_interval(values[0], clusters)
@@ -168,6 +181,7 @@ def test_steps_to_a_target() -> None:
     assert steps_to(steps, values, 8.0) == pytest.approx(150.0)
     assert steps_to(steps, values, 12.0) == 100.0
     assert math.isnan(steps_to(steps, values, 4.0))
+    assert steps_to(steps, values, 5.0) == 300.0  # just there counts
     assert steps_to(steps, [1.0, 3.0, 5.0], 2.0, "higher") == pytest.approx(150.0)
     assert steps_to(steps, [10.0, math.nan, 6.0], 8.0) == pytest.approx(200.0)
 
@@ -190,6 +204,8 @@ def test_labels_to_match_on_a_known_line(rng: np.random.Generator) -> None:
     assert found.earliest < found.share < found.latest and not found.at_most
     half = interval(noise[:, 0]).high - noise.mean()
     assert math.log10(found.latest / found.share) == pytest.approx(half / 20, rel=0.02)
+    score = labels_to_match(shares, -line - noise, np.full(4, -70.0), "higher")
+    assert score == found
 
 
 def test_labels_that_never_suffice_and_that_always_do() -> None:
