@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hpse_dist.accounting import (
     LAUNCH,
+    LOSSES_FILE,
+    STARTS_FILE,
     Account,
     Clock,
     Start,
@@ -65,6 +71,40 @@ def test_a_run_that_was_killed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }
     assert account.seconds() == 32.0  # nobody worked in the 5 s
     assert [start.ended for start in read_starts(account.path)] == [None, "done"]
+
+
+def test_rates_are_of_the_time_since_the_last_reading() -> None:
+    """Two updates of 2 s, half a second of each waiting for 3 samples, and 1 s of saving."""
+    time = Time()
+    clock = Clock(time)
+
+    def batches() -> Iterator[dict[str, Any]]:
+        while True:
+            time.now += 0.5
+            yield {"image": [0, 0, 0]}
+
+    source = batches()
+    for _ in range(2):
+        with clock.updating():
+            clock.next(source)
+            with clock.working():
+                time.now += 0.25
+            time.now += 1.25
+    with clock.saving():
+        time.now += 1.0
+    assert clock.own() == 0.5
+    wanted = {"samples_per_s": 4 * 6 / 4.0, "wait_share": 1.0 / 4.0, "save_share": 1.0 / 5.0}
+    assert clock.rates(4) == wanted and clock.last == wanted
+    assert set(clock.rates(4).values()) == {0.0} and clock.own() == 0.0
+
+
+def test_a_loss_that_was_seen_says_how_a_start_ended(tmp_path: Path) -> None:
+    silent = Start("one command", 1000.0, 0, 1004.0, 3)
+    (tmp_path / STARTS_FILE).write_text(json.dumps([asdict(silent)]))
+    seen = {"launch": "one command", "time": 1005.0, "how": "out of memory"}
+    (tmp_path / LOSSES_FILE).write_text(json.dumps(seen) + "\n{torn")
+    account = Account(tmp_path, World(), Clock(), now=Time())
+    assert account.figures()["ended"] == {"out of memory": 1}
 
 
 def test_time_between_commands_is_nobodys(tmp_path: Path) -> None:

@@ -232,6 +232,10 @@ def test_a_spike_sends_the_run_back(tmp_path: Path) -> None:
     assert other.made(31, 1.5) is None  # too few steps are known
     other.load_state_dict(state)
     assert other.made(31, 1.5) is not None
+    flat = Guard(guard.config, tmp_path, World())  # no deviation: 0.1 % of the median is one
+    assert not any(flat.made(step, 1.0) for step in range(10))
+    assert flat.made(11, 1.004) is None and flat.made(12, 1.006) is not None
+    assert guard.wants_loss and not Guard(GuardConfig(), tmp_path, World()).wants_loss
 
 
 def test_spikes_are_looked_for_on_the_way(tmp_path: Path) -> None:

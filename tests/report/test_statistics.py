@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from hpse_dist.report.statistics import (
+    Interval,
     area_under,
     bootstrap_interval,
     clustered_interval,
@@ -32,6 +33,11 @@ def test_the_t_interval_is_scipys(rng: np.random.Generator) -> None:
     low, high = theirs.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-9)
+
+
+def test_seeds_that_agree_to_the_last_digit_leave_no_doubt() -> None:
+    assert interval([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 2, 0.0)
+    assert interval([0.0, 0.0]).p == 1.0
 
 
 def test_a_paired_difference_is_scipys_paired_test(rng: np.random.Generator) -> None:
