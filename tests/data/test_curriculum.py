@@ -75,6 +75,13 @@ def test_what_an_epoch_is_under_a_curriculum() -> None:
     assert len(keys) == 1800, "draws of one pair are never the same"
 
 
+def test_pairs_of_one_kind_are_graded_too() -> None:
+    difficulty = np.random.default_rng(1).random(600)
+    plan = Curriculum(difficulty, np.zeros(600, np.int64), 0.25, 0.25, 1)
+    part = Order([[np.arange(600)]], [1.0], 0, 1, [plan]).epoch(0)
+    assert set(part.item) == set(np.argsort(difficulty)[:150])
+
+
 def test_any_cut_of_the_sequence_is_the_same() -> None:
     whole = order(0.3, 0.9, 1500, weight=1.5)[0].between(0, 2500)
     plan, *_ = order(0.3, 0.9, 1500, weight=1.5)

@@ -103,6 +103,10 @@ def test_surface_coordinates_go_to_the_opposite_place() -> None:
     raw["uv_map"][..., 0] = 0  # background
     found = all_of(raw, dataclasses.replace(MIRROR, uv=table))["uv_map"][0, :, 0].T.float().flip(0)
     assert not found[0].any()
+    half = {"sample_id": torch.zeros(2), "uv_map": raw["uv_map"].repeat(2, 1, 1, 1)}
+    half["uv_map"][1] = 0  # a background of one picture alone
+    both = all_of(half, dataclasses.replace(MIRROR, uv=table))["uv_map"]
+    assert torch.equal(both[0, :, 0].T.float().flip(0), found) and not both[1].any()
     apart = (found - opposite).norm(dim=1)[1:]
     assert apart.median() < 0.002 and apart.max() < 0.01, "dense pose calls 0.05 right"
     assert (uv - opposite).norm(dim=1).median() > 0.1, "else there was nothing to do"

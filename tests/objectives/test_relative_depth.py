@@ -127,6 +127,15 @@ def test_maps_show_everybody() -> None:
     assert maps[0, 0, 8, 7] < 0.01
 
 
+def test_empty_heatmaps_have_an_error_of_one(objective: RelativeDepth) -> None:
+    """However many joints are shown; those beyond the crop and unlabelled ones are not."""
+    people = torch.tensor([0.5, 0.5, 1.0]).repeat(2, 1, J, 1)
+    people[1, :, 5:, 2] = 0.0
+    people[1, :, 0, 0] = 1.5
+    errors = objective._heatmap_errors(torch.zeros(2, J, 24, 32), people)
+    torch.testing.assert_close(errors, torch.ones(2), rtol=1e-3, atol=0)
+
+
 def test_figures_of_a_model_that_knows_and_of_one_that_errs(objective: RelativeDepth) -> None:
     batch = pictures()
     batch["people3d"][0, 0, :, 2] = 6.0  # in truth behind the second: labels of (0, 1) are wrong
