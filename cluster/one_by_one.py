@@ -8,8 +8,11 @@ from typing import Any
 
 from cluster.sweep import Outcome, is_done
 from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final
+from hpse_dist.stopping import told_to_stop
 from hpse_dist.study import PlannedRun
 from hpse_dist.world import World
+
+SIGNALLED = "stopped by a signal"
 
 
 def carry_out_here(
@@ -21,9 +24,16 @@ def carry_out_here(
     """Run what is not done yet, in the plan's order; says how every run ended.
 
     A run that fails is reported and those that need it are given up; the others go on. `refusal` is
-    asked before each run, as by `cluster.study.carry_out`; after it has said why, or a run was
-    stopped by a signal, nothing more is started.
+    asked before each run, as by `cluster.study.carry_out`; after it has said why, or a signal has
+    come, within a run or between two, nothing more is started.
     """
+    with told_to_stop() as told:
+        return _carry_out(runs, lambda: SIGNALLED if told() else refusal(), debug)
+
+
+def _carry_out(
+    runs: Sequence[PlannedRun], refusal: Callable[[], str | None], debug: bool
+) -> list[Outcome]:
     outcomes: dict[str, Outcome] = {}
     stop: str | None = None
     for run in runs:
@@ -36,7 +46,7 @@ def carry_out_here(
         if reason is None:
             reason = _run(run, debug)
             if reason is None and not is_done(run.folder):
-                reason = stop = "stopped by a signal"
+                reason = stop = SIGNALLED
         outcomes[run.name] = Outcome(run.name, run.folder, reason)
     return [outcomes[run.name] for run in runs]
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import statistics
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -58,6 +56,7 @@ from hpse_dist.source import (
     write_source,
 )
 from hpse_dist.starting import engine_of, module_of, set_up_process
+from hpse_dist.stopping import told_to_stop
 from hpse_dist.tasks.base import Task
 from hpse_dist.train import evaluate, train
 from hpse_dist.whole_set import Collector, collectors, scores
@@ -85,7 +84,8 @@ def _begin(recipe: TrainingRecipe, world: World, folder: Path, hire: Hire | None
             device = set_up_process(recipe, world)
             recipe, plan = settled(recipe, world, folder, device, hire)
             module, facts = module_of(recipe)
-            _run(recipe, module, facts, world, folder, device, hire, plan)
+            with told_to_stop() as told:
+                _run(recipe, module, facts, world, folder, device, hire, plan, told)
 
 
 def _run(
@@ -97,6 +97,7 @@ def _run(
     device: torch.device,
     hire: Hire | None,
     plan: Plan | None,
+    told: Callable[[], bool],
 ) -> None:
     """Train and evaluate to the recipe's last step, then export and report."""
     machine = recipe.machine
@@ -133,7 +134,7 @@ def _run(
                 start=start,
                 steps=recipe.steps,
                 on_step=watch,
-                should_stop=stop_on_signal(),
+                should_stop=told,
             )
             if reached < recipe.steps:
                 account.ended("told to stop")
@@ -270,14 +271,6 @@ class _Watch:
             "history": history,
             "samples_per_s": statistics.median(rates) if rates else None,
         }
-
-
-def stop_on_signal() -> Callable[[], bool]:
-    """Whether SIGTERM has come since; only the main thread of a process can listen."""
-    stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    return stop.is_set
 
 
 def _card(

@@ -72,6 +72,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.config",
         "hpse_dist.arrays",
         "hpse_dist.disk",
+        "hpse_dist.stopping",
     ],
     ["hpse_dist.safety"],
 ]

@@ -210,22 +210,21 @@ def test_a_run_that_was_told_to_stop_is_no_success(
     """Or whatever comes after it in a script, or a cluster's job, would take it for done."""
     (tmp_path / "recipe.yaml").write_text(dump(pretraining(tmp_path, collection)))
     command = [str(tmp_path / "recipe.yaml"), "--without-ray"]
-    forward, before = Completion.forward, signal.getsignal(signal.SIGTERM)
+    forward = Completion.forward
 
     def stopped(self: Completion, batch: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, batch)
 
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(Completion, "forward", stopped)
-            assert run_command(main, parser(), command) == 1
-        said = "run: stopped before its last step; the same command goes on"
-        assert said in capsys.readouterr().err
-        assert run_command(main, parser(), command) == 0
-        assert f"done: {tmp_path / 'run'}" in capsys.readouterr().out
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        patched.setattr(Completion, "forward", stopped)
+        assert run_command(main, parser(), command) == 1
+    said = "run: stopped before its last step; the same command goes on"
+    assert said in capsys.readouterr().err
+    assert run_command(main, parser(), command) == 0
+    assert f"done: {tmp_path / 'run'}" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is before  # nothing listens any longer
     assert run_command(main, parser(), [*command, "machine.loader=workers", "name=other"]) == 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from cluster import one_by_one
 from cluster.one_by_one import carry_out_here
+from hpse_dist.stopping import told_to_stop
 from hpse_dist.study import PlannedRun
 from hpse_dist.world import World
 
@@ -90,6 +93,26 @@ def test_a_budget_or_a_signal_stops_the_rest(
     assert carried == ["a"] and errors == [None] + ["the time budget is used up"] * 4
     errors = [outcome.error for outcome in carry_out_here(runs_in(tmp_path))]
     assert carried == ["a", "b", "from_a"] and errors[2:] == ["stopped by a signal"] * 3
+
+
+def test_a_signal_between_two_runs_stops_the_rest(
+    tmp_path: Path, carried: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a run exports what it made, or the next one's source is read."""
+    monkeypatch.setattr(one_by_one, "_alone", alone())
+    run_target = one_by_one.run_target
+
+    def told(target: str, recipe: Any, world: World, folder: Path) -> None:
+        run_target(target, recipe, world, folder)
+        with told_to_stop() as stop:
+            assert stop() == (folder.name != "a")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(one_by_one, "run_target", told)
+    errors = [outcome.error for outcome in carry_out_here(runs_in(tmp_path))]
+    assert carried == ["a"] and errors == [None] + ["stopped by a signal"] * 4
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_one_worker_does_the_work_of_all() -> None:
