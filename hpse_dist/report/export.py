@@ -15,7 +15,7 @@ from typing import Any
 from hpse_dist.report.breakdown import breakdowns
 from hpse_dist.report.learning import convergence, label_studies, spreads
 from hpse_dist.report.meanings import Metric
-from hpse_dist.report.overview import Overview, cell_name, overview
+from hpse_dist.report.overview import Cell, Overview, cell_name, overview
 from hpse_dist.report.runs import Study
 from hpse_dist.report.statistics import Interval
 from hpse_dist.report.tables import SourceRow, TaskTable, costs, doubles, metric, task_tables
@@ -65,7 +65,7 @@ def _overview(found: Overview) -> Printed:
         (
             row.source,
             "0" if row.source == found.baseline else _text(row.average, 1, signed=True),
-            *("–" if cell is None else f"{cell.gap.mean:+.1f}" for cell in row.cells),
+            *(_gap(cell, row.source == found.baseline) for cell in row.cells),
         )
         for row in found.rows
     ]
@@ -74,6 +74,12 @@ def _overview(found: Overview) -> Printed:
         "its 95 % interval over seeds."
     )
     return Printed("Gap to the baseline", ("source", "average", *names), tuple(body), note)
+
+
+def _gap(cell: Cell | None, baseline: bool) -> str:
+    if cell is None or not math.isfinite(cell.gap.mean):
+        return "–"
+    return "0" if baseline else f"{cell.gap.mean:+.1f}"
 
 
 def _ranked(table: TaskTable, tables: Sequence[TaskTable]) -> Printed:
@@ -89,11 +95,17 @@ def _ranked(table: TaskTable, tables: Sequence[TaskTable]) -> Printed:
         if compared:
             difference = row.against.difference if row.against else None
             cells.append(_text(difference, meanings[0].digits, signed=True) if difference else "–")
-            cells.append(f"{row.p:.3f}" if math.isfinite(row.p) else "–")
+            cells.append(_p(row.p))
         body.append((row.source, *cells, str(len(row.seeds))))
     protocol = f" Protocol {table.protocol}." if table.protocol else ""
     note = f"Means over seeds with 95 % intervals.{protocol}"
     return Printed(cell_name(table, tables), header, tuple(body), note)
+
+
+def _p(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _column(what: Metric) -> str:
@@ -155,6 +167,7 @@ def _tex(text: str) -> str:
     text = text.replace("\\", r"\textbackslash{}")
     text = re.sub(r"([&%$#_{}])", r"\\\1", text).replace(r"\textbackslash\{\}", r"\textbackslash{}")
     text = text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
+    text = re.sub(r"[<>|]", r"$\g<0>$", text)  # other signs in LaTeX's own font
     return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text).replace("–", "--")
 
 

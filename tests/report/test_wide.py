@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -171,6 +172,19 @@ def test_tables_print_as_latex_and_markdown(study: Study) -> None:
     assert source.count(r"\begin{tabular}") == source.count(r"\end{tabular}") == 7
     assert r"1 \% of labels" in source and r"\textbf{good}" in source
     assert not [line for line in source.splitlines() if "_" in line.replace(r"\_", "")]
+
+
+def test_printed_tables_say_what_the_page_says(study: Study) -> None:
+    """Of a tiny p that it is below 0.001, of the baseline's own gap 0, of no gap a dash."""
+    gaps, *ranked = printed(study)
+    base = next(row for row in gaps.body if row[0] == study.baseline)
+    assert set(base[1:]) == {"0"}
+    p = [row[table.header.index("p (Holm)")] for table in ranked for row in table.body]
+    assert "< 0.001" in p and "0.000" not in p and "$<$ 0.001" in latex(ranked)
+    left = [r for r in study.runs if r.source != study.baseline or r.seed == 0]
+    other = [replace(r, seed=r.seed + 9) if r.source == study.baseline else r for r in left]
+    alone = printed(replace(study, runs=tuple(other)))
+    assert "nan" not in markdown(alone)
 
 
 def test_csv_files_hold_what_the_page_shows(study: Study) -> None:
