@@ -42,8 +42,9 @@ class StudyMachine:
     concurrent: int | None = None
     """Fine-tuning runs at a time; null takes as many as the cluster holds."""
     free_finished: bool = True
-    """Remove the checkpoints of finished fine-tuning runs, with all their optimizer state; encoder,
-    head and figures stay, which is all that predicting and reporting need."""
+    """Remove the checkpoints of fine-tuning runs that are finished or stopped early by a sweep,
+    with all their optimizer state; encoder, head and figures stay, which is all that predicting and
+    reporting need."""
     hours: float | None = None
     """Start no further run after so many hours of one command; what runs is finished."""
     failures: int | None = None

@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -21,7 +22,7 @@ import torch
 
 from hpse_dist.config import ConfigError, digest, read_yaml, to_dict
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, component
-from hpse_dist.report.runs import failed_since, state_of
+from hpse_dist.report.runs import STOPPED_FILE, failed_since, state_of
 from hpse_dist.run_folder import check_data, check_folder, is_done
 from hpse_dist.safety import parsed_json
 from hpse_dist.study import PlannedRun
@@ -184,7 +185,7 @@ class Budget:
 
     def __init__(self, study: _Bounded, runs: Sequence[PlannedRun]) -> None:
         self.machine, self.folder, self.began = study.machine, study.folder(), time.time()
-        self.folders = [run.folder for run in runs]
+        self.folders = {run.folder: run.kind for run in runs}
 
     def refusal(self) -> str | None:
         """Why no further run is to be started; None: go on."""
@@ -195,28 +196,49 @@ class Budget:
             return f"the time budget, machine.hours={machine.hours:g}, is used up"
         if machine.failures is not None and failed >= machine.failures:
             return (
-                f"{failed} runs failed, the failure budget is machine.failures={machine.failures}"
+                f"{failed} run{'s' if failed > 1 else ''} failed, the failure budget is "
+                f"machine.failures={machine.failures}"
             )
-        if machine.disk_gb is not None and (held := size_gb(self.folder)) >= machine.disk_gb:
+        if machine.disk_gb is not None and (held := self._held_gb(machine.disk_gb)):
             return (
-                f"the study holds {held:.2f} GB, the budget is machine.disk_gb={machine.disk_gb:g}"
+                f"the study holds {held:.3g} GB, the budget is machine.disk_gb={machine.disk_gb:g}"
             )
         return None
 
+    def _held_gb(self, most: float) -> float | None:
+        """What the study's folder holds, if it is that much and stays it when what may be removed
+        is: the run that has just ended still has its checkpoints."""
+        held = size_gb(self.folder)
+        if held >= most and self.machine.free_finished:
+            for folder, kind in self.folders.items():
+                _free(folder, kind)
+            held = size_gb(self.folder)
+        return held if held >= most else None
+
 
 def size_gb(folder: Path) -> float:
-    """What a folder's files take."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
+    """What a folder's files take; runs under way come and go with theirs meanwhile."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.stat(os.path.join(place, name)).st_size
+    return found / 1e9
 
 
 def free_finished(runs: Sequence[PlannedRun]) -> float:
-    """Remove the checkpoints of finished fine-tuning runs; returns the gigabytes that frees."""
-    freed = 0.0
-    for run in runs:
-        folder = run.folder / "checkpoints"
-        if run.kind == "finetune" and is_done(run.folder) and folder.is_dir():
-            freed += size_gb(folder)
-            shutil.rmtree(folder)
+    """Remove the checkpoints of fine-tuning runs that have ended; returns the gigabytes that
+    frees."""
+    return sum(_free(run.folder, run.kind) for run in runs)
+
+
+def _free(folder: Path, kind: str) -> float:
+    checkpoints = folder / "checkpoints"
+    ended = is_done(folder) or (folder / STOPPED_FILE).is_file()  # neither is gone on with
+    if kind != "finetune" or not ended or not checkpoints.is_dir():
+        return 0.0
+    freed = size_gb(checkpoints)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # another process may be at it
     return freed
 
 

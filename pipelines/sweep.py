@@ -60,8 +60,9 @@ class _Sweep:
         self.ray = contextlib.ExitStack()
         self.every: dict[str, list[Any]] = {name: recipe.settings() for name in recipe.sources}
         self.planned = [self.plan(name, self.every) for name in recipe.rounds]  # all recipes hold
-        trials = [run for _, runs in self.planned for run in runs]
-        self.budget = Budget(recipe, trials)
+        self.budget = Budget(
+            recipe, [one for both in self.planned for runs in both for one in runs]
+        )
 
     def plan(
         self, name: str, settings: Mapping[str, Sequence[Any]]

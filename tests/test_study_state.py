@@ -12,7 +12,7 @@ import pytest
 
 from hpse_dist.config import build, dump
 from hpse_dist.recipe import CollectionUse
-from hpse_dist.report.runs import state_of
+from hpse_dist.report.runs import STOPPED_FILE, state_of
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import StudyMachine, StudyRecipe
 from hpse_dist.study_state import Budget, describe, estimate, free_finished, state
@@ -147,7 +147,7 @@ def test_budgets_say_why_nothing_more_is_started(study: StudyRecipe) -> None:
     assert "machine.disk_gb=1e-06" in str(refusal(disk_gb=1e-6))
     budget = Budget(replace(study, machine=replace(study.machine, failures=1)), runs)
     fail(runs[1])
-    assert "1 runs failed, the failure budget is machine.failures=1" in str(budget.refusal())
+    assert "1 run failed, the failure budget is machine.failures=1" in str(budget.refusal())
 
 
 def test_an_earlier_failure_does_not_use_up_the_budget(study: StudyRecipe) -> None:
@@ -168,3 +168,19 @@ def test_only_finished_fine_tuning_runs_are_freed(study: StudyRecipe) -> None:
     assert free_finished([first, random, tuned]) == pytest.approx(1e-6)
     assert not (random.folder / "checkpoints").exists()
     assert (first.folder / "checkpoints").exists() and (tuned.folder / "checkpoints").exists()
+    (tuned.folder / STOPPED_FILE).touch()  # by a sweep: never gone on with either
+    assert free_finished([first, random, tuned]) == pytest.approx(1e-6)
+
+
+def test_what_is_to_be_freed_uses_up_no_budget(study: StudyRecipe) -> None:
+    """The run that ended a moment ago: the study stopped there, and told to begin it once more."""
+    runs = plan(study)
+    tuned = next(run for run in runs if run.kind == "finetune")
+    finish(tuned)
+    (tuned.folder / "checkpoints").mkdir()
+    (tuned.folder / "checkpoints" / "engine").write_bytes(b"x" * 50_000_000)
+    machine = replace(study.machine, disk_gb=0.03, free_finished=False)
+    assert "holds 0.05 GB" in str(Budget(replace(study, machine=machine), runs).refusal())
+    machine = replace(machine, free_finished=True)
+    assert Budget(replace(study, machine=machine), runs).refusal() is None
+    assert not (tuned.folder / "checkpoints").exists()
