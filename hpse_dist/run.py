@@ -62,6 +62,7 @@ from hpse_dist.train import evaluate, train
 from hpse_dist.whole_set import Collector, collectors, scores
 from hpse_dist.world import World
 
+STOPPED = "told to stop"
 log = logging.getLogger(__name__)
 
 
@@ -137,7 +138,7 @@ def _run(
                 should_stop=told,
             )
             if reached < recipe.steps:
-                account.ended("told to stop")
+                account.ended(STOPPED)
                 log.warning(
                     "%s: stopped at step %d; give the same command to go on", folder, reached
                 )
@@ -149,8 +150,8 @@ def _run(
             card = _card(recipe, module, facts, figures)
             _export(module, weights, card, folder)
             _report(recipe, facts, figures, account, world, folder)
-    except Exception as error:
-        account.ended(type(error).__name__)
+    except (Exception, KeyboardInterrupt) as error:
+        account.ended(type(error).__name__ if isinstance(error, Exception) else STOPPED)
         raise
     finally:
         loader.close()

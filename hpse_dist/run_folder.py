@@ -24,10 +24,10 @@ import torch
 from hpse_dist.config import ConfigError, build, dump, flat, read_yaml, to_dict
 from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import TrainingRecipe, collection_of, component
+from hpse_dist.report.runs import LOCK_FILE
 from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
-LOCK_FILE = "lock"
 DATA_FILE = "collections.json"
 SCORES_FILE = "scores.json"
 PACKAGES = ("torch", "deepspeed", "ray", "ffcv", "timm", "smplx", "xformers", "tensorboard")

@@ -29,6 +29,7 @@ from hpse_dist.log import read_metrics
 from hpse_dist.models.encoder import build_encoder
 from hpse_dist.objectives.completion import Completion
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, check_fields
+from hpse_dist.report.runs import state_of
 from hpse_dist.run import _card, finetune, pretrain
 from hpse_dist.run_folder import held
 from hpse_dist.source import encoder_of, read_source
@@ -226,6 +227,19 @@ def test_a_run_that_was_told_to_stop_is_no_success(
     assert f"done: {tmp_path / 'run'}" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before  # nothing listens any longer
     assert run_command(main, parser(), [*command, "machine.loader=workers", "name=other"]) == 2
+
+
+def test_a_run_left_by_ctrl_c_is_stopped_and_not_running(
+    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(self: Completion, batch: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Completion, "forward", pressed)
+    recipe = pretraining(tmp_path, collection)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, World(), recipe.folder())
+    assert state_of(recipe.folder()) == ("stopped", "")
 
 
 def test_a_card_names_motion_capture_of_others(tmp_path: Path, collection: Collection) -> None:

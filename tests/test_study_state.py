@@ -12,7 +12,8 @@ import pytest
 
 from hpse_dist.config import build, dump
 from hpse_dist.recipe import CollectionUse
-from hpse_dist.report.runs import STOPPED_FILE, state_of
+from hpse_dist.report.runs import RESTART_S, STOPPED_FILE, state_of
+from hpse_dist.run_folder import held
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import StudyMachine, StudyRecipe
 from hpse_dist.study_state import Budget, describe, estimate, free_finished, state
@@ -70,6 +71,18 @@ def test_states_of_a_run_folder(tmp_path: Path) -> None:
     assert state_of(tmp_path) == ("stopped", "")
     (tmp_path / "DONE").touch()
     assert state_of(tmp_path) == ("done", "")
+
+
+def test_a_run_whose_process_is_gone_is_soon_told_from_one_under_way(tmp_path: Path) -> None:
+    """As after kill -9, when nothing could be written down any more."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.touch()
+    os.utime(recipe, (time.time() - 2 * RESTART_S,) * 2)
+    with held(tmp_path):
+        assert state_of(tmp_path) == ("running", "")
+    assert state_of(tmp_path) == ("stopped", "")
+    os.utime(recipe)
+    assert state_of(tmp_path) == ("running", "")  # its workers may be on their way back
 
 
 def test_a_folder_of_another_recipe_is_refused(study: StudyRecipe) -> None:

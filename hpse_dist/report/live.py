@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -20,7 +21,8 @@ class LivePage:
     """Rewrites a study's page whenever a run of it has begun, ended or failed.
 
     It looks at the run folders alone, so it is the same whoever carries the runs out. `on_change`
-    comes first each time.
+    comes first each time. Where an error or Ctrl-C ends the block, the page is written once more,
+    so that it says what was stopped.
     """
 
     def __init__(
@@ -46,6 +48,9 @@ class LivePage:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        if kind is not None:
+            with contextlib.suppress(ValueError, OSError):  # what ended the block is to be heard
+                write_report(self.folder)
 
     def _follow(self) -> None:
         before: dict[str, str] | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpse_dist.disk import nobody_holds
 from hpse_dist.safety import as_written, parsed_json
 
 PLAN_FILE = "plan.json"
@@ -19,7 +20,9 @@ STOPPED_FILE = "stopped_early.json"
 STOPPED = "stopped early"
 _MOST = 1e300  # of a figure
 _LEVELS = 32  # of lists and maps within one another in a file of a run
+LOCK_FILE = "lock"
 QUIET_S = 600  # no line for so long: the run was stopped, or its machine was
+RESTART_S = 60  # nobody at its folder for so long: as above; workers that died are back by then
 PANEL = re.compile(r"step_(\d+)_(.+)\.png")
 
 
@@ -195,8 +198,8 @@ def _fraction(planned: Mapping[str, Any], report: Mapping[str, Any]) -> float:
 def state_of(folder: Path) -> tuple[str, str]:
     """The state of the run in a folder, and the sentence of the error that it ended with.
 
-    A run that was begun is running while its log or its account was written to a short time ago and
-    no last word stands in it.
+    A run that was begun is running while its log or its account was written to a short time ago, no
+    last word stands in it, and a process has its folder, or had it a moment ago.
     """
     if (folder / "DONE").is_file():
         return "done", ""
@@ -210,7 +213,8 @@ def state_of(folder: Path) -> tuple[str, str]:
     if not times:
         return "waiting", ""
     ended = _last_start(folder).get("ended")
-    alive = ended is None and time.time() - max(times) < QUIET_S
+    patience_s = RESTART_S if nobody_holds(folder / LOCK_FILE) else QUIET_S
+    alive = ended is None and time.time() - max(times) < patience_s
     return ("running" if alive else "stopped"), ""
 
 

@@ -63,3 +63,15 @@ def test_a_failed_run_says_why_and_what_waits_for_it(tmp_path: Path) -> None:
         text = wait_for(tmp_path / "report.html", "failed: the disk &lt;b&gt;is full")
     assert "2 of 7 runs are not done (1 failed, 1 waiting)" in text
     assert "<b>completion-body_mesh-seed2</b> waiting: for completion" in text
+
+
+def test_a_page_left_by_ctrl_c_says_what_was_stopped(tmp_path: Path) -> None:
+    """It said "running" for good, and loaded itself again and again."""
+    make_study(tmp_path, done=False)
+    folder = tmp_path / "completion-body_mesh-seed2"
+    with pytest.raises(KeyboardInterrupt), LivePage(tmp_path):
+        wait_for(tmp_path / "report.html", "(1 running)")
+        (folder / "starts.json").write_text(json.dumps([{"ended": "told to stop"}]))
+        raise KeyboardInterrupt
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 of 7 runs are not done (1 stopped)" in text and 'http-equiv="refresh"' not in text
