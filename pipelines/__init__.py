@@ -7,6 +7,7 @@ arguments), and shows a traceback only with `--debug`.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -76,7 +77,9 @@ def describe(error: BaseException) -> str:
     text = one_line(str(error))
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
-        return one_line(f"{place}{error.strerror}")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # often of a write, which names no file
+        room = "; make room where the command writes, then give it again: it goes on"
+        return one_line(f"{place}{error.strerror}{room if full else ''}")
     if isinstance(error, (ValueError, OSError, RuntimeError)) and text:
         return text
     return (

@@ -17,8 +17,8 @@ import pytest
 
 from hpse_dist.config import dump
 from hpse_dist.report.export import csv_rows
-from hpse_dist.report.runs import read_study
-from hpse_dist.run_folder import LOCK_FILE, is_done
+from hpse_dist.report.runs import LOCK_FILE, read_study
+from hpse_dist.run_folder import is_done
 from pipelines import run_command
 from pipelines.study import main, parser
 from tests.data.made_collection import made_collection

@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         (ValueError("no video in\n  folder a"), 1, "no video in folder a"),
         (ValueError("no video in \x1b]0;a\x07\udc80"), 1, r"in \x1b]0;a\x07\udc80"),
         (OSError(errno.ENOSPC, "No space left on device", "out/a.beton"), 1, "out/a.beton: No"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "device; make room where"),
         (KeyError("x"), 1, "unexpected KeyError: 'x'"),
         (KeyboardInterrupt(), 1, "interrupted"),
     ],
