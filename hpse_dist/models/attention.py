@@ -1,10 +1,10 @@
 """Attention, one function for every model: xformers on CUDA tensors, torch's SDPA on others and in
 compiled blocks.
 
-The kernel follows the device of the tensors, never what can be imported: the xformers package has
-no CPU kernels, so a machine may have it and still need SDPA. Layout everywhere is (B, N, H, D):
-batch, tokens, heads, numbers per head. Sequences of different lengths are packed end to end into a
-batch of one and told apart by `lengths`, so that no token is padding.
+The kernel follows the tensors, never what can be imported: the xformers package has no CPU kernels,
+nor any for some types on some GPUs, so a machine may have it and still need SDPA. Layout everywhere
+is (B, N, H, D): batch, tokens, heads, numbers per head. Sequences of different lengths are packed
+end to end into a batch of one and told apart by `lengths`, so that no token is padding.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def attend(
         assert lengths is None, "packed sequences have no mask"
         return _attend_torch(q, k, v, mask)
     # a compiled block is one graph, which SDPA can be part of and xformers' operators would cut
-    if not torch.compiler.is_compiling() and _kernel(q.device.type) == "xformers":
+    compiling = torch.compiler.is_compiling()
+    if not compiling and _kernel(q.device, q.dtype, q.shape[-1]) == "xformers":
         return attend_xformers(q, k, v, lengths)
     if lengths is None:
         return _attend_torch(q, k, v)
@@ -50,11 +51,23 @@ def attend(
 
 
 @cache
-def _kernel(device_type: str) -> str:
-    """The kernel for a kind of device; cached, so that it is decided and logged once."""
-    kernel = "xformers" if device_type == "cuda" and xformers_usable() else "sdpa"
-    log.info("attention on %s: %s", device_type, kernel)
+def _kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The kernel for such tensors; cached, so that it is decided and logged once."""
+    kernel = "sdpa"
+    if device.type == "cuda" and xformers_usable():
+        capability = torch.cuda.get_device_capability(device)
+        kernel = "xformers" if xformers_takes(dtype, head_dim, capability) else kernel
+    kind = str(dtype).removeprefix("torch.")
+    log.info("attention on %s in %s, heads of %d: %s", device.type, kind, head_dim, kernel)
     return kernel
+
+
+def xformers_takes(dtype: torch.dtype, head_dim: int, capability: tuple[int, int]) -> bool:
+    """Whether xformers 0.0.35 has kernels for training: FlashAttention's in bf16, CUTLASS's in
+    fp32, which end with compute capability 9.0. For others it raises NotImplementedError."""
+    if dtype == torch.bfloat16:
+        return capability >= (8, 0) and head_dim % 8 == 0 and head_dim <= 256
+    return dtype == torch.float32 and capability <= (9, 0) and head_dim % 4 == 0
 
 
 def xformers_usable() -> bool:

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpse_dist.models import attention
 from hpse_dist.models.attention import attend
@@ -86,24 +87,57 @@ def test_cuda_agrees_with_cpu(dtype: torch.dtype) -> None:
         torch.testing.assert_close(out.float().cpu(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_the_kernel_follows_the_device_and_is_logged_once(
+def test_the_kernel_follows_the_tensors_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     attention._kernel.cache_clear()
     monkeypatch.setattr(attention, "xformers_usable", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (10, 0))
     with caplog.at_level(logging.INFO, logger=attention.__name__):
         x = torch.randn(1, 4, 1, 8)
         attend(x, x, x)  # xformers is importable here, and CPU tensors still go to SDPA
         attend(x, x, x)
-        assert attention._kernel("cuda") == "xformers"
+        assert attention._kernel(torch.device("cuda"), torch.bfloat16, 64) == "xformers"
+        assert attention._kernel(torch.device("cuda"), torch.float32, 64) == "sdpa"
     assert [record.getMessage() for record in caplog.records] == [
-        "attention on cpu: sdpa",
-        "attention on cuda: xformers",
+        "attention on cpu in float32, heads of 8: sdpa",
+        "attention on cuda in bfloat16, heads of 64: xformers",
+        "attention on cuda in float32, heads of 64: sdpa",
     ]
     attention._kernel.cache_clear()
     monkeypatch.setattr(attention, "xformers_usable", lambda: False)
-    assert attention._kernel("cuda") == "sdpa"
+    assert attention._kernel(torch.device("cuda"), torch.bfloat16, 64) == "sdpa"
     attention._kernel.cache_clear()
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_xformers_gets_only_what_it_takes(
+    dtype: torch.dtype, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own operators' conditions, forward and backward, packed and not."""
+    from xformers.ops import fmha
+
+    if not attention.xformers_usable():
+        pytest.skip("xformers' kernels do not load here")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    masks = (None, fmha.BlockDiagonalMask.from_seqlens([4, 12], device=torch.device("cpu")))
+    taken = []
+    with FakeTensorMode():
+        for head_dim in (4, 6, 8, 20, 24, 32, 64, 80, 128, 256, 288):
+            if not attention.xformers_takes(dtype, head_dim, capability):
+                continue
+            taken.append(head_dim)
+            x = torch.empty(1, 16, 3, head_dim, dtype=dtype, device="cuda")
+            for bias in masks:
+                inputs = fmha.Inputs(x, x, x, attn_bias=bias)
+                forward = (fmha.flash.FwOp, fmha.cutlass.FwOp)
+                backward = (fmha.flash.BwOp, fmha.cutlass.BwOp)
+                for kernels in (forward, backward):
+                    reasons = [kernel.not_supported_reasons(inputs) for kernel in kernels]
+                    assert [] in reasons, (head_dim, reasons)
+    meant = {torch.float32: capability <= (9, 0), torch.bfloat16: capability >= (8, 0)}
+    assert ({32, 64, 80} <= set(taken)) == meant.get(dtype, False)
 
 
 def test_a_mask_hides_keys() -> None:
