@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 
 COARSE_CELLS = 96  # cells along the side of the cube in which the person is looked for
+MOST_CELLS = 20_000_000  # fine cells: 8 m x 8 m x 8 m at 3 cm, about 1 GB
 Lattice = tuple[np.ndarray, tuple[int, int, int]]
 Pixels = tuple[np.ndarray, np.ndarray]
 
@@ -90,6 +91,7 @@ class Hull:
         self.views = list(views)
         middle = meeting_point(views)
         radius = max(float(np.linalg.norm(view.position - middle)) for view in views)
+        self.radius = radius
         self.low, self.step = middle - radius, 2 * radius / COARSE_CELLS
         points, self.shape = lattice(self.low, middle + radius, self.step)
         pixels = [view.pixels(points) for view in views]
@@ -106,6 +108,7 @@ class Hull:
 
         A cell outside a camera's picture is left to the others, of which there must be two, and
         all but one of the rig. `misses` cameras may see background where the others see the person.
+        None also where the cells would be more than MOST_CELLS: no person is as large.
         """
         wide = [
             grow(mask, margin + tolerance_px)
@@ -120,6 +123,8 @@ class Hull:
         slack = 0.05 if misses == 0 else 0.3
         low = self.low + place.min(axis=0) * self.step - slack
         high = self.low + (place.max(axis=0) + 1) * self.step + slack
+        if np.prod(np.ceil((high - low) / step)) > MOST_CELLS:
+            return None
         points, shape = lattice(low, high, step)
         near = [grow(mask, tolerance_px) for mask in masks]
         pixels = [view.pixels(points) for view in self.views]
