@@ -26,6 +26,7 @@ from hpse_dist.data.importers.hull import View
 from hpse_dist.data.importers.rig_boxes import Box, box_around, read_boxes, undistorted_box
 from hpse_dist.data.importers.rig_cameras import SizeMismatch
 from hpse_dist.data.importers.rig_folder import RigFolder
+from hpse_dist.geometry.boxes import area
 from hpse_dist.geometry.camera import triangulate
 from hpse_dist.records import FrameRecord, Provenance, Reject
 
@@ -191,21 +192,27 @@ def _with_boxes(
     cameras = list(rig.cameras.items())
     for k, pictures in zip(chosen, rig.pictures(chosen), strict=True):
         given = [boxes.get((name, int(rig.nearest[k, i]))) for i, (name, _) in enumerate(cameras)]
-        known = [
-            (camera, undistorted_box(box, camera))
+        straight = [
+            None if box is None else undistorted_box(box, camera)
             for box, (_, camera) in zip(given, cameras, strict=True)
-            if box is not None
+        ]
+        # a box outside the picture says nothing of where in it the person is
+        known = [
+            (camera, box)
+            for box, (_, camera) in zip(straight, cameras, strict=True)
+            if box is not None and area(np.array(box)) > 0
         ]
         centre = None
         if len(known) > 1:
             middles = np.array([[(b[0] + b[2]) / 2, (b[1] + b[3]) / 2] for _, b in known])
             centre = triangulate(np.stack([camera.projection for camera, _ in known]), middles)
-        straight = iter(known)
-        for column, picture in enumerate(pictures):
-            if given[column] is None:
+        for column, (picture, box) in enumerate(zip(pictures, straight, strict=True)):
+            if box is None:
                 yield Reject(rig.source(k, column), "no box of this frame is given")
+            elif area(np.array(box)) == 0:
+                yield Reject(rig.source(k, column), "the given box is outside the picture")
             else:
-                yield _record(rig, k, column, picture, next(straight)[1], centre, config)
+                yield _record(rig, k, column, picture, box, centre, config)
 
 
 def _with_foreground(

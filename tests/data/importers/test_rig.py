@@ -187,6 +187,21 @@ def test_given_boxes_are_taken_and_missing_ones_rejected(folder: Path, tmp_path:
     assert np.linalg.norm(good[0].centre - made.spot(3 / made.RATE) - [0, 0, 0.9]) < 0.15
 
 
+def test_a_given_box_outside_the_picture_says_nothing_of_the_person(
+    folder: Path, tmp_path: Path
+) -> None:
+    root = copy_rig(folder, tmp_path / "beside")
+    lines = (root / write_boxes(root, 1)).read_text().splitlines()
+    lines[3] = "cam3,0,5000,5000,5100,5200"
+    (root / "boxes.csv").write_text("\n".join(lines))
+    config = RigConfig(root=root, boxes=Path("boxes.csv"), max_instants=1)
+    good, lost = split(list(rig.frames(config)))
+    assert [r.camera for r in good] == ["cam1", "cam2"]
+    assert [str(r.reason) for r in lost] == ["the given box is outside the picture"]
+    assert good[0].centre is not None
+    assert np.linalg.norm(good[0].centre - made.spot(0) - [0, 0, 0.9]) < 0.15
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -277,6 +292,14 @@ def test_a_camera_that_moves_and_a_scene_that_does_not(folder: Path, tmp_path: P
         made.write_video(root / f"cam{i + 1}.avi", [made.picture(i, 0)] * 10)
     with pytest.raises(ValueError, match="no motion that the cameras agree on"):
         list(rig.frames(RigConfig(root=root, foreground=SMALL)))
+
+
+@pytest.mark.parametrize(("unit_m", "away"), [(1000.0, "[34],..."), (0.001, "0")])
+def test_a_calibration_in_another_unit_is_named(folder: Path, unit_m: float, away: str) -> None:
+    few = replace(SMALL, background_frames=5)
+    config = RigConfig(root=folder, unit_m=unit_m, foreground=few)
+    with pytest.raises(ValueError, match=rf"in another unit \(.* {away}\.\d\d m from .*unit_m"):
+        list(rig.frames(config))
 
 
 def test_configs_refuse_the_impossible() -> None:
