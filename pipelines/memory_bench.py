@@ -180,17 +180,17 @@ def _measure(recipe: PretrainRecipe, world: World, device: torch.device) -> Need
     mine = [one for key, one in _storages(_everything(device)).items() if key not in others]
     before, peak = sum(storage.nbytes() for storage in mine), Peak(device)
     held, kept = {}, 0
-    for number in range(engine.accumulation):
-        known = {id(x.untyped_storage()) for parts in engine.held().values() for x in parts}
-        saved = Saved(known | {id(x.untyped_storage()) for x in batch.values()})
-        with peak, saved.hooks:
-            loss = engine(batch)["loss"]
-            engine.backward(loss)
-            del loss  # its graph holds on to buffers
-        kept = max(kept, saved.bytes)
-        if number == engine.accumulation - 1:
-            held = {name: _distinct(tensors) for name, tensors in engine.held().items()}
-        with peak:
+    with peak:
+        for number in range(engine.accumulation):
+            known = {id(x.untyped_storage()) for parts in engine.held().values() for x in parts}
+            saved = Saved(known | {id(x.untyped_storage()) for x in batch.values()})
+            with saved.hooks:
+                loss = engine(batch)["loss"]
+                engine.backward(loss)
+                del loss  # its graph holds on to buffers
+            kept = max(kept, saved.bytes)
+            if number == engine.accumulation - 1:
+                held = {name: _distinct(tensors) for name, tensors in engine.held().items()}
             engine.step()
     taken = _distinct(batch.values())
     engine.close()
@@ -215,11 +215,13 @@ class Saved:
 
 
 class Peak:
-    """The most that torch's allocator gave out inside it, over what was given before it was first
-    entered; what is made in one entry may live on in the next."""
+    """The most that torch's allocator gave out inside it, over what was given before.
+
+    Entered once: what other threads give back between two entries would count as still there.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.most, self._now, self._device = 0, 0, device
+        self.most, self._device = 0, device
         self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
     def __enter__(self) -> None:
@@ -234,16 +236,16 @@ class Peak:
 
     def __exit__(self, *error: Any) -> None:
         if self._device.type == "cuda":
-            most = torch.cuda.max_memory_allocated(self._device) - self._before
-            self.most = max(self.most, most)
+            self.most = torch.cuda.max_memory_allocated(self._device) - self._before
             return
         self._profile.__exit__(*error)
         recorded: Any = self._profile.profiler
         events = recorded.kineto_results.events()
+        now = 0
         for event in sorted(events, key=lambda one: one.start_ns()):
             if event.name() == "[memory]":
-                self._now += event.nbytes()
-                self.most = max(self.most, self._now)
+                now += event.nbytes()
+                self.most = max(self.most, now)
 
 
 def _everything(device: torch.device) -> list[Tensor]:
