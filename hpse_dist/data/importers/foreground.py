@@ -234,8 +234,8 @@ class Foreground:
         covers = self._motion_covers(motion)
         if not any(cover.any() for cover in covers):
             raise ValueError(
-                "no motion that the cameras agree on: the calibration may belong to other videos or "
-                "be in another unit (with this unit_m the farthest camera is "
+                "no motion that the cameras agree on: the calibration may belong to other videos "
+                "or be in another unit (with this unit_m the farthest camera is "
                 f"{self.hull.radius:,.2f} m from where they look together), the cameras may not be "
                 "synchronous, or nobody moves; set source.unit_m, or give a file of boxes"
             )
