@@ -20,7 +20,8 @@ _MIX_2 = 0x94D049BB133111EB
 
 
 def _signed(value: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit number: torch has no full uint64 arithmetic."""
+    """The int64 with the lowest 64 bits of a number: torch has no full uint64 arithmetic."""
+    value &= (1 << 64) - 1  # an epoch times _GAMMA has more
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -35,7 +35,7 @@ def test_narrow_ids_draw_as_wide_ones() -> None:
 
 
 def test_epoch_may_differ_by_sample() -> None:
-    ids, epochs = torch.tensor([4, 4, 9]), torch.tensor([0, 1, 1])
+    ids, epochs = torch.tensor([4, 4, 9, 4]), torch.tensor([0, 1, 2, 10**6])
     rows = draws.uniform(0, "x", epochs, ids, 3)
     for row, sample, epoch in zip(rows, ids, epochs, strict=True):
         assert torch.equal(row, draws.uniform(0, "x", int(epoch), sample[None], 3)[0])
