@@ -21,7 +21,7 @@ from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.bodies import check_body, check_hand
 from hpse_dist.data.collection import Collection, CollectionConfig
 from hpse_dist.data.curriculum import CurriculumConfig
-from hpse_dist.data.decode import check_joint_sets, provided_by
+from hpse_dist.data.decode import check_joint_count, check_joint_sets, provided_by
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.items import Source, check_curriculum
@@ -355,6 +355,8 @@ def check_fields(recipe: TrainingRecipe) -> None:
     section = "objective" if isinstance(recipe, PretrainRecipe) else "task"
     part = getattr(recipe, section)
     for collection in collections:
+        if hasattr(part, "num_joints"):
+            check_joint_count(collection, needs, part.num_joints, f"{section}.num_joints")
         if "has_body" in needs:
             check_body(collection, part.body, f"{section}.body")
         if "has_hand" in needs:

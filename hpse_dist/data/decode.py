@@ -384,3 +384,14 @@ def check_joint_sets(collections: Sequence[Collection], names: Sequence[str]) ->
                 f"{other.folder}: joints are {its}, of {having[0].folder} {mine}; they do not mix, "
                 "so train on collections of one joint set"
             )
+
+
+def check_joint_count(collection: Collection, names: Sequence[str], wanted: int, key: str) -> None:
+    """ValueError where the fields `names` have other than `wanted` joints, the recipe's `key`."""
+    for name in sorted((_OF_JOINTS - {"depth_pairs"}) & {*names} & {*collection.fields}):
+        found = collection.fields[name][0][-2]
+        if found != wanted:
+            raise ValueError(
+                f"{collection.folder}: {name} has {found} joints and {key} is {wanted}; "
+                f"set {key}={found}"
+            )
