@@ -21,7 +21,9 @@ from typing import IO, Any
 
 import torch
 
+from hpse_dist.accounting import STARTS_FILE
 from hpse_dist.config import ConfigError, build, dump, flat, read_yaml, to_dict
+from hpse_dist.log import METRICS_FILE
 from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import TrainingRecipe, collection_of, component
 from hpse_dist.report.runs import LOCK_FILE
@@ -38,18 +40,36 @@ def is_done(folder: Path) -> bool:
     return (folder / "DONE").is_file()
 
 
+def has_work(folder: Path) -> bool:
+    """Whether a folder holds anything that a run has made: a line of its log, a checkpoint."""
+    return (
+        is_done(folder)
+        or (folder / METRICS_FILE).is_file()
+        or any((folder / "checkpoints").glob("*"))
+    )
+
+
 def check_folder(recipe: TrainingRecipe, folder: Path) -> None:
-    """A folder that already holds another recipe's run is a ConfigError."""
+    """A folder that already holds another recipe's run is a ConfigError; a start that failed
+    before it made anything is no run."""
+    changed = _changed(recipe, folder)
+    if changed and has_work(folder):
+        raise ConfigError(
+            f"{folder} holds a run of another recipe, different in {', '.join(changed)}; "
+            "give this one another name, or remove that folder"
+        )
+
+
+def _changed(recipe: TrainingRecipe, folder: Path) -> list[str]:
+    """The keys in which a folder's recipe is another one."""
     path = folder / "recipe.yaml"
-    if path.is_file():
-        before = build(type(recipe), read_yaml(path), where=str(path))
-        if before.hash() != recipe.hash():
-            old, new = (flat(to_dict(one), ignore=("machine",)) for one in (before, recipe))
-            changed = [k for k in old | new if old.get(k) != new.get(k)]
-            raise ConfigError(
-                f"{folder} holds a run of another recipe, different in {', '.join(changed)}; "
-                "give this one another name, or remove that folder"
-            )
+    if not path.is_file():
+        return []
+    before = build(type(recipe), read_yaml(path), where=str(path))
+    if before.hash() == recipe.hash():
+        return []
+    old, new = (flat(to_dict(one), ignore=("machine",)) for one in (before, recipe))
+    return [k for k in old | new if old.get(k) != new.get(k)]
 
 
 @contextlib.contextmanager
@@ -63,6 +83,11 @@ def opened(recipe: TrainingRecipe, world: World, folder: Path) -> Iterator[bool]
     else:
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder):
+            check_folder(recipe, folder)  # whoever held it until now may have begun
+            if _changed(recipe, folder):
+                # only a failed start of another recipe: this one is no restart of it
+                for file in (folder / STARTS_FILE, *folder.glob("events.*")):
+                    file.unlink(missing_ok=True)
             write_text(folder / "recipe.yaml", dump(recipe))
             write_text(folder / "environment.json", json.dumps(environment(), indent=1))
             check_data(recipe, folder)
@@ -105,7 +130,7 @@ def check_data(recipe: TrainingRecipe, folder: Path) -> None:
     little. Pairs count for runs that see pairs; a folder without a run is fine.
     """
     path = folder / DATA_FILE
-    if not path.is_file():
+    if not path.is_file() or not has_work(folder):
         return
     before = parsed_json(path.read_text(encoding="utf-8"))
     tables = ("frames.parquet", *(["pairs.parquet"] if "image_ref" in component(recipe)[1] else []))
