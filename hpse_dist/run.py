@@ -107,6 +107,12 @@ def _run(
     meter = Meter(world, device)
     feed = make_feed(recipe, module, world, device, hire)  # a probe's tokens are part of its cost
     loader = feed.loader()
+    if feed.held_out is None and world.is_main:
+        log.warning(
+            "nobody is held out (no val in %s), so nothing is measured and no panels are made; "
+            "`python -m pipelines.collection split` holds subjects out",
+            ", ".join(str(use.path) for use in recipe.collections),
+        )
     engine = engine_of(recipe, module, world, device)
     guard = Guard(recipe.guard, folder, world)
     checkpoints = Checkpoints(

@@ -110,14 +110,17 @@ def test_run_folder_is_complete(finished: Path) -> None:
     assert report["cost"]["core_seconds"] > 0 and report["cost"]["memory_mb"] > 15
 
 
-def test_a_run_with_nothing_to_log_ends_whole(tmp_path: Path, collection: Collection) -> None:
-    """Nobody is held out, and it has fewer steps than there are to a line."""
+def test_a_run_with_nothing_to_log_ends_whole(
+    tmp_path: Path, collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is held out, which is said, and it has fewer steps than there are to a line."""
     everyone = split(collection, tmp_path / "everyone", {})
     recipe = pretraining(tmp_path, everyone, steps=2, optim={"warmup_steps": 1})
     recipe = replace(recipe, machine=replace(recipe.machine, log_every=10))
     pretrain(recipe, World(), recipe.folder())
     report = json.loads((recipe.folder() / "report.json").read_text())
     assert (report["metrics"], report["history"], report["steps"]) == ({}, [], 2)
+    assert f"nobody is held out (no val in {everyone.folder})" in caplog.text
 
 
 def test_examples_are_what_the_metrics_are_means_of(finished: Path) -> None:
@@ -261,6 +264,21 @@ def test_folder_of_another_recipe_is_refused(finished: Path, collection: Collect
     pretrain(build(PretrainRecipe, {**recipe_dict(faster), "machine": machine}), World(), finished)
 
 
+def test_a_start_that_failed_before_it_made_anything_is_in_nobodys_way(
+    tmp_path: Path, collection: Collection
+) -> None:
+    subjects = sorted(set(collection.frames["subject"].to_pylist()))
+    nobody = split(collection, tmp_path / "nobody", {"val": subjects})
+    nothing = pretraining(tmp_path, nobody)
+    with pytest.raises(ValueError, match="it holds no pairs"):
+        pretrain(nothing, World(), nothing.folder())
+    assert (nothing.folder() / "recipe.yaml").is_file()
+    mended = pretraining(tmp_path, collection, steps=2, optim={"warmup_steps": 1})
+    pretrain(mended, World(), mended.folder())
+    account = json.loads((mended.folder() / "report.json").read_text())["account"]
+    assert (account["starts"], account["ended"]) == (1, {})
+
+
 def recipe_dict(recipe: PretrainRecipe) -> dict[str, Any]:
     from hpse_dist.config import to_dict
 
@@ -369,6 +387,15 @@ def test_a_warm_up_as_long_as_the_run_is_refused_before_it_starts(
     said = r"optim\.warmup_steps must be fewer than the run's steps, 6; found 6: .* never reach"
     with pytest.raises(ConfigError, match=said):
         pretraining(tmp_path, collection, optim={"warmup_steps": 6})
+
+
+def test_another_number_of_joints_is_refused_before_the_start(
+    tmp_path: Path, collection: Collection
+) -> None:
+    for kind, part in ((PretrainRecipe, "objective"), (FinetuneRecipe, "task")):
+        named = {part: {"name": "pose2d", "num_joints": 17}}
+        with pytest.raises(ValueError, match=rf"24 joints .* set {part}\.num_joints=24"):
+            check_fields(build(kind, recipe_of(tmp_path, collection, **named)))
 
 
 def test_collections_of_other_joints_are_refused_before_the_start(
