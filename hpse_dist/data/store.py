@@ -74,9 +74,8 @@ class Tally:
                 raise ValueError("no usable frame: the source holds none")
             ((most, _),) = self.rejects.most_common(1)
             one = self._examples[most]
-            raise ValueError(
-                f"no usable frame: {told(self.rejects)}; such as {one.source}: {one.reason}"
-            )
+            said = "" if one.reason == most else f": {one.reason}"  # the same words but for numbers
+            raise ValueError(f"no usable frame: {told(self.rejects)}; such as {one.source}{said}")
 
 
 def told(rejects: Counter[str]) -> str:

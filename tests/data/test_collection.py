@@ -189,6 +189,8 @@ class TestWriting:
     def test_nothing_usable_is_an_error_that_says_why(self, tmp_path):
         with pytest.raises(ValueError, match=r"2 x clip N is cut; such as a\.mp4: clip 7 is cut"):
             write(tmp_path / "made", [Reject("a.mp4", "clip 7 is cut")] * 2)
+        with pytest.raises(ValueError, match=r"frame: 2 x nobody moves; such as a\.mp4$"):
+            write(tmp_path / "made", [Reject("a.mp4", "nobody moves")] * 2)
         with pytest.raises(ValueError, match="the source holds none"):
             write(tmp_path / "made", [])
         assert list(tmp_path.iterdir()) == []
