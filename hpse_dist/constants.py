@@ -41,6 +41,11 @@ def constant(
     return torch.tensor(values, dtype=dtype, device=device)
 
 
+def constant_like(like: Tensor, values: tuple[Any, ...]) -> Tensor:
+    """The same of the type of another tensor, where it is."""
+    return constant(values, like.device, like.dtype)
+
+
 def numbers(values: tuple[Any, ...], device: torch.device) -> Tensor:
     """Whole ones, to index with on the device of what is indexed."""
     return constant(values, device, torch.int64)

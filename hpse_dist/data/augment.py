@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpse_dist.constants import constant
+from hpse_dist.constants import constant, constant_like
 from hpse_dist.draws import uniform
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD, Batch
 from hpse_dist.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
@@ -130,7 +129,7 @@ class _Draws:
         scale = self._scale(draw[:, 0])
         turn = self._turn(draw[:, 3])
         turned, turned_back = self._in_picture(turn, intrinsics)
-        middle = _apply(turned, _of(turned, (((0.5, 0.5, 1.0),),)))[:, 0]
+        middle = _apply(turned, constant_like(turned, (((0.5, 0.5, 1.0),),)))[:, 0]
         room = (1 - scale).abs()[:, None] / 2
         corner = middle[:, :2] + self.config.translation * room * draw[:, 1:3] - scale[:, None] / 2
         corner_px = None
@@ -140,7 +139,7 @@ class _Draws:
             corner_px = corner_px.long()
         cut = _scale_and_shift(1 / scale, -corner / scale[:, None])
         uncut = _scale_and_shift(scale, corner)
-        back = 2 * _product(turned_back, uncut)[:, :2] - _of(uncut, (0.0, 0.0, 1.0))
+        back = 2 * _product(turned_back, uncut)[:, :2] - constant_like(uncut, (0.0, 0.0, 1.0))
         return _Window(_product(cut, turned), cut, back, corner_px), turn
 
     def _in_picture(self, turn: Tensor, intrinsics: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -193,7 +192,7 @@ class _Draws:
         config = self.config
         if self.train and (config.brightness or config.contrast or config.saturation):
             draw = self._draw(f"{image}.colour", 3)
-            strength = _of(draw, (config.brightness, config.contrast, config.saturation))
+            strength = constant_like(draw, (config.brightness, config.contrast, config.saturation))
             pixels = _recolour(pixels, 1 + strength * draw)
         return pixels.div_(255 * std).sub_(mean / std)
 
@@ -218,11 +217,6 @@ def _scale_and_shift(scale: Tensor, shift: Tensor) -> Tensor:
     matrix[:, :2, 2] = shift
     matrix[:, 2, 2] = 1
     return matrix
-
-
-def _of(like: Tensor, values: tuple[Any, ...]) -> Tensor:
-    """Numbers of the type of another tensor, where it is."""
-    return constant(values, like.device, like.dtype)
 
 
 def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hpse_dist.body.joints import JOINT_SETS, PART_NAMES, left_right_order
 from hpse_dist.body.symmetry import free_body_uv_mirror
-from hpse_dist.constants import constant, numbers
+from hpse_dist.constants import constant_like, numbers
 from hpse_dist.draws import uniform
 from hpse_dist.fields import Batch
 
@@ -136,7 +136,7 @@ def _opposite(name: str, raw: Batch, mirror: Mirror) -> Tensor:
     if name == "transl":
         return _transl(raw)
     assert name in ("global_orient", "body_pose")
-    turns = value.unflatten(1, (-1, 3)) * _of(value, (1.0, -1.0, -1.0))
+    turns = value.unflatten(1, (-1, 3)) * constant_like(value, (1.0, -1.0, -1.0))
     if name == "body_pose":  # joint k + 1 of SMPL24 is turned by the k-th three numbers
         order = tuple(k - 1 for k in left_right_order(SMPL24)[1:])
         turns = turns[:, numbers(order, turns.device)]
@@ -159,7 +159,7 @@ def _joints(name: str, value: Tensor, mirror: Mirror) -> Tensor:
 
 def _intrinsics(camera: Tensor) -> Tensor:
     """Of the reversed picture and frame: x' = 1 - x of the picture, -x of the point."""
-    sign = _of(camera, ((1.0, -1.0, -1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)))
+    sign = constant_like(camera, ((1.0, -1.0, -1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)))
     known = camera[:, 0, 0] > 0  # a camera that is not known is zeros and stays so
     shift = torch.zeros_like(camera)
     shift[:, 0, 2] = known.to(camera.dtype)
@@ -171,10 +171,10 @@ def _transl(raw: Batch) -> Tensor:
 
     Without a known pelvis J0 is taken to lie in the body's own mirror plane.
     """
-    transl, opposite = raw["transl"], raw["transl"] * _of(raw["transl"], (-1.0, 1.0, 1.0))
+    transl, opposite = raw["transl"], raw["transl"] * constant_like(raw["transl"], (-1.0, 1.0, 1.0))
     if "joints3d" not in raw:
         return opposite
-    rest = (raw["joints3d"][:, 0, :3] - transl) * _of(transl, (-2.0, 0.0, 0.0))
+    rest = (raw["joints3d"][:, 0, :3] - transl) * constant_like(transl, (-2.0, 0.0, 0.0))
     known = raw["joints3d"][:, 0, 3] > 0
     return opposite + rest * known[:, None]
 
@@ -200,8 +200,3 @@ def _uv(uv: Tensor, mirror: Mirror) -> Tensor:
 def _on(table: Tensor | None, value: Tensor, name: str) -> Tensor:
     assert table is not None, f"no mirror was made for {name}"
     return table.to(value.device)  # where it is already, see `Mirror.on`
-
-
-def _of(like: Tensor, values: tuple[Any, ...]) -> Tensor:
-    """Numbers of the type of another tensor, where it is."""
-    return constant(values, like.device, like.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpse_dist.constants import constant
+from hpse_dist.constants import constant, constant_like
 from hpse_dist.geometry.rotations import smallest_rotation
 
 
@@ -29,11 +29,9 @@ def rotation_to_ray(intrinsics: Tensor) -> Tensor:
 
     intrinsics (B, 3, 3) for 0..1 coordinates -> (B, 3, 3).
     """
-    centre = constant((0.5, 0.5, 1.0), intrinsics.device, intrinsics.dtype).expand(
-        len(intrinsics), 3
-    )
+    centre = constant_like(intrinsics, (0.5, 0.5, 1.0)).expand(len(intrinsics), 3)
     ray = torch.linalg.solve_ex(intrinsics, centre)[0]  # without waiting for a check of errors
-    axis = constant((0.0, 0.0, 1.0), ray.device, ray.dtype).expand_as(ray)
+    axis = constant_like(ray, (0.0, 0.0, 1.0)).expand_as(ray)
     return smallest_rotation(axis, ray / ray.norm(dim=-1, keepdim=True))
 
 
