@@ -154,7 +154,7 @@ class TrainingRecipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and learning-rate schedule."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16 keeps fp32 master weights."""
+    """bf16 keeps fp32 master weights; fp32 is never TF32."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """What is skipped, and when a run goes back, where training goes wrong."""
     evaluate_every: int = 1000

@@ -17,6 +17,7 @@ from torch import Tensor
 from hpse_dist.constants import constant
 from hpse_dist.draws import uniform
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
+from hpse_dist.precision import in_full_precision
 
 _GREY = (0.299, 0.587, 0.114)  # luma weights of ITU-R BT.601
 _BLUR_PX = 224  # the side that the blur's pixels are meant for, as in the papers
@@ -85,6 +86,7 @@ class Views:
     """(B,) bool."""
 
 
+@in_full_precision
 def make_views(
     image: Tensor,
     sample_id: Tensor,

@@ -69,6 +69,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.collectives",
         "hpse_dist.draws",
         "hpse_dist.constants",
+        "hpse_dist.precision",
         "hpse_dist.config",
         "hpse_dist.arrays",
         "hpse_dist.disk",

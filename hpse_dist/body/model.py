@@ -23,6 +23,7 @@ from hpse_dist.body.free_hand import free_hand_folder
 from hpse_dist.body.smpl_files import read_body_file
 from hpse_dist.constants import numbers
 from hpse_dist.geometry.rotations import axis_angle_to_matrix
+from hpse_dist.precision import in_full_precision
 
 Arrays = Mapping[str, np.ndarray]
 Gender = Literal["neutral", "female", "male"]
@@ -91,23 +92,24 @@ class SkinnedMesh(nn.Module):
         parents[0] = -1  # 2^32 - 1 in the files
         self.file_parents = tuple(parents.tolist())
 
+    @in_full_precision
     def skin(self, rotations: Tensor, betas: Tensor, transl: Tensor) -> BodyOutput:
         """rotations (B, K, 3, 3) of the file's K joints, betas (B, 10), transl (B, 3) -> mesh."""
-        with torch.autocast(device_type=rotations.device.type, enabled=False):
-            vertices, places = lbs(
-                betas.float(),
-                rotations.float(),
-                self.v_template,
-                self.shapedirs,
-                self.posedirs,
-                self.joint_regressor,
-                _Parents(self.file_parents, rotations.device),
-                self.skinning_weights,
-                pose2rot=False,
-            )
-            shift = transl.float()[:, None]
-            return BodyOutput(vertices + shift, places + shift)
+        vertices, places = lbs(
+            betas.float(),
+            rotations.float(),
+            self.v_template,
+            self.shapedirs,
+            self.posedirs,
+            self.joint_regressor,
+            _Parents(self.file_parents, rotations.device),
+            self.skinning_weights,
+            pose2rot=False,
+        )
+        shift = transl.float()[:, None]
+        return BodyOutput(vertices + shift, places + shift)
 
+    @in_full_precision
     def rest_joints(self, betas: Tensor) -> Tensor:
         """betas (B, 10) -> (B, K, 3) the file's joints in the zero pose before `transl`, metres."""
         shaped = self.v_template + torch.einsum("bk,vck->bvc", betas.float(), self.shapedirs)
@@ -179,6 +181,7 @@ class Body(SkinnedMesh):
         vertices, places = self.skin(rotations, betas, transl)
         return BodyOutput(vertices, self._placed(places))
 
+    @in_full_precision
     def rest_joints(self, betas: Tensor) -> Tensor:
         """betas (B, 10) -> (B, 24, 3) joints in the zero pose before `transl`, metres."""
         return self._placed(super().rest_joints(betas))
@@ -234,6 +237,7 @@ class Hand(SkinnedMesh):
         vertices, places = self.skin(rotations, betas, transl)
         return BodyOutput(vertices, torch.cat([places, self._tips(vertices)], dim=1))
 
+    @in_full_precision
     def rest_joints(self, betas: Tensor) -> Tensor:
         """betas (B, 10) -> (B, 21, 3) joints and tips in the flat pose before `transl`, metres."""
         shaped = self.v_template + torch.einsum("bk,vck->bvc", betas.float(), self.shapedirs)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from hpse_dist.constants import constant, constant_like
 from hpse_dist.geometry.rotations import smallest_rotation
+from hpse_dist.precision import in_full_precision
 
 
+@in_full_precision
 def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     """points (B, N, 3) in the camera frame, intrinsics (B, 3, 3) -> (B, N, 2).
 

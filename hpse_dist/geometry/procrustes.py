@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hpse_dist.precision import in_full_precision
 
+
+@in_full_precision
 def similarity(
     source: Tensor, target: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,6 +33,7 @@ def similarity(
     return scale.masked_fill(single_place, 0.0), rotation, transl
 
 
+@in_full_precision
 def align(source: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """The source (B, N, 3) after the similarity that brings it nearest to the target."""
     scale, rotation, transl = similarity(source, target, weights)

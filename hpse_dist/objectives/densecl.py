@@ -21,6 +21,7 @@ from hpse_dist.models.projection import Projection, follow, frozen_copy, pooled
 from hpse_dist.objectives.base import PANEL_ROWS
 from hpse_dist.objectives.instances import Kept, Queue, columns_sheet, info_nce
 from hpse_dist.objectives.moco import Moco, MocoConfig, wins
+from hpse_dist.precision import in_full_precision
 
 _SHOWN = 5  # matches marked in a panel
 _MARKS = ((1.0, 0.1, 0.1), (0.1, 0.9, 0.1), (0.2, 0.4, 1.0), (1.0, 0.9, 0.0), (1.0, 0.1, 1.0))
@@ -120,7 +121,8 @@ class Densecl(Moco):
 
 
 @torch.no_grad()
+@in_full_precision
 def matches(features: Tensor, others: Tensor) -> Tensor:
     """For each place the most alike one of the other view: (B, N, C), (B, M, C) -> (B, N) int64."""
-    likeness = F.normalize(features.float(), dim=-1) @ F.normalize(others.float(), dim=-1).mT
+    likeness = F.normalize(features, dim=-1) @ F.normalize(others, dim=-1).mT
     return likeness.argmax(2)

@@ -22,6 +22,7 @@ from hpse_dist.models.projection import PrototypeHead, follow, frozen_copy, pool
 from hpse_dist.objectives.base import PANEL_ROWS
 from hpse_dist.objectives.instances import InstanceConfig, Instances, columns_sheet
 from hpse_dist.objectives.progress import Progress
+from hpse_dist.precision import in_full_precision
 from hpse_dist.views import ViewConfig, make_views
 
 _LOCAL_SIDE = 96 / 224  # small views over large ones, as in the paper
@@ -174,6 +175,7 @@ def sharpened(outputs: Tensor, centre: Tensor, temperature: float) -> Tensor:
     return F.softmax((outputs - centre) / temperature, dim=-1)
 
 
+@in_full_precision
 def distillation(student: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy over pairs of a teacher's view and another view of the student.
 

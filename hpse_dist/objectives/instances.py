@@ -12,6 +12,7 @@ from hpse_dist.collectives import gather_rows
 from hpse_dist.fields import Batch
 from hpse_dist.models.projection import pooled
 from hpse_dist.objectives.base import PANEL_ROWS, Objective, sheet, to_rgb
+from hpse_dist.precision import in_full_precision
 from hpse_dist.views import ViewConfig, Views, make_views
 
 
@@ -71,11 +72,11 @@ def columns_sheet(columns: dict[str, Tensor]) -> Tensor:
     return sheet(rows, list(columns), [""] * len(rows))
 
 
+@in_full_precision
 def retrieval(query: Tensor, key: Tensor, valid: Tensor) -> dict[str, Tensor]:
     """Whether query i's nearest key is key i: (B, C) each, valid (B,) bool -> two of (B,)."""
-    query, key = F.normalize(query.float(), dim=-1), F.normalize(key.float(), dim=-1)
-    with torch.autocast(query.device.type, enabled=False):  # half precision would make ties
-        likeness = (query @ key.T).masked_fill(~valid[None, :], -torch.inf)
+    query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
+    likeness = (query @ key.T).masked_fill(~valid[None, :], -torch.inf)
     found = likeness.argmax(1) == torch.arange(len(query), device=query.device)
     chance = torch.full_like(likeness[:, 0], 1.0) / valid.sum().clamp(min=1)
     return {"retrieval_top1": found.float(), "retrieval_chance": chance}
@@ -132,6 +133,7 @@ class Queue(nn.Module):
         self.place.copy_((self.place + len(rows)) % size)
 
 
+@in_full_precision
 def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of the positive among the negatives, per row.
 
@@ -139,5 +141,5 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
     """
     own = (query * positive).sum(-1, keepdim=True)
     others = F.linear(query, negatives)
-    logits = torch.cat((own, others), -1).float() / temperature
+    logits = torch.cat((own, others), -1) / temperature
     return logits.logsumexp(-1) - logits[..., 0]

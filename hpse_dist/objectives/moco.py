@@ -29,6 +29,7 @@ from hpse_dist.models.projection import (
     pooled,
 )
 from hpse_dist.objectives.instances import InstanceConfig, Instances, Kept, Queue, info_nce
+from hpse_dist.precision import in_full_precision
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Moco(Instances):
 
 
 @torch.no_grad()
+@in_full_precision
 def wins(query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
     """1 where the positive is nearer than every negative: (B, C), (B, C), (K, C) -> (B,)."""
     return ((query * positive).sum(-1) > (query @ negatives.T).amax(1)).float()

@@ -20,6 +20,7 @@ from hpse_dist.fields import Batch
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.projection import Projection, pooled
 from hpse_dist.objectives.instances import InstanceConfig, Instances
+from hpse_dist.precision import in_full_precision
 from hpse_dist.views import ViewConfig
 
 
@@ -94,6 +95,7 @@ def taken_back(projection: Tensor, from_view: Tensor) -> Tensor:
     return moved.flatten(1)
 
 
+@in_full_precision
 def nt_xent(
     rows: Tensor, everyone: Tensor, ids: Tensor, all_ids: Tensor, temperature: float
 ) -> Tensor:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +18,7 @@ from hpse_dist.draws import uniform
 from hpse_dist.geometry.procrustes import align
 from hpse_dist.geometry.rotations import axis_angle_to_matrix, smallest_rotation
 from hpse_dist.models.puppet import Puppet
+from hpse_dist.precision import in_full_precision
 
 LIMITS_ALONE = "limits"  # in place of a file: whatever the joints can do
 SYNTHETIC = "synthetic"  # in place of a file: poses of the synthetic people's motions
@@ -69,17 +67,6 @@ class Posed:
     def rows(self, index: slice | Tensor) -> Posed:
         """Some of the people."""
         return Posed(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
-
-
-def _exact(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Geometry in float32: autocast's half precision is for networks."""
-
-    @functools.wraps(method)
-    def inner(self: Unpaired, *given: Any, **named: Any) -> Any:
-        with torch.autocast(self.rest.device.type, enabled=False):
-            return method(self, *given, **named)
-
-    return inner
 
 
 class Unpaired(nn.Module):
@@ -133,7 +120,7 @@ class Unpaired(nn.Module):
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
 
-    @_exact
+    @in_full_precision
     def draw(self, seed: int, epoch: int | Tensor, sample_id: Tensor) -> Posed:
         """A pose for each row, keyed by its id, seen by a camera anywhere around it that looks a
         little down, in a box as a person's crop has."""
@@ -157,7 +144,7 @@ class Unpaired(nn.Module):
         # rows: v R is R^T v
         return self.seen(vectors @ trunk, trunk, scale, pelvis, closeness)
 
-    @_exact
+    @in_full_precision
     def seen(
         self, local: Tensor, turn: Tensor, scale: Tensor, pelvis: Tensor, closeness: Tensor
     ) -> Posed:
@@ -167,7 +154,7 @@ class Unpaired(nn.Module):
         at_pelvis = Posed(local, turn, joints, pelvis[:, None], scale, closeness)
         return replace(at_pelvis, joints2d=at_pelvis.project(joints))
 
-    @_exact
+    @in_full_precision
     def parts(self, posed: Posed, px: int, thickness: Tensor | None = None) -> Tensor:
         """The puppet's background and parts, (B, 1 + L, px, px); the last part is the face, which
         a head shows from the front only: without it a figure looks the same from behind.
@@ -179,7 +166,7 @@ class Unpaired(nn.Module):
         parts: Tensor = self.puppet(joints2d, depth, posed.scale, px, thickness)
         return parts
 
-    @_exact
+    @in_full_precision
     def excess(self, posed: Posed) -> Tensor:
         """How far limbs are outside their limits, (B, 23)."""
         return kinematics.limit_excess(posed.local, self.rest, (self.middles, self.cosines))

@@ -37,6 +37,7 @@ from hpse_dist.metrics.pose3d import mpjpe, pa_mpjpe, pve
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.heads import QueryHead
 from hpse_dist.objectives.base import PANEL_ROWS
+from hpse_dist.precision import in_full_precision
 from hpse_dist.tasks.base import Prediction, Task
 from hpse_dist.tasks.labels import (
     from_root,
@@ -169,8 +170,8 @@ class BodyMesh(Task):
         joints2d, weight2d = self._labelled_joints(batch, "joints2d")
         mine, true = from_root(guess["joints3d"]), from_root(joints3d)
         in_camera = (mine - true).abs().mean(-1)
-        # row vectors: x R is R^T x, the camera frame turned back into the pelvis's
-        in_body = (mine @ guess["rotations"][:, 0] - true @ rotations[:, 0]).abs().mean(-1)
+        in_body = _turned_back(mine, guess["rotations"]) - _turned_back(true, rotations)
+        in_body = in_body.abs().mean(-1)
         # a joint's place relative to the pelvis is known only where the pelvis is
         weight3d = with_root(weight3d)
         parts = {
@@ -255,12 +256,13 @@ class BodyMesh(Task):
 
     def _of_token(self, token: Tensor, batch: Batch) -> Prediction:
         """The same from what the query has read (B, C)."""
-        six_d = self.to_pose(token).float().unflatten(1, (self.num_rotations, 6))
-        betas = self.start_betas.float() + self.to_betas(token).float()
-        camera = self.to_camera(token).float()
         intrinsics = self._intrinsics(batch)
-        with torch.autocast(betas.device.type, enabled=False):
+        with torch.autocast(token.device.type, enabled=False):
+            token = token.float()
+            six_d = self.to_pose(token).unflatten(1, (self.num_rotations, 6))
             six_d = self.start_rotations.float() + six_d
+            betas = self.start_betas.float() + self.to_betas(token)
+            camera = self.to_camera(token)
             rotations = six_d_to_matrix(six_d, "contiguous")
             ray = rotation_to_ray(intrinsics)
             pelvis = place_on_ray(camera, self.config.start_scale, intrinsics, ray)
@@ -309,6 +311,7 @@ class BodyMesh(Task):
         """(B, J, 3) relative to the root."""
         return place_joints(rotations, self.body.rest_joints(betas), self.body.parents)
 
+    @in_full_precision
     def _rotation_errors(self, guess: Prediction, rotations: Tensor) -> Tensor:
         """Mean squared error of each joint's rotation: true (B, 24, 3, 3) -> (B, 24)."""
         if self.config.rotation_error == "matrix":
@@ -325,6 +328,12 @@ class BodyMesh(Task):
         true = self._true_body(batch)
         apart = (mine.vertices - mine.joints[:, :1]) - (true.vertices - true.joints[:, :1])
         return apart.abs().mean((1, 2))
+
+
+@in_full_precision
+def _turned_back(points: Tensor, rotations: Tensor) -> Tensor:
+    """Points (B, J, 3) of the camera frame in the pelvis's, rotations (B, K, 3, 3)."""
+    return points @ rotations[:, 0]  # row vectors: x R is R^T x
 
 
 def start_of(config: BodyMeshConfig) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from hpse_dist.fields import Batch
 from hpse_dist.geometry.camera import known_intrinsics, rotation_to_ray
 from hpse_dist.geometry.procrustes import similarity
+from hpse_dist.precision import in_full_precision
 
 
 def labelled_joints(batch: Batch, name: str, count: int, task: str) -> tuple[Tensor, Tensor]:
@@ -40,6 +41,7 @@ def weighted(errors: Tensor, weights: Tensor) -> Tensor:
     return ((errors * weights).sum(1) / total.clamp(min=1e-6)).mean()
 
 
+@in_full_precision
 def placing_errors(mine: Tensor, true: Tensor, intrinsics: Tensor) -> Tensor:
     """How far apart two places of a root are in a picture: (B, 3) metres twice -> (B,).
 
@@ -53,15 +55,15 @@ def placing_errors(mine: Tensor, true: Tensor, intrinsics: Tensor) -> Tensor:
     """
     known = intrinsics[:, 0, 0] > 0
     intrinsics = known_intrinsics(intrinsics, 1.0, mine)
-    with torch.autocast(mine.device.type, enabled=False):
-        ray = rotation_to_ray(intrinsics)
-        mine, true = ((place[:, None] @ ray)[:, 0] for place in (mine, true))
+    ray = rotation_to_ray(intrinsics)
+    mine, true = ((place[:, None] @ ray)[:, 0] for place in (mine, true))
     depth, true_depth = (place[:, 2].clamp(min=1e-3) for place in (mine, true))
     across = (mine[:, :2] - true[:, :2]).abs() * (intrinsics[:, 0, 0] / true_depth)[:, None]
     along = (depth / true_depth).log().abs()
     return torch.cat((across, along[:, None]), dim=1).mean(1) * known
 
 
+@in_full_precision
 def turned_errors(mine: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     """L1 of points after the rotation and shift that fit them best: (B, N, 3) twice -> (B, N).
 

@@ -242,10 +242,10 @@ class MeshFree(Task):
         """Joints and vertices relative to the root, and where it is, from the picture."""
         image = batch["image"]
         camera, joints, vertices = self.head(self.encoder(image), self.encoder.grid(image))
-        places = self.to_place(torch.cat((joints, vertices), dim=1)).float()
-        camera = self.to_camera(camera).float()
         intrinsics = self._intrinsics(batch)
         with torch.autocast(image.device.type, enabled=False):
+            places = self.to_place(torch.cat((joints, vertices), dim=1).float())
+            camera = self.to_camera(camera.float())
             ray = rotation_to_ray(intrinsics)
             places = from_root(self.rest.float() + places) @ ray.mT
             joints, coarse = places[:, : self.num_joints], places[:, self.num_joints :]

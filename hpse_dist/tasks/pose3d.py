@@ -150,8 +150,8 @@ class Pose3d(Task):
         """(B, J, 3) relative to the root, metres, camera frame."""
         image = batch["image"]
         tokens = self.head(self.encoder(image), self.encoder.grid(image))
-        places = self.to_place(tokens).float()
         with torch.autocast(image.device.type, enabled=False):
+            places = self.to_place(tokens.float())
             camera = known_intrinsics(batch.get("intrinsics"), self.config.focal, image)
             places = places @ rotation_to_ray(camera).mT  # rows: the ray's frame to the camera's
             return from_root(places, self.config.root)
