@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hpse_dist.constants import kept
 from hpse_dist.models.blocks import CrossAttention, Mlp, init_weights, layer_norm
 from hpse_dist.models.positions import Grid, sincos_table
+from hpse_dist.precision import in_full_precision
 
 
 class QueryBlock(nn.Module):
@@ -87,9 +88,15 @@ class JointHead(nn.Module):
             (columns.repeat(len(rows)), rows.repeat_interleave(len(columns))), dim=1
         )
         looks = self.look(tokens).float().softmax(dim=1).mT  # (B, J, N)
-        places = looks @ cells
+        places = _mean_places(looks, cells)
         found = torch.cat((4 * (places - 0.5), looks @ self.read(tokens).float()), dim=2)
         return nn.functional.gelu(self.fc2(nn.functional.gelu(self.fc1(found.flatten(1))))), places
+
+
+@in_full_precision
+def _mean_places(looks: Tensor, cells: Tensor) -> Tensor:
+    """Where looks (B, J, N) of sum 1 are at cells (N, 2) on average: (B, J, 2)."""
+    return looks @ cells
 
 
 @kept

@@ -38,3 +38,14 @@ def test_a_joint_is_where_the_token_that_looks_like_it_is() -> None:
     tokens[0, 1, 0] = tokens[0, 11, 1] = 1.0
     places = head(tokens, (3, 4))[1]
     torch.testing.assert_close(places, torch.tensor([[[0.375, 1 / 6], [0.875, 5 / 6]]]))
+
+
+def test_places_are_no_coarser_in_half_precision() -> None:
+    """A look at one cell is at its middle, of which bf16 keeps eight bits."""
+    head = JointHead(4, 8, 2)
+    head.look.weight.data.copy_(100 * torch.eye(4)[:2])
+    tokens = torch.zeros(1, 36, 4)
+    tokens[0, 5, 0] = tokens[0, 31, 1] = 1.0
+    with torch.autocast("cpu", torch.bfloat16):
+        places = head(tokens, (6, 6))[1]
+    torch.testing.assert_close(places, torch.tensor([[[11 / 12, 1 / 12], [3 / 12, 11 / 12]]]))
