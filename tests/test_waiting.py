@@ -101,6 +101,8 @@ def moved(module: nn.Module) -> None:
                         there[value] = nn.Parameter(there[value], value.requires_grad)
                 if value is not None:
                     held[name] = there[value]  # type: ignore[assignment]
+    if isinstance(module, Dino | PartSynthesis):  # as after the first step
+        module._progress.move(module.progress, 0.5)
 
 
 def on_gpu(batch: Batch) -> Batch:
@@ -112,9 +114,19 @@ def body_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_body_file(tiny_hand_folder(tmp_path_factory.mktemp("body")))
 
 
-def made(name: str, body_file: Path) -> tuple[objectives.Objective, Batch]:
+TRANSFORMER = EncoderConfig("custom", 32, 8, dim=32, depth=2, heads=2, drop_path=0.1)
+OTHERS = {  # they look at whole pictures, and so are not for objectives that hide patches
+    "conv": EncoderConfig("conv", 32, 8),
+    "resnet": EncoderConfig("timm", 32, 8, timm="resnet18", output_stride=8),
+    "timm vit": EncoderConfig("timm", 32, 16, timm="vit_tiny_patch16_224"),
+}
+
+
+def made(
+    name: str, body_file: Path, config: EncoderConfig = TRANSFORMER
+) -> tuple[objectives.Objective, Batch]:
     """A small module and a batch for it, on the CPU."""
-    encoder = build_encoder(EncoderConfig("custom", 32, 8, dim=32, depth=2, heads=2, drop_path=0.1))
+    encoder = build_encoder(config)
     if name in OBJECTIVES:
         module = objectives.build(OBJECTIVES[name], encoder, 3)
         return module, fabricate(module.needs, body=load_body(body_file))
@@ -134,13 +146,48 @@ def test_a_step_waits_for_nothing(
     request.getfixturevalue("fake")
     moved(module)
     batch = on_gpu(batch)
-    if isinstance(module, Dino | PartSynthesis):  # as after the first step
-        module._progress.move(module.progress, 0.5)
     with Waits() as waits, torch.autocast("cuda", torch.bfloat16):
         loss = module(batch)["loss"]
         module.after_step(0.5)
     assert loss.device.type == "cuda"
     assert not waits.found
+
+
+@pytest.mark.parametrize("name", ["dino", "moco", "part_synthesis", "body_mesh", "dense_pose"])
+@pytest.mark.parametrize("encoder", OTHERS)
+def test_a_step_of_other_encoders_waits_for_nothing(
+    name: str,
+    encoder: str,
+    body_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """In fp32."""
+    module, batch = made(name, body_file, OTHERS[encoder])
+    monkeypatch.setattr(Dolls, "draw", _drawn)
+    request.getfixturevalue("fake")
+    moved(module)
+    with Waits() as waits:
+        module(on_gpu(batch))
+    assert not waits.found
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, *TASKS])
+def test_an_evaluation_stays_on_its_device(
+    name: str, body_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Figures, predictions and what they are compared with."""
+    module, batch = made(name, body_file)
+    monkeypatch.setattr(Dolls, "draw", _drawn)
+    request.getfixturevalue("fake")
+    moved(module.eval())
+    batch = on_gpu(batch)
+    found: list[Tensor] = []
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        found += module.metrics(batch).values()
+        if isinstance(module, tasks.Task):
+            found += (*module.predict(batch).values(), *module.truth(batch).values())
+    assert {value.device.type for value in found} == {"cuda"}
 
 
 def _drawn(dolls: Dolls, *given: Any) -> Tensor:

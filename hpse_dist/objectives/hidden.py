@@ -48,9 +48,10 @@ class HiddenPatches(Objective):
     def __init__(self, config: HiddenConfig, encoder: Encoder, seed: int) -> None:
         super().__init__(config, encoder, seed)
         if not encoder.over_patches:
+            name = encoder.config.timm or encoder.config.name
             raise ValueError(
-                f"this objective hides patches, and {encoder.config.timm} can only look at whole "
-                "pictures; choose an encoder of this project's own, such as vit_b"
+                f"this objective hides patches, and {name} can only look at whole pictures; "
+                "choose an encoder of this project's own, such as vit_b"
             )
         patches = (encoder.image_px // encoder.patch_px) ** 2
         count = masking.num_hidden(patches, config.mask_ratio, config.count_rule)

@@ -165,8 +165,7 @@ class RelativeDepth(Objective):
 
     def _all_couples(self, z: Tensor, depth: Tensor, seen: Tensor) -> dict[str, Tensor]:
         """Accuracies over every two people, from z, true depth and sight, (B, P, J) each."""
-        couples = torch.combinations(torch.arange(z.shape[1], device=z.device))
-        first, second = couples.T
+        first, second = torch.triu_indices(z.shape[1], z.shape[1], 1, device=z.device)
         seen = seen[:, first] & seen[:, second]  # (B, couples, J)
         gap, guess = depth[:, first] - depth[:, second], z[:, first] - z[:, second]
         right = guess.sign() == gap.sign()
