@@ -37,11 +37,8 @@ class HalfProducts(TorchDispatchMode):
             stack = traceback.extract_stack()
             ours = max(i for i, f in enumerate(stack) if "/hpse_dist/" in f.filename)
             layers = any("/nn/modules/" in frame.filename for frame in stack[ours:])
-            if (
-                not layers
-                and stack[ours].name not in _COARSE
-                and "/models/" not in stack[ours].filename
-            ):
+            network = layers or "/models/" in stack[ours].filename
+            if not network and stack[ours].name not in _COARSE:
                 self.found.add(f"{stack[ours].filename}:{stack[ours].lineno}")
         return func(*args, **(kwargs or {}))
 
