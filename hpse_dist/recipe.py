@@ -261,6 +261,9 @@ class FinetuneRecipe(TrainingRecipe):
         default_factory=lambda: _TASK_CONFIGS["body_mesh"]()
     )
     """The downstream task and its own keys."""
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop_scale=(0.8, 1.2)))
+    """Crops and colours. Held-out pictures are the whole stored crops, so crop_scale is about 1:
+    people are as large in training as in evaluation."""
     source: str = "random"
     """A pre-training run's folder, a file of ours or other people's, timm:<name>, or `random`."""
     source_name: str = ""

@@ -61,10 +61,6 @@ class AugmentConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, found {getattr(self, name)}")
 
-    def middle_scale(self) -> float:
-        """The window's side in evaluation, over the stored crop's: never beyond its border."""
-        return min(1.0, sum(self.crop_scale) / 2)
-
 
 def augment(
     raw: Batch, config: AugmentConfig, *, seed: int, train: bool, image_px: int, patch_px: int
@@ -73,7 +69,7 @@ def augment(
 
     raw: `image` and perhaps `image_ref` (B, H, H, 3) uint8, `sample_id` and `epoch` (B,), labels
     as they are stored. Returns image (B, 3, n, n) normalised, person (B, n/p, n/p) and every other
-    entry, made consistent with `image`. `train=False`: the middle of the picture, no colours.
+    entry, made consistent with `image`. `train=False`: the whole picture as it is.
     """
     draws = _Draws(raw, config, seed, train)
     window, turn = draws.window("image", raw.get("intrinsics"), image_px)
@@ -153,20 +149,16 @@ class _Draws:
 
     def _cuts(self, stored_px: int, px: int) -> bool:
         """Whether the window is upright and has exactly as many pixels as the training crop."""
-        low, high = self.config.crop_scale
-        if not self.train:
-            low = high = self.config.middle_scale()
+        low, high = self._scales()
         turned = self.train and self.config.rotation_deg > 0
         return low == high <= 1 and low * stored_px == px and not turned
 
     def _scale(self, draw: Tensor) -> Tensor:
-        if not self.train:
-            return torch.full_like(draw, self.config.middle_scale())
-        low, high = self.config.crop_scale
+        low, high = self._scales()
         return low + (high - low) * (draw + 1) / 2
 
-    def _least_scale(self) -> float:
-        return self.config.crop_scale[0] if self.train else self.config.middle_scale()
+    def _scales(self) -> tuple[float, float]:
+        return self.config.crop_scale if self.train else (1.0, 1.0)
 
     def _turn(self, draw: Tensor) -> Tensor:
         """(B, 3, 3) rotation about the camera's z axis."""
@@ -187,7 +179,7 @@ class _Draws:
         if window.corner_px is not None:
             pixels = _cut_out(stored, window.corner_px, px)
         else:
-            pixels = _resample(stored, window, px, self._least_scale())
+            pixels = _resample(stored, window, px, self._scales()[0])
         mean, std = _channels(IMAGE_MEAN, self.device), _channels(IMAGE_STD, self.device)
         config = self.config
         if self.train and (config.brightness or config.contrast or config.saturation):

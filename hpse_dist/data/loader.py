@@ -315,13 +315,12 @@ def evaluation_batches(
     patch_px: int,
     device: torch.device | str = "cpu",
     limit: int | None = None,
-    augment: AugmentConfig | None = None,
     depth_order: DepthOrderConfig | None = None,
     order: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Every item of a source once over all ranks, in a fixed order that mixes subjects.
 
-    No random crops or colours: the middle of what `augment` would draw, or the whole stored crop.
+    No random crops or colours: whole stored crops.
     Every rank gets equally many batches of equal size; rows that fill up have valid = False.
     `limit`: at most so many items, spread over the subjects. `order`: these items instead of all,
     by their numbers, in this order.
@@ -329,9 +328,16 @@ def evaluation_batches(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all; found {limit}")
     items = read_items(source, sampling)
-    config = augment or AugmentConfig(crop_scale=(1.0, 1.0))
     finish = Finish(
-        [items], needs, config, 0, False, image_px, patch_px, torch.device(device), depth_order
+        [items],
+        needs,
+        AugmentConfig(),
+        0,
+        False,
+        image_px,
+        patch_px,
+        torch.device(device),
+        depth_order,
     )
     decoder = Decoder([items], finish.labels, room=evaluation_room(source.collection, world))
     if order is None:
