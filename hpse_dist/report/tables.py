@@ -271,7 +271,8 @@ def figure(value: float | None, what: Metric) -> str:
     """A number with its unit, a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.{what.digits}f}{' ' + what.unit if what.unit else ''}"
+    number = f"{round(value, what.digits) + 0.0:.{what.digits}f}".replace("-", MINUS)  # no -0.0
+    return f"{number}{' ' + what.unit if what.unit else ''}"
 
 
 def gains(study: Study) -> list[dict[str, Any]]:

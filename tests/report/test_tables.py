@@ -17,7 +17,9 @@ from hpse_dist.report.tables import (
     answer,
     costs,
     doubles,
+    figure,
     gains,
+    metric,
     task_tables,
 )
 from tests.report.made_study import FINAL, make_study
@@ -194,3 +196,9 @@ def test_of_runs_of_one_seed_the_first_is_shown_and_the_others_are_named() -> No
     assert doubles(study_of(a=[1.0, 2.0], b=[3.0])) == doubles(Study("s", tried)) == []
     early = replace(twice[0], state=STOPPED)  # of no table: another went to its end
     assert doubles(Study("s", (early, *runs))) == []
+
+
+def test_a_figure_below_zero_has_a_minus_and_nothing_is_minus_nothing() -> None:
+    what = metric("reference_gain")
+    found = [figure(value, what) for value in (-0.44, -0.04, 12.34, None)]
+    assert found == ["\N{MINUS SIGN}0.4 %", "0.0 %", "12.3 %", "–"]
