@@ -18,9 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from cluster.worker import run_target
+from hpse_dist.disk import write_text
 from hpse_dist.log import METRICS_FILE, read_metrics
 from hpse_dist.report.runs import STOPPED_FILE
-from hpse_dist.run_folder import write_text
 from hpse_dist.world import World
 
 STEP, VALUE = "step", "value"

@@ -23,7 +23,7 @@ from typing import Any
 from cluster.guardian import process_of
 from cluster.repeating import again_and_again
 from cluster.story import HUNG, write_loss
-from hpse_dist.run_folder import write_text
+from hpse_dist.disk import write_text
 from hpse_dist.safety import parsed_json
 
 EVERY_S = 2.0

@@ -23,6 +23,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file that a reader sees whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def nobody_holds(path: Path) -> bool:
     """Whether a file that a process locks for its time is free; False where locks cannot be asked
     for, or there is no such file."""

@@ -25,6 +25,7 @@ from hpse_dist.config import build, dump, flat, to_dict
 from hpse_dist.data.decoding import Hire
 from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.data.loader import Loader
+from hpse_dist.disk import write_text
 from hpse_dist.engine import Engine
 from hpse_dist.examples import in_order, write_examples
 from hpse_dist.feed import Feed, make_feed, sources_of
@@ -46,7 +47,7 @@ from hpse_dist.recipe import (
     TrainingRecipe,
     collection_of,
 )
-from hpse_dist.run_folder import keep_scores, opened, write_text
+from hpse_dist.run_folder import keep_scores, opened
 from hpse_dist.source import (
     DECODER_FILE,
     HEAD_FILE,

@@ -23,6 +23,7 @@ import torch
 
 from hpse_dist.accounting import STARTS_FILE
 from hpse_dist.config import ConfigError, build, dump, flat, read_yaml, to_dict
+from hpse_dist.disk import write_text
 from hpse_dist.log import METRICS_FILE
 from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import TrainingRecipe, collection_of, component
@@ -154,13 +155,6 @@ def _data(recipe: TrainingRecipe) -> dict[str, dict[str, str]]:
         tables = ("frames.parquet", "pairs.parquet")
         found[str(use.path)] = {name: files[name]["sha256"] for name in tables if name in files}
     return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that a reader sees whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def keep_scores(folder: Path, scores: Mapping[str, Score]) -> None:

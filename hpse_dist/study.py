@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpse_dist.config import ConfigError, load
+from hpse_dist.disk import write_text
 from hpse_dist.recipe import (
     RUN_NAME,
     FinetuneRecipe,
@@ -111,9 +112,7 @@ def write_plan(study: StudyRecipe, runs: tuple[PlannedRun, ...]) -> Path:
         for run in runs
     ]
     document = {"study": study.name, "baseline": study.baseline, "runs": rows}
-    temporary = folder / f".{PLAN_FILE}.partial"
-    temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    temporary.replace(folder / PLAN_FILE)
+    write_text(folder / PLAN_FILE, json.dumps(document, indent=1))
     return folder
 
 

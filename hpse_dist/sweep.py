@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.config import ConfigError
+from hpse_dist.disk import write_text
 from hpse_dist.draws import generator
 from hpse_dist.recipe import located
 from hpse_dist.report.meanings import METRICS
 from hpse_dist.report.runs import STOPPED, STOPPED_FILE, SWEEP_FILE
 from hpse_dist.report.tables import metric
-from hpse_dist.run_folder import write_text
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import PLANNED, StudyMachine, StudyRecipe, StudySource
 

@@ -33,9 +33,10 @@ from hpse_dist.accounting import STARTS_FILE, read_starts
 from hpse_dist.checkpoint import Checkpoints
 from hpse_dist.checkpoint_files import MANIFEST
 from hpse_dist.config import load
+from hpse_dist.disk import write_text
 from hpse_dist.log import METRICS_FILE
 from hpse_dist.recipe import PretrainRecipe, located
-from hpse_dist.run_folder import is_done, write_text
+from hpse_dist.run_folder import is_done
 from pipelines import progress_bar
 from pipelines.same_runs import compare, repeated_and_lost
 from pipelines.soak import MARK, Soak, marked, role_of, soak_table, title_of

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+from hpse_dist.disk import write_text
 from hpse_dist.feed import Feed
 from hpse_dist.planning.forecast import Forecast, Prices, forecast, readable
 from hpse_dist.planning.memory import need
 from hpse_dist.planning.plan import PLAN_FILE, Plan, read_plan
 from hpse_dist.recipe import TrainingRecipe
-from hpse_dist.run_folder import write_text
 from hpse_dist.starting import module_of
 from hpse_dist.world import World
 

@@ -18,9 +18,9 @@ import torch
 
 from hpse_dist.body.free_body import cache_folder
 from hpse_dist.config import build, digest, to_dict
+from hpse_dist.disk import write_text
 from hpse_dist.machine import Machine
 from hpse_dist.recipe import TrainingRecipe
-from hpse_dist.run_folder import write_text
 from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 

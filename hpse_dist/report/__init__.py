@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hpse_dist.disk import write_text
 from hpse_dist.report.export import write_tables
 from hpse_dist.report.page import render
 from hpse_dist.report.runs import read_study
@@ -21,7 +22,5 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         raise ValueError(f"the page must be called something.html, found {page}")
     page.parent.mkdir(parents=True, exist_ok=True)
     write_tables(study, page.with_name(f"{page.stem}-tables"))
-    temporary = page.with_name(f".{page.name}.partial")
-    temporary.write_text(render(study), encoding="utf-8")
-    temporary.replace(page)
+    write_text(page, render(study))
     return page

@@ -4,6 +4,7 @@ Markdown, for papers and notes."""
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpse_dist.disk import write_text
 from hpse_dist.report.breakdown import breakdowns
 from hpse_dist.report.learning import convergence, label_studies, spreads
 from hpse_dist.report.meanings import Metric
@@ -46,7 +48,7 @@ def write_tables(study: Study, folder: Path) -> list[Path]:
     tables = printed(study)
     if tables:
         for name, text in (("tables.tex", latex(tables)), ("tables.md", markdown(tables))):
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(folder / name, text)
             paths.append(folder / name)
     return paths
 
@@ -330,10 +332,11 @@ def _spread(name: str, value: Interval) -> dict[str, float]:
 
 def _write_csv(path: Path, rows: Rows) -> Path:
     names = dict.fromkeys(name for row in rows for name in row)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(names))
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, fieldnames=list(names))
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    write_text(path, file.getvalue())
     return path
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,3 +237,21 @@ def test_a_folder_of_runs_says_what_it_shows_and_how_they_differ(
     text = write_report(tmp_path).read_text(encoding="utf-8")
     assert "; every source was fine-tuned for 100 steps of 32 samples" in text
     assert not caplog.text and "is shown" not in text
+
+
+def test_a_disk_that_fills_up_leaves_every_file_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_study(tmp_path)
+    page = write_report(tmp_path)
+    before = {path: path.read_bytes() for path in (page, *(tmp_path / "report-tables").iterdir())}
+    monkeypatch.setattr(Path, "write_text", _half_written)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(tmp_path)
+    assert len(before) > 5
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def _half_written(path: Path, text: str, **_: Any) -> int:
+    path.write_bytes(text.encode()[: len(text) // 2])
+    raise OSError(errno.ENOSPC, "No space left on device")
