@@ -136,16 +136,27 @@ def made(
     return module, fabricate(module.needs, body=load_body(body_file))
 
 
+def on_fake_gpu(
+    name: str,
+    body_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    config: EncoderConfig = TRANSFORMER,
+) -> tuple[objectives.Objective, Batch]:
+    """The same there; paper dolls, for which a GPU is waited, are not drawn."""
+    module, batch = made(name, body_file, config)
+    monkeypatch.setattr(Dolls, "draw", _drawn)
+    request.getfixturevalue("fake")
+    moved(module)
+    return module, on_gpu(batch)
+
+
 @pytest.mark.parametrize("name", [*OBJECTIVES, *TASKS])
 def test_a_step_waits_for_nothing(
     name: str, body_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """The forward pass in bf16, and what the module does after the step."""
-    module, batch = made(name, body_file)
-    monkeypatch.setattr(Dolls, "draw", _drawn)
-    request.getfixturevalue("fake")
-    moved(module)
-    batch = on_gpu(batch)
+    module, batch = on_fake_gpu(name, body_file, monkeypatch, request)
     with Waits() as waits, torch.autocast("cuda", torch.bfloat16):
         loss = module(batch)["loss"]
         module.after_step(0.5)
@@ -163,12 +174,9 @@ def test_a_step_of_other_encoders_waits_for_nothing(
     request: pytest.FixtureRequest,
 ) -> None:
     """In fp32."""
-    module, batch = made(name, body_file, OTHERS[encoder])
-    monkeypatch.setattr(Dolls, "draw", _drawn)
-    request.getfixturevalue("fake")
-    moved(module)
+    module, batch = on_fake_gpu(name, body_file, monkeypatch, request, OTHERS[encoder])
     with Waits() as waits:
-        module(on_gpu(batch))
+        module(batch)
     assert not waits.found
 
 
@@ -177,11 +185,8 @@ def test_an_evaluation_stays_on_its_device(
     name: str, body_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """Figures, predictions and what they are compared with."""
-    module, batch = made(name, body_file)
-    monkeypatch.setattr(Dolls, "draw", _drawn)
-    request.getfixturevalue("fake")
-    moved(module.eval())
-    batch = on_gpu(batch)
+    module, batch = on_fake_gpu(name, body_file, monkeypatch, request)
+    module.eval()
     found: list[Tensor] = []
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
         found += module.metrics(batch).values()

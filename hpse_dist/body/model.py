@@ -181,7 +181,6 @@ class Body(SkinnedMesh):
         vertices, places = self.skin(rotations, betas, transl)
         return BodyOutput(vertices, self._placed(places))
 
-    @in_full_precision
     def rest_joints(self, betas: Tensor) -> Tensor:
         """betas (B, 10) -> (B, 24, 3) joints in the zero pose before `transl`, metres."""
         return self._placed(super().rest_joints(betas))
