@@ -14,7 +14,6 @@ import errno
 import importlib
 import json
 import logging
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.config import ConfigError
+from hpse_dist.disk import write_text
 from hpse_dist.safety import one_line
 from hpse_dist.world import World
 
@@ -110,9 +110,7 @@ def write_final(folder: Path, rank: int, final: Final) -> None:
     """Write down a final error so that a reader never sees half of it."""
     path = _final_path(folder, rank)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"kind": final.kind, "sentence": final.sentence}))
-    temporary.rename(path)
+    write_text(path, json.dumps({"kind": final.kind, "sentence": final.sentence}))
 
 
 def read_final(folder: Path) -> Final | None:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpse_dist.disk import write_text
 from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
@@ -190,10 +191,8 @@ class Account:
             return
         self._written = self._start.seen = self._now()
         text = json.dumps([asdict(start) for start in self.starts()], indent=1)
-        temporary = self.path.with_name(f".{self.path.name}.partial")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.path)
+            write_text(self.path, text)
         except OSError as error:  # a full disk, a store that is away: no reason to stop training
             if not self._silent:
                 log.warning("%s could not be written (%s); tried again", self.path, error.strerror)

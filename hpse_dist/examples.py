@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.conditions import conditions
+from hpse_dist.disk import whole_file
 
 FILE = "examples.parquet"
 Columns = Mapping[str, np.ndarray]
@@ -52,7 +53,6 @@ def write_examples(folder: Path, collection: Collection, columns: Columns) -> Pa
     table |= dict(conditions(collection, ids))
     table |= {f"metric/{name}": value for name, value in columns.items() if name != "sample_id"}
     path = folder / FILE
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.table(table), temporary, compression="zstd")
-    temporary.replace(path)
+    with whole_file(path) as draft:
+        pq.write_table(pa.table(table), draft, compression="zstd")
     return path

@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hpse_dist.disk import GrowingFile
+from hpse_dist.disk import GrowingFile, sync, whole_file
 from hpse_dist.safety import parsed_json
 from hpse_dist.world import World
 
@@ -233,12 +232,9 @@ def commit_history(path: Path, start: int) -> None:
     kept = [line for line in lines if (step := _step_of(line)) is not None and step <= start]
     if len(kept) == len(lines):
         return
-    draft = path.with_name(f".{path.name}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        sync(draft)
     _log.info("%s: %d lines after step %d dropped", path, len(lines) - len(kept), start)
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hpse_dist.config import ConfigError, build, to_dict
+from hpse_dist.disk import whole_file
 from hpse_dist.foreign import check_sizes, read_foreign
 from hpse_dist.models.encoder import Encoder, EncoderConfig, build_encoder
 from hpse_dist.models.timm_encoder import TimmEncoder, pretrained_config, published_weights
@@ -72,9 +73,8 @@ def fill_finished(module: nn.Module, encoder: Encoder, folder: Path) -> None:
 
 
 def _save(path: Path, state: dict[str, Tensor], header: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, temporary, header)
-    temporary.replace(path)
+    with whole_file(path) as draft:
+        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, draft, header)
 
 
 def open_source(place: str, image_px: int, *, download: bool = False) -> Source:

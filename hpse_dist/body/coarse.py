@@ -9,13 +9,14 @@ they make a face. Works on any mesh: with borders, texture seams, several pieces
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy
+
+from hpse_dist.disk import whole_file
 
 NEIGHBOURS = 6  # chosen vertices that a vertex between them is interpolated from
 _VERSION = 1
@@ -72,11 +73,9 @@ def coarsened(
             return [Coarse(*(stored[f"{name}{i}"] for name in names)) for i in range(len(sizes))]
     levels = _coarsened(vertices, faces, sizes)
     cache.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
     arrays = {f"{k}{i}": v for i, level in enumerate(levels) for k, v in vars(level).items()}
-    with scratch.open("wb") as file:
+    with whole_file(path) as draft, draft.open("wb") as file:  # of two processes the last one's
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    scratch.replace(path)  # two processes at once write the same file
     return levels
 
 

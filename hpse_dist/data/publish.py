@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.data.manifest import checked_shape, sealed_text
-from hpse_dist.disk import sync
+from hpse_dist.disk import sync, whole_file
 from hpse_dist.safety import parsed_json
 
 _BLOCKS, _BLOCK_BYTES = 16, 4096
@@ -183,9 +183,8 @@ def held_folder(folder: Path) -> Iterator[None]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write or replace a small file, durably and by a rename."""
-    part = path.with_name(f".{path.name}.part")
-    _write(part, json.dumps(content, indent=1, default=str) + "\n")
-    os.replace(part, path)
+    with whole_file(path) as draft:
+        _write(draft, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

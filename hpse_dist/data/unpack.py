@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from hpse_dist.disk import write_text
 from hpse_dist.safety import one_line, parsed_json
 
 MARKS = ".unpacked"  # folder of marks, one for each finished archive
@@ -96,9 +97,7 @@ def unpack(config: UnpackConfig, into: Path, progress: Progress | None = None) -
         if (taken := _marked(mark, about)) is None:
             taken = _unpack_one(archive, into, budget, config.keep_free_gb * 1e9, progress)
             mark.parent.mkdir(exist_ok=True)
-            part = mark.with_suffix(".part")
-            part.write_text(json.dumps({**about, "unpacked_bytes": taken}), encoding="utf-8")
-            os.replace(part, mark)
+            write_text(mark, json.dumps({**about, "unpacked_bytes": taken}))
             done.append(archive)
         budget -= taken
     return done

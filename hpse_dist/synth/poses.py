@@ -5,8 +5,6 @@ Drawn from the motions of the synthetic people, by another stream of draws than 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 
 from hpse_dist.body.free_body import cache_folder
 from hpse_dist.body.model import load_body
+from hpse_dist.disk import whole_file
 from hpse_dist.draws import generator
 from hpse_dist.synth.motion import draw_manner, draw_motion
 
@@ -33,10 +32,8 @@ def pose_file(folder: Path | None = None, num_motions: int = NUM_MOTIONS) -> Pat
         return path
     folder.mkdir(parents=True, exist_ok=True)
     arrays = make_poses(num_motions)
-    # two processes may come here at once: they write the same, and each publishes a whole file
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
+    with whole_file(path) as draft, draft.open("wb") as file:  # two processes write the same
         np.savez(file, allow_pickle=False, **arrays)
-    os.replace(file.name, path)
     return path
 
 
