@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -44,6 +45,11 @@ def constant(
 def constant_like(like: Tensor, values: tuple[Any, ...]) -> Tensor:
     """The same of the type of another tensor, where it is."""
     return constant(values, like.device, like.dtype)
+
+
+def at_hand(tensor: Tensor) -> bool:
+    """Whether its numbers can be looked at without waiting for a GPU; a fake one has none."""
+    return tensor.device.type == "cpu" and not is_fake(tensor)
 
 
 def numbers(values: tuple[Any, ...], device: torch.device) -> Tensor:

@@ -78,9 +78,10 @@ def show(recipe: TrainingRecipe, folder: Path, options: argparse.Namespace) -> N
 def _memory(recipe: TrainingRecipe, plan: Plan, one: Forecast) -> str:
     """What a trainer's device has to hold, where that can be told."""
     machine = one.setting.applied(recipe.machine)
+    here = replace(recipe, machine=replace(recipe.machine, loader="inline"))  # no Ray here
     try:
         module, _ = module_of(recipe)
-        example = next(iter(Feed(recipe, module, World(), torch.device("cpu")).loader()))
+        example = next(iter(Feed(here, module, World(), torch.device("cpu")).loader()))
         held = need(replace(recipe, machine=machine), one.nodes * one.gpus, example).peak
     except ValueError:
         return "unknown"

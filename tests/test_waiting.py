@@ -26,8 +26,8 @@ from hpse_dist.fields import Batch
 from hpse_dist.models import attention
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.objectives.dino import Dino
-from hpse_dist.objectives.dolls import Dolls
 from hpse_dist.objectives.part_synthesis import PartSynthesis
+from hpse_dist.planning.memory import without_numbers
 from tests.fabricate import fabricate, tiny_body_file, tiny_hand_folder
 from tests.objectives.test_contract import SMALL as OBJECTIVES
 from tests.tasks.test_contract import SMALL as TASKS
@@ -90,18 +90,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def moved(module: nn.Module) -> None:
-    """A module's parameters and buffers to the GPU; tied ones stay tied."""
-    there: dict[Tensor, Tensor] = {}
-    for part in module.modules():
-        for held in (part._parameters, part._buffers):
-            for name, value in held.items():
-                if value is not None and value not in there:
-                    there[value] = torch.empty_like(value, device="cuda")
-                    if isinstance(value, nn.Parameter):
-                        there[value] = nn.Parameter(there[value], value.requires_grad)
-                if value is not None:
-                    held[name] = there[value]  # type: ignore[assignment]
-    if isinstance(module, Dino | PartSynthesis):  # as after the first step
+    """A module to the GPU, late in a run."""
+    without_numbers(module, "cuda")
+    if isinstance(module, Dino | PartSynthesis):
         module._progress.move(module.progress, 0.5)
 
 
@@ -139,13 +130,11 @@ def made(
 def on_fake_gpu(
     name: str,
     body_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
     config: EncoderConfig = TRANSFORMER,
 ) -> tuple[objectives.Objective, Batch]:
-    """The same there; paper dolls, for which a GPU is waited, are not drawn."""
+    """The same there."""
     module, batch = made(name, body_file, config)
-    monkeypatch.setattr(Dolls, "draw", _drawn)
     request.getfixturevalue("fake")
     moved(module)
     return module, on_gpu(batch)
@@ -153,10 +142,10 @@ def on_fake_gpu(
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, *TASKS])
 def test_a_step_waits_for_nothing(
-    name: str, body_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    name: str, body_file: Path, request: pytest.FixtureRequest
 ) -> None:
     """The forward pass in bf16, and what the module does after the step."""
-    module, batch = on_fake_gpu(name, body_file, monkeypatch, request)
+    module, batch = on_fake_gpu(name, body_file, request)
     with Waits() as waits, torch.autocast("cuda", torch.bfloat16):
         loss = module(batch)["loss"]
         module.after_step(0.5)
@@ -170,11 +159,10 @@ def test_a_step_of_other_encoders_waits_for_nothing(
     name: str,
     encoder: str,
     body_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
     """In fp32."""
-    module, batch = on_fake_gpu(name, body_file, monkeypatch, request, OTHERS[encoder])
+    module, batch = on_fake_gpu(name, body_file, request, OTHERS[encoder])
     with Waits() as waits:
         module(batch)
     assert not waits.found
@@ -182,10 +170,10 @@ def test_a_step_of_other_encoders_waits_for_nothing(
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, *TASKS])
 def test_an_evaluation_stays_on_its_device(
-    name: str, body_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    name: str, body_file: Path, request: pytest.FixtureRequest
 ) -> None:
     """Figures, predictions and what they are compared with."""
-    module, batch = on_fake_gpu(name, body_file, monkeypatch, request)
+    module, batch = on_fake_gpu(name, body_file, request)
     module.eval()
     found: list[Tensor] = []
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
@@ -193,11 +181,6 @@ def test_an_evaluation_stays_on_its_device(
         if isinstance(module, tasks.Task):
             found += (*module.predict(batch).values(), *module.truth(batch).values())
     assert {value.device.type for value in found} == {"cuda"}
-
-
-def _drawn(dolls: Dolls, *given: Any) -> Tensor:
-    """Paper dolls are drawn on the CPU, for which a GPU is waited."""
-    return torch.empty(len(given[1]), given[-1], given[-1], dtype=torch.uint8, device="cuda")
 
 
 STORED: dict[str, Callable[[int], Tensor]] = {

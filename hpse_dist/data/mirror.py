@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hpse_dist.body.joints import JOINT_SETS, PART_NAMES, left_right_order
 from hpse_dist.body.symmetry import free_body_uv_mirror
-from hpse_dist.constants import constant_like, numbers
+from hpse_dist.constants import at_hand, constant_like, numbers
 from hpse_dist.draws import uniform
 from hpse_dist.fields import Batch
 
@@ -181,7 +181,7 @@ def _transl(raw: Batch) -> Tensor:
 
 def _parts(parts: Tensor, mirror: Mirror) -> Tensor:
     order = _on(mirror.parts, parts, "part_map")
-    if not parts.is_cuda and int(parts.max()) >= len(order):
+    if at_hand(parts) and int(parts.max()) >= len(order):
         raise ValueError(
             f"augment.flip: part_map has part {int(parts.max())}, and left and right are known of "
             f"the parts 1..{len(order) - 1}; set augment.flip to 0"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from hpse_dist.body.joints import SMPL24
 from hpse_dist.body.kinematics import NUM_LIMBS
@@ -67,7 +68,10 @@ class Dolls:
         then those of things. thickness (B, K) factors of radii; skirt (B,), its length over the
         thighs', 0 for none; light (B, 2), where it comes from, at most 1 long; scene: corners of
         things behind the person, (B, N, C, 2), and the low and high corner of what something before
-        it covers, (B, 4), shares of the crop."""
+        it covers, (B, 4), shares of the crop. Of fake tensors (`planning.memory`) it has the size.
+        """
+        if is_fake(skirt):
+            return skirt.new_empty(len(skirt), px, px, dtype=torch.uint8)
         posed, skirt = posed.on("cpu"), skirt.cpu()
         outlines, depth = self._outlines(posed, thickness.cpu(), skirt, light.cpu(), px)
         limbs, things = (_corners(places) for places in (outlines, scene[0].cpu() * px))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 
 class Progress:
@@ -14,7 +15,10 @@ class Progress:
         self._known: tuple[Tensor, int, float] | None = None  # buffer, its version, its number
 
     def of(self, buffer: Tensor) -> float:
-        """Its number; read where something else has changed it, as a checkpoint does."""
+        """Its number; read where something else has changed it, as a checkpoint does. Of a fake
+        tensor (`planning.memory`) 1, as late in a run, when most is computed."""
+        if is_fake(buffer):
+            return 1.0
         known = self._known
         if known is None or known[0] is not buffer or known[1] != buffer._version:
             known = self._known = buffer, buffer._version, float(buffer)

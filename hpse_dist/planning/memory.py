@@ -17,11 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -81,13 +77,13 @@ def need(
     # roma keeps a table of each device for good, and a fake one would spoil real steps
     similarity(*torch.eye(3, device=device).expand(2, 1, 3, 3))
     accumulation = recipe.accumulation(world_size)
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), torch.device(kind):
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with warnings.catch_warnings():
         # of copy.deepcopy, which asks whether there is any memory behind a tensor
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        module = _fake_module(recipe)
-        for part in module.modules():  # made of arrays, so not on the context's device
-            for name, buffer in part.named_buffers(recurse=False):
-                setattr(part, name, buffer.to(kind))
+        module = _module(recipe, fake)
+    with fake, torch.device(kind):
+        without_numbers(module, kind)
         batch = {
             name: torch.empty((machine.micro_batch, *value.shape[1:]), dtype=value.dtype)
             for name, value in example.items()
@@ -109,15 +105,31 @@ def need(
     )
 
 
-def _fake_module(recipe: TrainingRecipe) -> nn.Module:
-    """The recipe's module without numbers; its source decides shapes only where that is timm's."""
+def _module(recipe: TrainingRecipe, fake: FakeTensorMode) -> nn.Module:
+    """The recipe's module, with numbers only where they are needed to build it; its source decides
+    shapes only where that is timm's."""
     started: Any = recipe
     if not recipe_source(recipe).startswith("timm:"):
         started = replace(started, source="random", source_decoder=False)
     try:
+        with fake:
+            return module_of(started)[0]
+    except RuntimeError:  # as in `step_bytes`: sizes that are read off a body
         return module_of(started)[0]
-    except RuntimeError:  # torch's for whatever wants numbers, in several classes
-        raise ValueError(_unknown(recipe.name)) from None
+
+
+def without_numbers(module: nn.Module, device: str) -> None:
+    """Among fake tensors: such ones on a device for a module's own; tied ones stay tied."""
+    known: dict[Tensor, Tensor] = {}
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, value in held.items():
+                if value is not None and value not in known:
+                    known[value] = torch.empty_like(value, device=device)
+                    if isinstance(value, nn.Parameter):
+                        known[value] = nn.Parameter(known[value], value.requires_grad)
+                if value is not None:
+                    held[name] = known[value]  # type: ignore[assignment]
 
 
 def recipe_source(recipe: TrainingRecipe) -> str:
@@ -222,7 +234,7 @@ def step_bytes(
                 loss = module(batch)["loss"]
             kept = made.now
             loss.backward()
-        except (DataDependentOutputException, DynamicOutputShapeException):
+        except RuntimeError:  # torch's for whatever wants numbers, in several classes
             raise ValueError(_unknown(type(module).__name__)) from None
     return Step(kept, made.peak)
 

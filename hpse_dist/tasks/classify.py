@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpse_dist.constants import at_hand
 from hpse_dist.fields import Batch
 from hpse_dist.models.blocks import layer_norm
 from hpse_dist.models.encoder import Encoder
@@ -104,7 +105,7 @@ class Classify(Task):
     def _label(self, batch: Batch) -> Tensor:
         """(B,) labelled class; looked at on the CPU only, a GPU stops at a wrong one."""
         label = batch["label"]
-        if not label.is_cuda and len(label) and int(label.max()) >= self.config.num_classes:
+        if at_hand(label) and len(label) and int(label.max()) >= self.config.num_classes:
             raise ValueError(
                 f"label: a picture has class {int(label.max())} and the recipe says num_classes "
                 f"{self.config.num_classes}; set it to the collection's (its manifest names them)"

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpse_dist.constants import at_hand
 from hpse_dist.fields import Batch
 from hpse_dist.metrics.surface import part_iou, person_iou
 from hpse_dist.models.encoder import Encoder
@@ -109,7 +110,7 @@ def parts_of(batch: Batch, num_parts: int) -> Tensor:
     out of range ends the run there anyway.
     """
     parts = batch["part_map"]
-    if not parts.is_cuda and int(parts.max()) > num_parts:
+    if at_hand(parts) and int(parts.max()) > num_parts:
         raise ValueError(
             f"part_map: the labels have part {int(parts.max())} and the recipe says num_parts "
             f"{num_parts}; set num_parts to the collection's"

@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hpse_dist.config import build, to_dict
 from hpse_dist.engine import Offload
-from hpse_dist.objectives.mae import MaeConfig
-from hpse_dist.planning.memory import Counted, gradients_fate, need, shares
+from hpse_dist.fields import Batch
+from hpse_dist.objectives.completion import Completion
+from hpse_dist.objectives.dino import Dino
+from hpse_dist.objectives.part_synthesis import PartSynthesis
+from hpse_dist.planning.memory import Counted, gradients_fate, need, shares, step_bytes
 from hpse_dist.recipe import PretrainRecipe
 from hpse_dist.starting import module_of
 from hpse_dist.world import World
 from pipelines.memory_bench import ENGINES, _measure, example, measured
 from tests.data.made_collection import made_collection
-from tests.fabricate import fabricate, tiny_body, tiny_hand_folder
+from tests.fabricate import fabricate, tiny_body, tiny_body_file, tiny_hand_folder
 from tests.test_run import pretraining
+from tests.test_waiting import OBJECTIVES, TASKS, TRANSFORMER, made
 
 CPU = torch.device("cpu")
 POSE3D = {"name": "pose3d", "head_dim": 32, "head_depth": 1, "heads": 2, "turned_weight": 1.0}
@@ -127,13 +131,17 @@ def test_what_is_offloaded_is_away() -> None:
     assert of(3, 2, "parameters") == [1, 0, 6 / 4]
 
 
-def test_what_depends_on_the_data_is_not_guessed(tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, objective={"name": "dino"}, global_batch=4)
-    batch = {name: torch.zeros(1, 3, 32, 32) for name in recipe.objective.needs}
-    for name in set(batch) - {"image"}:
-        batch[name] = torch.zeros(1, dtype=torch.int64)
+def test_what_depends_on_the_data_is_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        known = batch["image"][batch["sample_id"] > 0]
+        return {"loss": known.mean() * next(module.parameters()).sum()}
+
+    monkeypatch.setattr(Completion, "forward", loss)
+    recipe = recipe_of(tmp_path)
     with pytest.raises(ValueError, match="cannot be told beforehand"):
-        need(recipe, 1, batch)
+        need(recipe, 1, example(recipe))
 
 
 def test_counted_lets_go() -> None:
@@ -147,9 +155,24 @@ def test_counted_lets_go() -> None:
         assert made.now == 0 and made.peak == 32
 
 
-def test_other_objectives_are_counted_too(tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, objective=to_dict(MaeConfig()) | {"name": "mae"})
-    assert need(recipe, 1, example(recipe)).activations > 0
+@pytest.mark.parametrize("name", [*OBJECTIVES, *TASKS])
+def test_what_is_counted_without_numbers_is_what_a_step_takes(name: str, tmp_path: Path) -> None:
+    """Of every objective and task, late in a run."""
+    body_file = tiny_body_file(tiny_hand_folder(tmp_path))
+    module, batch = made(name, body_file)
+    rows = len(batch["sample_id"])
+    config = OBJECTIVES[name] if name in OBJECTIVES else TASKS[name](body_file)
+    values = {"encoder": to_dict(TRANSFORMER), "objective": to_dict(config) | {"name": name}}
+    values["machine"] = {"workers": 1, "engine": "plain", "micro_batch": rows}
+    recipe = recipe_of(tmp_path, **values, precision="fp32", global_batch=rows)
+    said = need(recipe, 1, batch)
+    module(batch)  # what is kept for good is made
+    if isinstance(module, Dino | PartSynthesis):
+        module.after_step(1.0)
+    took = step_bytes(module, batch, bf16=False)
+    assert said.activations == pytest.approx(took.kept, rel=0.01)
+    peak = said.peak - said.weights - said.optimizer - said.batch
+    assert peak == pytest.approx(took.peak, rel=0.01)
 
 
 def test_what_is_said_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -160,10 +183,3 @@ def test_what_is_said_leaves_nothing_behind(tmp_path: Path) -> None:
     assert need(recipe, 1, batch).activations > 0
     loss = module_of(recipe)[0](batch)["loss"]
     assert loss.isfinite().item()
-
-
-def test_what_wants_numbers_to_be_built_is_not_guessed(tmp_path: Path) -> None:
-    objective = {"name": "hand_mesh_free", "hand": str(tiny_hand_folder(tmp_path))}
-    recipe = recipe_of(tmp_path, objective=objective)
-    with pytest.raises(ValueError, match="cannot be told beforehand"):
-        need(recipe, 1, fabricate(["image", "sample_id"]))
