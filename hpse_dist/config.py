@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from collections import Counter
@@ -51,6 +52,22 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key) for key, _ in node.value]
         _refuse_twice([key for key in keys if isinstance(key, Hashable)], node)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 2026-11-21 for a date, and 2026_11_21, 0777 and 1:30 for other numbers than are
+# written: these stay text, which is a run's name and of which a key that needs a number reads it
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9]\d*)$",
+    "float": r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]\d+)?|\.inf|\.nan)$",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [one for one in found if one[0].rpartition(":")[2] not in (*_NUMBERS, "timestamp")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(_pattern, re.ASCII), list("-+.0123456789")
+    )
 
 
 class _OpenCVLoader(yaml.BaseLoader):
@@ -264,20 +281,22 @@ def _container(hint: Any, value: Any, where: str, key: str) -> Any:
 
 
 def _scalar(hint: Any, value: Any, where: str, key: str) -> Any:
-    """Numbers are read by the field's type: PyYAML takes 3e-4 for a string."""
+    """Numbers are read by the field's type: 3e-4 and 1_000 are text in YAML."""
     if hint is Any or hint is object:
         return value
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int and isinstance(value, int) and number:
+        return value
+    if hint in (int, float) and (number or isinstance(value, str)):
         try:
-            return float(value)
+            read = float(value)
+            if hint is float or read.is_integer():
+                return hint(read)
         except (ValueError, OverflowError):
             pass  # falls to the one error below
-    elif hint is int and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if isinstance(value, int) or value.is_integer():
-            return int(value)
-    elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif hint is str and number:
         return str(value)
     elif hint in (bool, str) and isinstance(value, hint):
         return value

@@ -100,6 +100,17 @@ def test_errors_say_where_and_what(tmp_path: Path, text: str, words: list[str]) 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["2026_11_21", "2026-11-21", "007", "1:30", "1e5"])
+def test_a_name_is_what_was_written(tmp_path: Path, name: str) -> None:
+    assert load(Recipe, write(tmp_path, f"name: {name}")).name == name
+    assert load(Recipe, write(tmp_path, "name: a"), [f"name={name}"]).name == name
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e2", 100), ("1_000", 1000), ("010", 10)])
+def test_whole_numbers_as_people_write_them(tmp_path: Path, text: str, number: int) -> None:
+    assert load(Recipe, write(tmp_path, "name: a"), [f"limit={text}"]).limit == number
+
+
 @pytest.mark.parametrize("text", ["lr", "=3", "lr.x=3", "lr=[", "name.first.last=2"])
 def test_bad_overrides(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError):
