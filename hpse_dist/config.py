@@ -29,6 +29,10 @@ MAX_BYTES = 1 << 20  # a recipe is a page of text; more is a mistake or an attac
 _MOST_SHOWN = 200  # letters of a wrong value in an error
 
 
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+"""What may become a folder's name."""
+
+
 class ConfigError(ValueError):
     """A recipe that cannot be built; the message is one sentence for the user."""
 
@@ -307,6 +311,12 @@ def _name(hint: Any) -> str:
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(
         hint, getattr(hint, "__name__", str(hint))
     )
+
+
+def check_name(name: str) -> None:
+    """ValueError for the name of a run, a study or a collection that cannot be its folder's."""
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"name must be letters, digits, '.', '_' or '-', found {name!r}")
 
 
 def to_dict(config: Any) -> Any:

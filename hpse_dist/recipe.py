@@ -8,7 +8,6 @@ decides its result, and only that enters the recipe's hash.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from hpse_dist import synth
 from hpse_dist.body.free_body import cache_folder
-from hpse_dist.config import Choice, ConfigError, digest, load
+from hpse_dist.config import Choice, ConfigError, check_name, digest, load
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.bodies import check_body, check_hand
 from hpse_dist.data.collection import Collection, CollectionConfig
@@ -49,7 +48,6 @@ FRAME_SOURCES: dict[str, Any] = {
 _SOURCE_CONFIGS = {name: source.Config for name, source in FRAME_SOURCES.items()}
 _TASK_CONFIGS = {name: kind.Config for name, kind in TASKS.items()}
 _OBJECTIVE_CONFIGS = {name: kind.Config for name, kind in OBJECTIVES.items()} | _TASK_CONFIGS
-RUN_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 
 
 def located(path: Path | str) -> Path:
@@ -94,6 +92,9 @@ class DataRecipe:
     machine: PrepareMachine = field(default_factory=PrepareMachine)
     """Below the line: where and how fast."""
 
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
     def source_name(self) -> str:
         """The table's name of the frames' source."""
         return next(k for k, v in _SOURCE_CONFIGS.items() if v is type(self.source))
@@ -120,7 +121,7 @@ class CollectionUse:
     """Easy pairs first; null takes all of them all the time."""
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
+        if not 0 < self.weight < float("inf"):
             raise ValueError(f"weight must be above 0, found {self.weight}")
         if not self.kinds or set(self.kinds) - {"view", "pose"}:
             raise ValueError(f"kinds must be view, pose or both, found {list(self.kinds)}")
@@ -168,15 +169,14 @@ class TrainingRecipe:
     """Below the line: where and how fast."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(RUN_NAME, self.name):
-            raise ValueError(f"name must be letters, digits, '.', '_' or '-', found {self.name!r}")
+        check_name(self.name)
         if not self.collections:
             raise ValueError("collections must name at least one collection")
-        counts = (self.steps, self.global_batch, self.evaluate_every, self.evaluation_batch)
-        if min(counts) < 1:
-            raise ValueError(
-                "steps, global_batch, evaluate_every and evaluation_batch must be at least 1"
-            )
+        counts = ("steps", "global_batch", "evaluate_every", "evaluate_limit", "evaluation_batch")
+        for key in counts:
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1, found {value}")
         if self.optim.warmup_steps >= self.steps:
             raise ValueError(
                 f"optim.warmup_steps must be fewer than the run's steps, {self.steps}; found "

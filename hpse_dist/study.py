@@ -20,14 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hpse_dist.config import ConfigError, load
+from hpse_dist.config import NAME, ConfigError, load
 from hpse_dist.disk import write_text
-from hpse_dist.recipe import (
-    RUN_NAME,
-    FinetuneRecipe,
-    PretrainRecipe,
-    located,
-)
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, located
 from hpse_dist.study_recipe import StudyRecipe
 
 PLAN_FILE = "plan.json"
@@ -243,7 +238,7 @@ def _is_word(source: str) -> bool:
 
 
 def _check_name(name: str, section: str) -> None:
-    if not re.fullmatch(RUN_NAME, name):
+    if not re.fullmatch(NAME, name):
         raise ConfigError(
             f"study, {section}: names become folders, so they are made of letters, digits, '.', "
             f"'_' and '-'; found {name!r}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpse_dist.config import check_name
 from hpse_dist.recipe import located
 
 PLANNED = ("name", "seed", "source", "source_name", "label_fraction")  # the plan's own keys
@@ -85,8 +86,11 @@ class StudyRecipe:
     """Below the line: where."""
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         if not (self.sources and self.tasks and self.seeds):
             raise ValueError("a study needs at least one source, one task and one seed")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ from one another, found {list(self.seeds)}")
         if not all(0 < fraction <= 1 for fraction in self.label_fractions):
             raise ValueError(
                 f"label_fractions must be in (0, 1], found {list(self.label_fractions)}"

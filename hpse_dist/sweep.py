@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpse_dist.config import ConfigError
+from hpse_dist.config import ConfigError, check_name
 from hpse_dist.disk import write_text
 from hpse_dist.draws import generator
 from hpse_dist.recipe import located
@@ -114,6 +114,7 @@ class SweepRecipe:
     """Below the line: where."""
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         if not (self.sources and self.rounds and self.space):
             raise ValueError("a sweep needs at least one source, one round and one key in space")
         if self.baseline not in self.sources:

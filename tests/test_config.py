@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from hpse_dist.config import Choice, ConfigError, build, digest, dump, load, read_yaml, to_dict
+from hpse_dist.recipe import DataRecipe
+from hpse_dist.study_recipe import StudyRecipe
+from hpse_dist.sweep import SweepRecipe
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,18 @@ def test_errors_say_where_and_what(tmp_path: Path, text: str, words: list[str]) 
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "a b", ".", "", "a\n"])
+def test_names_that_are_no_folders(name: str) -> None:
+    rest = {"source": {"name": "synthetic"}}
+    study = {"sources": {"random": {"run": "random"}}, "tasks": {"a": "a.yaml"}}
+    rounds = {"rounds": {"a": {"recipe": "a.yaml"}}, "space": {"optim.lr": {"values": [1e-3]}}}
+    sweep = {"sources": study["sources"], **rounds, "metric": "joint_error"}
+    for kind, values in ((DataRecipe, rest), (StudyRecipe, study), (SweepRecipe, sweep)):
+        build(kind, {"name": "a", **values})
+        with pytest.raises(ConfigError, match=r"name must be letters, digits"):
+            build(kind, {"name": name, **values})
 
 
 @pytest.mark.parametrize("name", ["2026_11_21", "2026-11-21", "007", "1:30", "1e5"])

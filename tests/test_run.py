@@ -381,6 +381,24 @@ def test_unfit_batches_are_refused(collection: Collection, tmp_path: Path) -> No
         pretraining(tmp_path, collection, global_batch=9)
 
 
+@pytest.mark.parametrize("key", ["steps", "evaluate_every", "evaluate_limit", "evaluation_batch"])
+def test_counts_below_one_are_refused_by_name(
+    collection: Collection, tmp_path: Path, key: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} must be at least 1, found 0"):
+        pretraining(tmp_path, collection, **{key: 0})
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, "nan", "inf"])
+def test_a_weight_that_is_no_share_is_refused(
+    collection: Collection, tmp_path: Path, weight: float | str
+) -> None:
+    with pytest.raises(ConfigError, match=r"collections\[0\]: weight must be above 0, found"):
+        pretraining(
+            tmp_path, collection, collections=[{"path": str(collection.folder), "weight": weight}]
+        )
+
+
 def test_a_warm_up_as_long_as_the_run_is_refused_before_it_starts(
     collection: Collection, tmp_path: Path
 ) -> None:

@@ -160,7 +160,7 @@ def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None
         ({"tasks": {"mesh": "absent.yaml"}}, "absent.yaml: no such recipe file"),
         ({"overrides": ["stepz=3"]}, "did you mean 'steps'"),
         ({"baseline": "nobody"}, "baseline must be one of the sources"),
-        ({"seeds": [1, 1]}, "give one another name"),
+        ({"seeds": [1, 1]}, "seeds must differ from one another"),
         ({"label_fractions": [0.5, 2.0]}, "label_fractions must be in"),
         ({"grid": {"seed": [1]}}, "grid: seed is the plan's own"),
         ({"grid": {"machine.workers": [1, 2]}}, "decides no result"),
