@@ -102,10 +102,11 @@ def load_tensors(path: Path) -> State:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)", str(error))
+        asks = f"it asks for {what[1]}" if what else "it is no file of torch's, or asks for code"
         raise ValueError(
-            f"source {path}: refused, it asks for {what[1] if what else 'code'} when it is read, "
-            "and only plain tensors are read; save its state dict alone (torch.save(state_dict, "
-            "...) or safetensors) with the code it belongs to"
+            f"source {path}: refused, {asks} when it is read, and only plain tensors are read; "
+            "save its state dict alone (torch.save(state_dict, ...) or safetensors) with the code "
+            "it belongs to"
         ) from None
     # torch raises what it likes for a broken file; nothing is hidden, the message says it
     except Exception as error:

@@ -1,7 +1,7 @@
 """Composition root: a recipe and a place in the world become a run folder.
 
-    recipe.yaml  written.yaml  environment.json  metrics.jsonl  tensorboard/  panels/
-    checkpoints/step_00001000/  encoder.safetensors  examples.parquet  report.json  DONE
+    recipe.yaml  environment.json  metrics.jsonl  events.out.tfevents.*  panels/
+    checkpoints/step_00001000/  encoder.safetensors  card.json  examples.parquet  report.json  DONE
 
 Given the same recipe again, a run goes on from its newest good checkpoint, or says that it is done.
 """

@@ -104,6 +104,11 @@ def read_source(place: Path) -> Source:
     """The source in a run folder or a file; ValueError says what is wrong with it."""
     path = place / FILE if place.is_dir() else place
     if place.is_dir() and not path.is_file():
+        if not (place / "recipe.yaml").is_file():
+            raise ValueError(
+                f"source {place}: no run's folder, it has neither {FILE} nor recipe.yaml; a source "
+                f"is a pre-training run's folder, an {FILE} or random"
+            )
         raise ValueError(
             f"source {place}: no {FILE} in this folder, so its pre-training has not finished; run "
             "python -m pipelines.pretrain with its recipe to the end"

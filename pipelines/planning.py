@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from hpse_dist.config import ConfigError
 from hpse_dist.disk import write_text
 from hpse_dist.feed import Feed
 from hpse_dist.planning.forecast import Forecast, Prices, forecast, readable
@@ -39,20 +40,20 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
 
 
 def check(recipe: TrainingRecipe, options: argparse.Namespace) -> None:
-    """ValueError for what is wrong with the options, before a minute is spent."""
+    """ConfigError for what is wrong with the options, before a minute is spent."""
     for name in ("nodes", "gpus", "network", "link", "price"):
         value = getattr(options, name)
         if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be above 0, found {value:g}")
+            raise ConfigError(f"--{name} must be above 0, found {value:g}")
     if recipe.machine.offload != "nothing":
-        raise ValueError(
+        raise ConfigError(
             "a plan measures what fits on the trainers' devices: plan with machine.offload=nothing"
         )
     if options.nodes > 1 and options.network is None:
-        raise ValueError("more than one node: give the network's speed with --network GB/s")
+        raise ConfigError("more than one node: give the network's speed with --network GB/s")
     gpus = options.gpus or recipe.machine.workers
     if gpus > 1 and recipe.machine.workers == 1 and options.link is None:
-        raise ValueError(
+        raise ConfigError(
             "a plan of one trainer does not see how fast several reach one another: plan with "
             "machine.workers=2 or more, or give --link GB/s"
         )

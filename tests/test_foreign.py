@@ -258,6 +258,9 @@ def test_what_matches_too_little_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pth: "):
         read_source(tmp_path / "text.pth")
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    with pytest.raises(ValueError, match=r"photo\.jpg: refused, it is no file of torch's"):
+        read_source(tmp_path / "photo.jpg")
 
 
 def test_sizes_that_the_file_does_not_hold_are_refused(tmp_path: Path) -> None:

@@ -349,6 +349,9 @@ def test_sources_that_cannot_be(tmp_path: Path, finished: Path) -> None:
     with pytest.raises(ValueError, match="no such run folder or file"):
         read_source(tmp_path / "nothing")
     (tmp_path / "unfinished").mkdir()
+    with pytest.raises(ValueError, match="no run's folder"):
+        read_source(tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "recipe.yaml").touch()
     with pytest.raises(ValueError, match="has not finished"):
         read_source(tmp_path / "unfinished")
     junk = tmp_path / "encoder.safetensors"
