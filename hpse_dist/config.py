@@ -167,10 +167,13 @@ def _dataclass(cls: type, values: Any, where: str, key: str) -> Any:
         return values
     if values is None:
         values = {}
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{_at(where, key)}: a section of keys is needed, found {values!r}")
     hints = typing.get_type_hints(cls, include_extras=True)
     known = {field.name: field for field in dataclasses.fields(cls)}
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"{_at(where, key)}: a section of keys is needed, found {_shown(values)}; allowed: "
+            f"{', '.join(known)}"
+        )
     for name in values:
         if name not in known:
             raise ConfigError(_unknown(where, key, str(name), list(known)))

@@ -87,7 +87,7 @@ def test_digest_ignores_the_machine_and_nothing_else() -> None:
         ("name: a\nbox: [1]", ["box", "2 values"]),
         ("name: a\nlimit: 1.5", ["limit", "1.5"]),
         ("name: a\nlr: true", ["lr", "number"]),
-        ("name: a\nmachine: 3", ["machine", "section"]),
+        ("name: a\nmachine: 3", ["machine", "section", "found 3; allowed: micro_batch"]),
         ("name: a\nname: b", ["'name' stands twice"]),
         ("name: &x a\nmode: *x", ["aliases"]),
         ("name: !!python/object/apply:os.system [id]", ["not readable"]),
