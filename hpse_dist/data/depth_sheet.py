@@ -63,11 +63,11 @@ def _tile(
                 continue
             if order[i, j] == 0:
                 draw.line([middles[i], middles[j]], fill=_LEVEL, width=1)
-                words.append(f"{i + 1} = {j + 1}")
+                words.append(f"{i + 1}\u00a0=\u00a0{j + 1}")
                 continue
             near, far = (i, j) if order[i, j] < 0 else (j, i)
             _arrow(draw, middles[near], middles[far])
-            words.append(f"{near + 1} before {far + 1}")
+            words.append(f"{near + 1}\u00a0before\u00a0{far + 1}")
     for number, middle in enumerate(middles):
         draw.text(middle, str(number + 1), fill="white", stroke_width=2, stroke_fill="black")
     tile = Image.new("RGB", (TILE_PX, TILE_PX + 2 * _LINE + 4), "white")

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hpse_dist.body.joints import PARENTS
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.depth_sheet import depth_sheet
+from hpse_dist.data.mining.distributions import CANDIDATES
 from hpse_dist.data.mining.figure import save_figure
 from hpse_dist.data.mining.rules import POSE, VIEW
 from hpse_dist.data.reprojection import projected
@@ -46,8 +47,10 @@ def write_sheets(collection: Collection, folder: Path | None = None, count: int 
     for name, sheet in made.items():
         sheet.save(part / name)
     names = [*made]
-    if "spread" in collection.manifest.get("pairs", {}):  # mined before: nothing was counted
-        save_figure(part / "pairs.png", collection.name, collection.manifest["pairs"])
+    pairs = collection.manifest.get("pairs", {})
+    # mined before: nothing was counted
+    if any(found[CANDIDATES] for found in pairs.get("spread", {}).values()):
+        save_figure(part / "pairs.png", collection.name, pairs)
         names.append("pairs.png")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -99,7 +102,8 @@ def _about(collection: Collection, ids: list[int]) -> list[dict[str, Any]]:
 
 
 def _place(about: dict[str, Any]) -> str:
-    return f"{about['subject'] or about['track']} {about['camera']} {about['time']:.2f} s"
+    who = about["subject"] or about["track"]
+    return " ".join(part for part in (who, about["camera"], f"{about['time']:.2f} s") if part)
 
 
 def _pair_lines(pair: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> list[str]:

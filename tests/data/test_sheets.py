@@ -8,7 +8,7 @@ from PIL import Image
 
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
 from hpse_dist.data.pairs import PairsConfig, write_pairs
-from hpse_dist.data.sheets import TILE_PX, _pair_lines, write_sheets
+from hpse_dist.data.sheets import TILE_PX, _pair_lines, _place, write_sheets
 from tests.data import made_rig
 from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
 
@@ -70,3 +70,18 @@ def test_the_measures_are_written_on_a_pair():
     hard = {**pair, "difficulty": 0.344}
     assert _pair_lines(hard, a, later)[0] == "time gap 0.61 s, pose 0.10, hard 0.34"
     assert _pair_lines(pair, a, later) == ["time gap 0.61 s, pose 0.10", "s1 1.50 s | 2.11 s, cam0"]
+
+
+def test_a_kind_without_candidates_takes_no_room(tmp_path):
+    both = made(tmp_path / "both", PairsConfig())
+    view = made(tmp_path / "view", PairsConfig(max_pose_per_frame=0))
+    heights = [len(np.asarray(Image.open(write_sheets(one, count=1)[-1]))) for one in (both, view)]
+    assert heights[1] < 0.6 * heights[0]
+    none = made(tmp_path / "none", PairsConfig(max_pose_per_frame=0, max_view_per_moment=0))
+    assert [path.name for path in write_sheets(none, count=1)] == ["frames.png"]
+
+
+def test_captions_of_frames_that_nobody_knows_begin_at_the_left() -> None:
+    unknown = {"subject": "", "track": None, "camera": "", "time": 0.0}
+    assert _place(unknown) == "0.00 s"
+    assert _place(unknown | {"track": "a/0", "time": 1.5}) == "a/0 1.50 s"

@@ -39,29 +39,40 @@ _SHOWN = {
 
 
 def save_figure(path: Path, name: str, pairs: dict[str, Any]) -> None:
-    """Draw `pairs` of a manifest (see `mining.distributions`) of the collection `name` as a PNG."""
+    """Draw `pairs` of a manifest (see `mining.distributions`) of the collection `name` as a PNG.
+
+    A kind without a candidate is left out.
+    """
+    kinds = [kind for kind in _SHOWN if pairs["spread"][kind][CANDIDATES]]
     with rc_context(_STYLE):
-        figure = Figure(figsize=(11, 9))
+        figure = Figure(figsize=(11, 0.2 + 4.4 * len(kinds)))
         FigureCanvasAgg(figure)
-        figure.text(0.03, 0.975, f"{name}: candidates and the pairs kept of them", fontsize=12)
+        title = f"{name}: candidates and the pairs kept of them"
+        figure.text(0.03, _from_top(figure, 0.22), title, fontsize=12)
         drawn = [Patch(color=_BEFORE), Line2D([], [], color=_AFTER)]
         figure.legend(drawn, [CANDIDATES, KEPT], loc="upper right", ncols=2)
-        for (kind, measures), top in zip(_SHOWN.items(), (0.945, 0.465), strict=True):
-            found = pairs["spread"][kind]
+        for number, kind in enumerate(kinds):
+            top, found = 0.5 + 4.32 * number, pairs["spread"][kind]
             heading = f"cross-{kind}: {found[KEPT]:,} kept of {found[CANDIDATES]:,} candidates"
-            figure.text(0.03, top, heading, fontsize=10)
-            for column, measure in enumerate(measures):
-                axes = _place(figure, column, top - 0.165)
+            figure.text(0.03, _from_top(figure, top), heading, fontsize=10)
+            for column, measure in enumerate(_SHOWN[kind]):
+                axes = _place(figure, column, top + 1.48)
                 _histogram(axes, _TITLES[measure], found.get(measure))
             for column, owner in enumerate(("subject", "moment", "camera")):
-                _ranking(_place(figure, column, top - 0.39), owner, found.get(f"per_{owner}"))
-            _reasons(_place(figure, 3, top - 0.39), kind, pairs["dropped"])
+                _ranking(_place(figure, column, top + 3.51), owner, found.get(f"per_{owner}"))
+            _reasons(_place(figure, 3, top + 3.51), kind, pairs["dropped"])
         figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
+def _from_top(figure: Figure, inches: float) -> float:
+    """So far down from the upper edge, as a share of the height from the lower one."""
+    return 1 - inches / figure.get_figheight()
+
+
 def _place(figure: Figure, column: int, bottom: float) -> Axes:
-    """Axes in one of four columns; fixed places, as fitting them takes seconds."""
-    return figure.add_axes((0.06 + 0.24 * column, bottom, 0.18, 0.13))
+    """Axes in one of four columns, `bottom` inches down; fixed, as fitting them takes seconds."""
+    height = 1.17 / figure.get_figheight()
+    return figure.add_axes((0.06 + 0.24 * column, _from_top(figure, bottom), 0.18, height))
 
 
 def _histogram(axes: Axes, title: str, counts: dict[str, list[float]] | None) -> None:
