@@ -125,7 +125,9 @@ class VideoParts:
             yield from self._videos.rejects
         account = _Account()
         yield from _several(self._videos, self._parts[number], account)
-        log.warning("%s: %s", ", ".join(one.name for one in self._parts[number][:3]), account)
+        names = [one.name for one in self._parts[number]]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        log.warning("%s%s: %s", ", ".join(names[:3]), more, account)
 
     def close(self) -> None:
         """Nothing goes on between parts."""

@@ -192,6 +192,20 @@ def test_broken_files_are_rejects_and_the_rest_is_used(tmp_path: Path) -> None:
     assert "half.avi: the video is cut off: " in text
 
 
+def test_a_part_of_many_videos_says_how_many_it_does_not_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures, boxes = walk(10, 60, 120)
+    names = [f"{number}.avi" for number in range(5)]
+    for name in names:
+        write_video(tmp_path / name, pictures, RATE)
+    boxes_file(tmp_path / "boxes.csv", [row for n in names for row in given(boxes, 2, "a", n)])
+    parts = videos.in_parts(VideosConfig(root=tmp_path, boxes=Path("boxes.csv")), 99)
+    with caplog.at_level(logging.WARNING):
+        list(parts.frames(0) or ())
+    assert "0.avi, 1.avi, 2.avi and 2 more: 5 videos" in caplog.text
+
+
 def test_parts_are_the_whole_in_any_order(tmp_path: Path) -> None:
     """A video each, or short ones together; the first knows nobody, and tells of the bad file."""
     pictures, boxes = walk(20, 60, 120)
