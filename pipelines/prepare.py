@@ -6,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster.prepare import with_workers
 from hpse_dist.config import ConfigError, load
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.duplicates import across, check_list_name, counts, write_list
 from hpse_dist.data.leakage import CHECKS, guard
+from hpse_dist.data.mining.distributions import KEPT
 from hpse_dist.data.reprojection import sentences
 from hpse_dist.data.verify import verify as look_through
 from hpse_dist.prepare import CarryOut, in_this_process, prepare, unpack_first
@@ -165,7 +167,7 @@ def duplicates(folder: Path, others: Sequence[Path], path: Path) -> None:
         found = across(opened[0], opened[1:], bar.update)
     for where, table in found:
         told = ", ".join(f"{count} {what}" for what, count in counts(table).items())
-        print(f"{where}: {table.num_rows} duplicates ({told})")
+        print(f"{where}: {table.num_rows} pairs of duplicates ({told})")
     write_list(found, path)
     print(f"list: {path}")
 
@@ -179,7 +181,7 @@ def summary(collection: Collection) -> list[str]:
     lines = [f"{_number(counts['frames'], 'frame')} ({splits}) of {', '.join(whose)}, {cameras}"]
     pairs = collection.manifest.get("pairs")
     if pairs:
-        lines.append(f"{pairs['view']} cross-view pairs, {pairs['pose']} cross-pose pairs")
+        lines.append(_pairs(pairs))
         dropped = pairs["dropped"].items()
         lines += [f"left out of the pairs: {count} x {reason}" for reason, count in dropped]
     lines += sentences(collection.manifest)
@@ -194,6 +196,15 @@ def _who(collection: Collection) -> str:
         return _number(subjects, "subject")
     tracks = set(collection.frames["track"].to_pylist()) - {"", None}
     return _number(len(tracks), "track") + " (subjects not known)" if tracks else "unknown subjects"
+
+
+def _pairs(pairs: dict[str, Any]) -> str:
+    """How many there are; sheets and what is left out count two frames once."""
+    text = f"{pairs['view']} cross-view pairs, {pairs['pose']} cross-pose pairs"
+    once = [pairs.get("spread", {}).get(kind, {}).get(KEPT, 0) for kind in ("view", "pose")]
+    if not 0 < 2 * sum(once) == pairs["view"] + pairs["pose"]:
+        return text
+    return f"{text} ({once[0]} and {once[1]}, each in both orders)"
 
 
 def _number(count: int, noun: str) -> str:

@@ -321,6 +321,6 @@ def test_commands(tmp_path, judged, capsys):
     assert "clean, and stamped into" in capsys.readouterr().out
     path = tmp_path / "twice.csv"
     assert run(judged.folder, "--duplicates", path, "--with", leaky.folder) == 0
-    assert "judged and leaky: 1 duplicates (0 exact, 1 near" in capsys.readouterr().out
+    assert "judged and leaky: 1 pairs of duplicates (0 exact, 1 near" in capsys.readouterr().out
     assert len(path.read_text().splitlines()) == 2
     assert run(judged.folder, "--duplicates", tmp_path / "twice.txt") == 1

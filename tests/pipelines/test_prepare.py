@@ -73,7 +73,10 @@ def test_makes_a_collection_and_says_where_it_is(recipe, tmp_path, capsys):
     )
     assert lines[-1] == f"done: {folder}"
     collection = Collection.open(folder)
-    assert f"{collection.manifest['pairs']['view']} cross-view pairs" in lines[1]
+    pairs = collection.manifest["pairs"]
+    once = [pairs["spread"][kind]["kept"] for kind in ("view", "pose")]
+    assert lines[1].startswith(f"{pairs['view']} cross-view pairs, {pairs['pose']} cross-pose")
+    assert lines[1].endswith(f" ({once[0]} and {once[1]}, each in both orders)")
     assert (folder / "sheets" / "pairs_view.png").is_file()
     assert run(recipe) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"done before: {folder}"
