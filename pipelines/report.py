@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hpse_dist.config import ConfigError
 from hpse_dist.ledger import Ledger
-from hpse_dist.protocols import PROTOCOLS, named
+from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.files import score_files
 from hpse_dist.report import write_report
 from hpse_dist.report.export import markdown, printed, write_tables
@@ -52,7 +52,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, help="the page; otherwise report.html in the folder")
     made.add_argument("--step", type=int, help="for ledger: the step whose samples are asked for")
-    made.add_argument("--protocol", help=f"for score: {', '.join(PROTOCOLS)}")
+    made.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        metavar="NAME",
+        help=f"for score: {', '.join(PROTOCOLS)}",
+    )
     made.add_argument(
         "--commercial",
         action="store_true",
@@ -72,7 +77,7 @@ def score(options: argparse.Namespace) -> None:
             "score needs a file of predictions, one of ground truth, and --protocol with one of "
             f"{', '.join(PROTOCOLS)}"
         )
-    protocol = named(options.protocol)
+    protocol = PROTOCOLS[options.protocol]
     found = score_files(protocol, options.files[0], options.files[1], options.regressor)
     for name, value in found.figures.items():
         what = metric(name)

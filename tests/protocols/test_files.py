@@ -355,6 +355,6 @@ def test_the_command_says_figures_and_protocol(tmp_path: Path, capsys: Any) -> N
     assert "F@5 mm        100.0 %" in said and "TAKES MIRROR IMAGES" in said
     assert json.loads(out.read_text())["figures"]["f_5"] == 100.0
     assert run_command(main, parser(), ["score", *paths]) == 2
-    assert run_command(main, parser(), ["score", *paths, "--protocol", "freehand"]) == 1
-    assert "no protocol is called 'freehand'" in capsys.readouterr().err
+    assert run_command(main, parser(), ["score", *paths, "--protocol", "freehand"]) == 2
+    assert "invalid choice: 'freehand'" in capsys.readouterr().err
     assert run_command(main, parser(), [str(tmp_path), "more"]) == 2
