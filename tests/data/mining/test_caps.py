@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hpse_dist.data.mining.caps import spread_draw
+from hpse_dist.data.mining.candidates import Pairs
+from hpse_dist.data.mining.caps import spread_draw, strata
 from hpse_dist.data.mining.made import MadePerson, made_frames
 from hpse_dist.data.pairs import POSE, VIEW, PairsConfig, mine, pair_counts
 
@@ -47,14 +48,22 @@ def test_a_big_rig_does_not_drown_the_rest(rigs: pa.Table) -> None:
 
 @pytest.mark.parametrize("cap", ["max_per_subject", "max_per_sequence", "max_per_camera_pair"])
 def test_nothing_is_over_its_cap_and_all_is_counted(rigs: pa.Table, cap: str) -> None:
+    """People share sequences and have several; of two cameras either may come first."""
+    ids = np.random.default_rng(0).permutation(rigs.num_rows)
+    for name, column in (
+        ("sample_id", pa.array(ids)),
+        ("sequence", pa.array([f"part {time % 0.6:.1f}" for time in rigs["time"].to_pylist()])),
+    ):
+        rigs = rigs.set_column(rigs.schema.get_field_index(name), name, column)
+    frames = {frame["sample_id"]: frame for frame in rigs.to_pylist()}
     free, limit = mine(rigs, FREE), 7
     table = mine(rigs, dataclasses.replace(FREE, **{cap: limit}))
     groups: dict[str, Any] = {
-        "max_per_subject": lambda row: rigs["subject"][row["a"]].as_py(),
-        "max_per_sequence": lambda row: rigs["sequence"][row["a"]].as_py(),
+        "max_per_subject": lambda row: frames[row["a"]]["subject"],
+        "max_per_sequence": lambda row: frames[row["a"]]["sequence"],
         "max_per_camera_pair": lambda row: (
-            rigs["sequence"][row["a"]].as_py(),
-            frozenset(rigs["camera"][row[side]].as_py() for side in "ab"),
+            frames[row["a"]]["sequence"],
+            frozenset(frames[row[side]]["camera"] for side in "ab"),
         ),
     }
     kinds = (VIEW,) if cap == "max_per_camera_pair" else (VIEW, POSE)
@@ -115,7 +124,24 @@ def test_who_stays_is_the_seeds_choice_alone(rigs: pa.Table) -> None:
     once = mine(rigs, config).sort_by(ends)
     shuffled = rigs.take(np.random.default_rng(0).permutation(rigs.num_rows))
     assert mine(shuffled, config).sort_by(ends).equals(once)
-    assert not mine(rigs, dataclasses.replace(config, seed=1)).sort_by(ends).equals(once)
+    for change in ({"max_per_subject": 50}, {"max_view_per_moment": 16}):
+        config = dataclasses.replace(FREE, max_pose_per_frame=0, **change)
+        other = mine(rigs, dataclasses.replace(config, seed=1))
+        assert other.num_rows == mine(rigs, config).num_rows
+        assert not other.sort_by(ends).equals(mine(rigs, config).sort_by(ends))
+
+
+def test_strata_are_bins_of_angles_and_of_octaves_of_time() -> None:
+    """The second measure orders what is within a bin; unknown comes first."""
+    none = np.zeros(4, np.int64)
+    angle, gap = np.array([5.0, 29.0, 31.0, 90.0]), np.array([0.2, 0.39, 0.81, 102.4])
+    distance, overlap = np.array([0.1, np.nan, 0.3, 0.4]), np.array([0.5, 0.6, np.nan, 0.8])
+    pairs = Pairs(none, none, angle, gap, distance, overlap, none, none > 0)
+    config = dataclasses.replace(FREE, time_gap_s=(0.2, 102.4))  # nine doublings
+    stratum, within = strata(VIEW, pairs, config)
+    assert stratum.tolist() == [0, 2, 3, 8] and within.tolist() == [0.5, 0.6, -1, 0.8]
+    stratum, within = strata(POSE, pairs, config)
+    assert stratum.tolist() == [0, 0, 2, 8] and within.tolist() == [0.1, -1, 0.3, 0.4]
 
 
 def test_a_systematic_sample_is_exact() -> None:
@@ -130,7 +156,12 @@ def test_a_systematic_sample_is_exact() -> None:
             here = group == each
             share = min(1, cap / size[each])
             for bin_ in range(5):
-                wanted = share * (here & (stratum == bin_)).sum()
-                assert abs((here & (stratum == bin_) & keep).sum() - wanted) <= 1
+                stretch = here & (stratum == bin_)
+                for part in (stretch, stretch & (within < 0.5), stretch & (within < 0.1)):
+                    assert abs((part & keep).sum() - share * part.sum()) <= 1
+    # whatever a pair's place in the order, it stays as often as any other
+    group, place = np.divmod(np.arange(40_000), 10)
+    keep = spread_draw(group, 3, place, place, rng.random(40_000))
+    assert np.abs(keep.reshape(-1, 10).mean(0) - 0.3).max() < 0.04
     none = np.zeros(0, np.int64)
     assert len(spread_draw(none, 3, none, none, none)) == 0
