@@ -38,6 +38,17 @@ def test_whole_picture_at_its_own_size_is_untouched():
     assert np.array_equal(resample(image, place, 128, Image.Resampling.BICUBIC), image)
 
 
+@pytest.mark.parametrize("side", [20.0, 50.5, 90.0])
+def test_a_crops_edge_is_filtered_with_what_lies_beyond_it(side: float):
+    """As Pillow cuts the same square out of the whole picture."""
+    image = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)
+    box = (31.5, 40.25, 31.5 + side, 40.25 + side)
+    bicubic = Image.Resampling.BICUBIC
+    wanted = np.asarray(Image.fromarray(image).resize((32, 32), bicubic, box=box))
+    found = resample(image, Square(31.5, 40.25, side), 32, bicubic)
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+
+
 @pytest.mark.parametrize("side", [40.0, 97.3, 300.0])
 def test_a_disc_lands_where_the_joint_says(side: float):
     """Centroid of a drawn disc in the crop = joint's 0..1 place x px, to a tenth of a pixel."""
@@ -61,6 +72,18 @@ def test_intrinsics_project_into_the_crop():
     points = record.labels["joints3d"][:, :3] @ row["intrinsics"].T
     assert np.allclose(points[:, :2] / points[:, 2:], row["joints2d"][:, :2], atol=1e-5)
     assert fit_intrinsics(np.eye(3), Square(3, 4, 10))[2].tolist() == [0, 0, 1]
+
+
+def test_the_table_says_where_the_crop_was():
+    record = made_rig.frame(0, 0, 0.3, 2)
+    wide = np.pad(record.image, ((0, 0), (0, 24), (0, 0)))
+    record = dataclasses.replace(
+        record, image=wide, box=(40.0, 20.0, 80.0, 140.0), mask=None, labels={}
+    )
+    about = prepare(record).about
+    side = CONFIG.box_scale * 120
+    assert about["crop"] == [60 - side / 2, 80 - side / 2, side]
+    assert (about["height"], about["width"]) == (160, 184)
 
 
 def test_maps_keep_the_nearest_pixel_and_are_zero_outside():
@@ -98,7 +121,9 @@ def test_without_a_mask_the_person_is_the_ellipse_in_the_box():
     [
         ({"box": (10, 10, 30, 45)}, "the box is 35 px, below 40"),
         ({"box": (80, 10, 60, 150)}, "the box is empty"),
+        ({"box": (10, 80, 150, 80)}, "the box is empty"),
         ({"box": (150, 10, 250, 90)}, "only 10% of the box"),
+        ({"box": (200, 200, 300, 300)}, "only 0% of the box"),
         ({"box": (np.nan, 10, 60, 150)}, "box holds NaN"),
         ({"labels": {"joints2d": np.full((24, 3), np.nan)}}, "joints2d holds NaN"),
         ({"labels": {"joints3d": np.ones((24, 3))}}, "joints3d has shape"),
@@ -123,6 +148,10 @@ def test_picture_files(tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png", exif=turned)
     read = Pictures().read(tmp_path / "a.png")
     assert read.shape == (30, 20, 3) and read[25, 10, 0] == 200 and read[5, 10, 0] == 0
+    Image.fromarray(255 - image).save(tmp_path / "b.png")
+    pictures = Pictures()
+    for name, shape in (("a.png", (30, 20, 3)), ("b.png", (20, 30, 3)), ("a.png", (30, 20, 3))):
+        assert pictures.read(tmp_path / name).shape == shape
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:80])
     (tmp_path / "text.jpg").write_text("no picture")
