@@ -141,6 +141,17 @@ def test_rows_without_partner_count_in_neither_side_of_the_gain() -> None:
     assert model.summary(means) == {}
 
 
+def test_padding_is_nobodys_wrong_picture() -> None:
+    """The last batch of an evaluation: figures of its rows are those without the padding."""
+    model = completion().eval()
+    batch = fabricate(model.needs)
+    batch["valid"] = torch.arange(8) < 4  # of two subjects; the next row of another is padding
+    figures, alone = model.metrics(batch), model.metrics(rows(batch, 0, 4))
+    for name in ("hidden_loss_true", "hidden_loss_swapped"):
+        assert alone[name].isfinite().all()
+        torch.testing.assert_close(figures[name][:4], alone[name])
+
+
 def test_reference_gain_is_in_percent() -> None:
     means = {
         "hidden_loss_true": 0.5,
@@ -173,6 +184,32 @@ def test_the_panel_shows_the_target_in_its_place() -> None:
     assert panel.shape == (3, 22 + 3 * 164, 4 * 164 + 4)
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_panel_of_a_perfect_prediction_shows_the_picture_twice(
+    monkeypatch: pytest.MonkeyPatch, normalise: bool
+) -> None:
+    """Hidden patches are the mean colour; the last column is the second picture."""
+    model = completion(normalise_targets=normalise).eval()
+    batch = fabricate(model.needs, batch=2)
+    _, hidden = model._hide(batch, 0)
+    target = take(masking.patchify(batch["image"], 8), hidden)
+    if normalise:
+        target = perfect(model, batch, 0)
+    monkeypatch.setattr(model, "_decode", lambda *_: target)
+    panel = model.panels(batch)["completion"]
+    bare, completed, whole, other = (
+        panel[:, 22:182, 4 + i * 164 : i * 164 + 164] for i in range(4)
+    )
+    assert (completed - whole).abs().max() < 1.5 / 255
+    assert (whole - other).abs().mean() > 0.02
+    moved = {**batch, "image_ref": batch["image"]}
+    assert torch.equal(model.panels(moved)["completion"][:, :, -164:-4][:, 22:182], whole)
+    grey = torch.tensor([0.485, 0.456, 0.406])
+    for patch in set(hidden[0].tolist()) - {0, 1}:  # the caption is there
+        y, x = 40 * (patch // 4) + 20, 40 * (patch % 4) + 20
+        assert (bare[:, y, x] - grey).abs().max() < 1.5 / 255
+
+
 def test_the_panels_do_without_the_mask_token_once_the_decoder_has_run() -> None:
     model = completion().eval()
 
@@ -189,6 +226,7 @@ def test_the_panels_do_without_the_mask_token_once_the_decoder_has_run() -> None
         ({"mask_ratio": 1.0}, "mask_ratio must be between 0 and 1"),
         ({"person_ratio": 1.5}, "person_ratio must be in"),
         ({"view_weight": 0, "pose_weight": 0}, "not both 0"),
+        ({"pose_weight": -1}, "must be 0 or more"),
         ({"count_rule": "ceil"}, "allowed is one of: round, floor"),
     ],
 )
