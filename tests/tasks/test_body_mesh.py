@@ -79,6 +79,9 @@ def test_the_start_pose_may_be_given(tmp_path: Path, batch: Batch) -> None:
     pose = tuple(0.01 * i for i in range(69))
     guess = at_the_start(small(tmp_path, start_pose=pose)).predict(batch)
     torch.testing.assert_close(guess["body_pose"][0], torch.tensor(pose), rtol=1e-4, atol=1e-5)
+    shape = tuple(0.1 * i for i in range(10))
+    guess = at_the_start(small(tmp_path, start_betas=shape)).predict(batch)
+    assert guess["betas"][0].tolist() == pytest.approx(shape)
     rotations, _ = start_of(SMALL)
     assert torch.equal(rotations[0].diagonal(), torch.tensor([1.0, -1.0, -1.0]))
 
@@ -148,6 +151,55 @@ def test_the_loss_of_the_truth_is_zero(
     monkeypatch.setattr(task, "_regress", task.truth)
     for name, value in task(batch).items():
         assert value < 1e-6, name
+
+
+def test_the_loss_is_the_weighted_sum_of_parts_by_their_formulas(
+    tmp_path: Path, batch: Batch
+) -> None:
+    """Row by row: 0 has no body, 1 no pelvis in 3D, 2 half its joints, 3 no camera."""
+    names = ["joints3d", "joints_body", "joints2d", "camera", "orient", "pose", "betas", "vertices"]
+    weights = {f"{name}_weight": 0.5 + 0.25 * i for i, name in enumerate(names)}
+    task = small(tmp_path, **weights)
+    torch.nn.init.normal_(task.to_pose.weight, std=0.1)
+    batch["has_body"][0] = False
+    batch["joints3d"][1, 0, 3] = 0.0
+    batch["joints3d"][2, 12:, 3] = batch["joints2d"][2, 12:, 2] = 0.0
+    batch["intrinsics"][3] = 0.0
+    guess = task._regress(batch)
+    found, sums = task.losses(guess, batch), dict.fromkeys(names, torch.tensor(0.0))
+    labels = [batch[name] for name in task.labels]
+    true = task.body(*labels)
+    turns = axis_angle_to_matrix(torch.cat(labels[:2], 1).unflatten(1, (24, 3)))
+    mesh = task.body.forward_matrices(guess["rotations"], guess["betas"], labels[3])
+    for row in range(8):
+        mine, its, there = guess["rotations"][row], turns[row], batch["joints3d"][row, :, 3] > 0
+        a, b = guess["joints3d"][row], batch["joints3d"][row, :, :3]
+        seen = batch["joints2d"][row, :, 2] > 0
+        flat = (guess["joints2d"][row] - batch["joints2d"][row, :, :2]).abs()[seen].mean()
+        sums["joints2d"] = sums["joints2d"] + flat
+        if row != 1:
+            sums["joints3d"] = sums["joints3d"] + ((a - a[0]) - (b - b[0])).abs()[there].mean()
+        if row not in (1, 3):
+            ray = rotation_to_ray(batch["intrinsics"][row : row + 1])[0]
+            x, y = ray.T @ a[0], ray.T @ b[0]
+            off = (x - y)[:2].abs().sum() * batch["intrinsics"][row, 0, 0] / y[2]
+            sums["camera"] = sums["camera"] + (off + (x[2] / y[2]).log().abs()) / 3
+        if row == 0:
+            continue
+        if row != 1:
+            turned = torch.stack([mine[0].T @ p for p in a - a[0]]) - torch.stack(
+                [its[0].T @ p for p in b - b[0]]
+            )
+            sums["joints_body"] = sums["joints_body"] + turned.abs()[there].mean()
+        sums["orient"] = sums["orient"] + (mine[0] - its[0]).square().mean()
+        sums["pose"] = sums["pose"] + (mine[1:] - its[1:]).square().mean()
+        sums["betas"] = sums["betas"] + (guess["betas"][row] - labels[2][row]).square().mean()
+        meshes = [(one.vertices[row] - one.joints[row, 0]) for one in (mesh, true)]
+        sums["vertices"] = sums["vertices"] + (meshes[0] - meshes[1]).abs().mean()
+    for name, value in sums.items():
+        torch.testing.assert_close(found[f"loss_{name}"], value / 8, rtol=1e-3, atol=1e-5)
+    total = sum(weights[f"{name}_weight"] * value / 8 for name, value in sums.items())
+    torch.testing.assert_close(found["loss"], total, rtol=1e-3, atol=1e-5)
 
 
 def test_six_numbers_have_no_error_at_the_truth_and_lead_to_it(
