@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpse_dist.checkpoint import Checkpoints, random_state, set_random_state
-from hpse_dist.checkpoint_files import problem_of
+from hpse_dist.checkpoint import SCHEMA, Checkpoints, random_state, set_random_state
+from hpse_dist.checkpoint_files import digest_of, problem_of
 from hpse_dist.engine import Engine
 from hpse_dist.engine.state import Snapshot
 from hpse_dist.world import World
@@ -69,6 +69,11 @@ def test_the_last_few_are_kept(tmp_path: Path, engine: Engine, loader: TinyLoade
     assert set(manifest["files"]) == {"state-00000.safetensors", "random-00000.json"}
     assert (manifest["step"], manifest["world_size"]) == (1000, 1)
     assert manifest["recipe_hash"] == "abc"
+    checkpoints.begin(engine, loader, 1100)
+    checkpoints.begin(engine, loader, 1200)  # waits for the one before
+    assert names(tmp_path / "checkpoints")[1:] == ["step_00001000", "step_00001100"]
+    checkpoints.save(engine, loader, 1300)
+    assert names(tmp_path / "checkpoints") == ["step_00001200", "step_00001300"]
 
 
 def test_resume_brings_back_weights_place_and_random_states(
@@ -87,6 +92,37 @@ def test_resume_brings_back_weights_place_and_random_states(
     assert drawn[2] == random.random()
     for name, value in engine.full_state_dict().items():
         assert torch.equal(value, engine_2.full_state_dict()[name])
+
+
+def test_what_else_has_a_state_comes_back_with_the_weights(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    """A part that a checkpoint of before knew nothing of stays as it is."""
+    clock, guard = TinyLoader(World()), TinyLoader(World())
+    checkpoints = Checkpoints(tmp_path, 1, 9, "abc", also={"clock": clock})
+    for step in (1, 2):
+        clock.cursor = 10 * step
+        checkpoints.save(engine, loader, step)
+    clock.cursor, guard.cursor = 0, 7
+    grown = Checkpoints(tmp_path, 1, 9, "abc", also={"clock": clock, "guard": guard})
+    assert grown.resume(engine, loader) == 2 and (clock.cursor, guard.cursor) == (20, 7)
+    assert grown.go_back(engine, 1) == 1 and (clock.cursor, guard.cursor) == (10, 7)
+
+
+def test_what_must_be_on_the_disk_before_is_there_or_nothing_is(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 9, "abc")
+    seen: list[list[str]] = []
+    checkpoints.save(engine, loader, 1, before=lambda: seen.append(names(tmp_path)))
+    assert seen == [[]]
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"step_00000002: .* could not be written \(No space left"):
+        checkpoints.save(engine, loader, 2, before=full)
+    assert names(tmp_path) == ["step_00000001"]
 
 
 def test_random_states_are_plain_values() -> None:
@@ -216,12 +252,17 @@ def test_a_kill_while_a_step_is_saved_again_loses_neither(
     assert names(tmp_path) == ["step_00000001"]
 
 
-def test_a_checkpoint_of_another_recipe_is_an_error_and_stays(
+def test_a_checkpoint_of_another_recipe_or_a_newer_program_is_an_error_and_stays(
     tmp_path: Path, engine: Engine, loader: TinyLoader
 ) -> None:
-    Checkpoints(tmp_path, 1, 2, "abc").save(engine, loader, 1)
+    path = Checkpoints(tmp_path, 1, 2, "abc").save(engine, loader, 1) / "manifest.json"
     with pytest.raises(ValueError, match="saved by another recipe"):
         Checkpoints(tmp_path, 1, 2, "xyz").resume(engine, loader)
+    manifest = {**json.loads(path.read_text()), "schema": SCHEMA + 1}
+    del manifest["sha256"]
+    path.write_text(json.dumps({**manifest, "sha256": digest_of(manifest)}))
+    with pytest.raises(ValueError, match="newer version of this program"):
+        Checkpoints(tmp_path, 1, 2, "abc").resume(engine, loader)
     assert names(tmp_path) == ["step_00000001"]
 
 
@@ -285,6 +326,11 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_a_run(
     checkpoints.begin(engine, loader, 4)
     checkpoints.settle(engine, wait=True)
     assert names(tmp_path) == ["step_00000001", "step_00000004"]
+    for step in (5, 6):  # not the third in a row
+        with files_at_most(500):
+            checkpoints.begin(engine, loader, step)
+            checkpoints.settle(engine, wait=True)
+    assert names(tmp_path) == ["step_00000001", "step_00000004"]
 
 
 def test_a_store_that_fails_for_a_while_costs_the_checkpoints_of_that_while(
@@ -336,9 +382,12 @@ def test_going_back_takes_the_newest_early_enough_or_the_oldest(
         checkpoints.save(engine, loader, step)
     assert checkpoints.go_back(engine, 9) == 6
     assert checkpoints.go_back(engine, 5) == 4 and engine.updates == 4
+    assert checkpoints.go_back(engine, 4) == 4
     assert names(tmp_path) == ["step_00000002", "step_00000004"], "no restart goes on from 6"
     flip_a_byte(tmp_path / "step_00000004" / "state-00000.safetensors")
     assert checkpoints.go_back(engine, 5) == 2
+    for step in (4, 6):
+        checkpoints.save(engine, loader, step)
     assert checkpoints.go_back(engine, 1) == 2, "the oldest"
 
 
