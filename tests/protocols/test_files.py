@@ -358,3 +358,35 @@ def test_the_command_says_figures_and_protocol(tmp_path: Path, capsys: Any) -> N
     assert run_command(main, parser(), ["score", *paths, "--protocol", "freehand"]) == 2
     assert "invalid choice: 'freehand'" in capsys.readouterr().err
     assert run_command(main, parser(), [str(tmp_path), "more"]) == 2
+
+
+def test_classes_are_scored_from_probabilities_or_labels() -> None:
+    protocol = next(each for each in PROTOCOLS.values() if each.kind == "classes")
+    chances = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2]])
+    true = Examples("truth", {"label": np.array([0, 1, 2, 1])})  # the second is wrong
+    figures = score(protocol, Examples("mine", {"probability": chances}), true).figures
+    f1 = (2 / 3 + 2 / 3 + 1) / 3
+    wanted = {
+        "accuracy": 75.0,
+        "macro_f1": 100 * f1,
+        "uncertainty": 100 * (0.3 + 0.7 + 0.2 + 0.4) / 4,
+    }
+    assert figures == pytest.approx({n: wanted[n] for n in protocol.figures})
+    named = score(protocol, Examples("mine", {"label": chances.argmax(1)}), true).figures
+    assert named == pytest.approx({n: figures[n] for n in figures if n != "uncertainty"})
+    with pytest.raises(ValueError, match="probabilities of 3 classes, and truth has class 3"):
+        score(
+            protocol,
+            Examples("mine", {"probability": chances}),
+            Examples("truth", {"label": np.array([0, 1, 2, 3])}),
+        )
+
+
+def test_joints_in_a_picture_by_hand() -> None:
+    """Shares of the person's side, here 1; a joint that is not labelled does not count."""
+    protocol = next(each for each in PROTOCOLS.values() if "pck_005" in each.figures)
+    true = np.array([[[0.5, 0.5, 1], [0.0, 0.0, 1], [1.0, 1.0, 1], [0.9, 0.9, 0]]])
+    mine = true[..., :2] + np.array([[0.03, 0.0], [0.0, 0.08], [0.2, 0.0], [0.0, 0.0]])
+    found = score(protocol, Examples("mine", {"joints2d": mine}), Examples("t", {"joints2d": true}))
+    assert found.figures["pck_005"] == pytest.approx(100 / 3)
+    assert found.figures["pck_01"] == pytest.approx(200 / 3)
