@@ -39,8 +39,10 @@ def gaussian_maps(places: Tensor, shown: Tensor, size: Grid, sigma: float) -> Te
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Where each map is highest, and how high: (..., h, w) -> (..., 2) 0..1 and (...).
 
-    The highest cell, moved on each axis to the top of the parabola through the logarithms of it and
-    its two neighbours: exact for a gaussian (as in DARK, Zhang et al., CVPR 2020, along the axes).
+    The highest cell, moved on each axis by at most half a cell to the top of the parabola through
+    the logarithms of it and its two neighbours: exact for a gaussian (as in DARK, Zhang et al.,
+    CVPR 2020, along the axes). A cell at the border lacks a neighbour: there the parabola is that
+    of the three cells nearest to the border, which is as exact.
     """
     h, w = maps.shape[-2:]
     flat = maps.flatten(-2)
@@ -48,22 +50,17 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     row, column = index // w, index % w
     around = flat.clamp(min=1e-6).log()
 
-    def value(r: Tensor, c: Tensor) -> Tensor:
-        cell = r.clamp(0, h - 1) * w + c.clamp(0, w - 1)
-        return around.gather(-1, cell[..., None])[..., 0]
+    def top(at: Tensor, first: Tensor, step: int, size: int) -> Tensor:
+        middle = at.clamp(max=size - 2).clamp(min=1)
+        cells = (middle[..., None] + torch.arange(-1, 2, device=at.device)).clamp(max=size - 1)
+        before, here, after = around.gather(-1, first[..., None] + step * cells).unbind(-1)
+        bend = before - 2 * here + after
+        offset = 0.5 * (before - after) / bend.where(bend < 0, 1.0)
+        found = torch.where(bend < -1e-6, middle + offset, at)  # where it is flat: the cell
+        return (found - at).clamp(-0.5, 0.5) + at
 
-    here = value(row, column)
-    x = column + _top(value(row, column - 1), here, value(row, column + 1))
-    y = row + _top(value(row - 1, column), here, value(row + 1, column))
+    x, y = top(column, row * w, 1, w), top(row, column, w, h)
     return torch.stack(((x + 0.5) / w, (y + 0.5) / h), dim=-1), height
-
-
-def _top(before: Tensor, here: Tensor, after: Tensor) -> Tensor:
-    """Where the parabola through three values at -1, 0 and 1 is highest, at most half a cell off;
-    0 where it is flat."""
-    bend = before - 2 * here + after
-    offset = 0.5 * (before - after) / bend.where(bend < 0, 1.0)
-    return offset.clamp(-0.5, 0.5).where(bend < -1e-6, 0.0)
 
 
 def cells_per_patch(patch_px: int, cell_px: int) -> int:

@@ -17,6 +17,14 @@ def test_a_gaussians_place_comes_back_to_a_hundredth_of_a_cell() -> None:
     assert (height > 0.85).all()
 
 
+def test_a_gaussians_place_comes_back_from_cells_at_the_border_too() -> None:
+    across = torch.linspace(0.0, 1.0, 101)[:, None]
+    for places in (torch.cat((across, 0 * across), 1), torch.cat((1 + 0 * across, across), 1)):
+        maps = gaussian_maps(places[None, None], torch.ones(1, 1, 101), (16, 20), 2.0)
+        cells = (peaks(maps)[0][0] - places).abs() * torch.tensor([20.0, 16.0])
+        assert cells.max() < 0.01
+
+
 def test_a_flat_map_and_a_peak_at_the_border_are_no_trouble() -> None:
     maps = torch.zeros(1, 2, 8, 8)
     maps[0, 1, 0, 7] = 1.0
