@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hpse_dist.config import ConfigError, build, read_yaml
+from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.loader import Loader
 from hpse_dist.feed import sources_of
 from hpse_dist.fields import Batch
@@ -28,6 +29,9 @@ from hpse_dist.world import World
 
 BATCH_FILE, PICTURE_FILE = "batch.safetensors", "batch.png"
 _TILES = 8  # in a row of the picture
+_WHOLE = AugmentConfig(  # as a frozen encoder sees a picture
+    crop_scale=(1.0, 1.0), translation=0.0, brightness=0.0, contrast=0.0, saturation=0.0
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class Ledger:
         assert isinstance(recipe, PretrainRecipe | FinetuneRecipe)
         config = recipe.objective if isinstance(recipe, PretrainRecipe) else recipe.task
         pairs = "image_ref" in config.needs
+        frozen = isinstance(recipe, FinetuneRecipe) and recipe.encoder_frozen
         return Loader(
             sources_of(recipe, "train"),
             needs=("image", "sample_id", "epoch", *(("image_ref",) if pairs else ())),
@@ -98,7 +103,7 @@ class Ledger:
             seed=recipe.seed,
             global_batch=recipe.global_batch,
             micro_batch=recipe.global_batch,
-            augment=recipe.augment,
+            augment=_WHOLE if frozen else recipe.augment,
             image_px=recipe.encoder.image_px,
             patch_px=recipe.encoder.image_px,
             label_fraction=getattr(recipe, "label_fraction", 1.0),

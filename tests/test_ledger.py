@@ -13,18 +13,21 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hpse_dist import run
-from hpse_dist.config import ConfigError
+from hpse_dist.config import ConfigError, build
 from hpse_dist.data.collection import Collection
+from hpse_dist.data.items import Source as DataSource
+from hpse_dist.data.loader import evaluation_batches
 from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.guard import INCIDENTS_FILE
 from hpse_dist.ledger import Ledger
 from hpse_dist.objectives.completion import Completion
-from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
+from hpse_dist.tasks.pose2d import Pose2d, Pose2dConfig
 from hpse_dist.world import World
 from pipelines import run_command
 from pipelines.report import main, parser
 from tests.data.made_collection import made_collection
-from tests.test_run import pretraining
+from tests.test_run import pretraining, recipe_of
 
 Seen = list[tuple[int, int]]
 
@@ -127,6 +130,66 @@ def test_samples_of_other_data_than_the_run_saw_are_not_named(tmp_path: Path) ->
     shutil.rmtree(tmp_path / "data")
     shutil.copytree(made_collection().folder, tmp_path / "data")
     assert Ledger.open(recipe.folder()).entries(3) == before
+
+
+def test_fine_tuning_on_a_share_of_the_labels_of_two_collections_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = Pose2d.forward
+
+    def spy(self: Pose2d, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.extend(batch["sample_id"].tolist())
+        return forward(self, batch)
+
+    monkeypatch.setattr(Pose2d, "forward", spy)
+    monkeypatch.setattr(Pose2dConfig, "needs", (*Pose2dConfig().needs, "sample_id"))
+    recipe = fine_tuning(tmp_path, label_fraction=0.5)
+    run.finetune(recipe, World(), recipe.folder())
+    ledger = Ledger.open(recipe.folder())
+    entries = [entry for step in range(1, recipe.steps + 1) for entry in ledger.entries(step)]
+    assert [entry.sample_id for entry in entries] == seen
+    assert {entry.collection for entry in entries} == {"made", "another"}
+
+
+def test_a_frozen_encoders_pictures_are_whole(tmp_path: Path) -> None:
+    recipe = fine_tuning(tmp_path, encoder_frozen=True)
+    batch = Ledger(recipe, ()).batch(2)
+    source = DataSource(Collection.open(recipe.collections[0].path), split="train")
+    needs, px = ("image", "sample_id"), recipe.encoder.image_px
+    whole = {
+        number: picture
+        for found in evaluation_batches(
+            source,
+            needs=needs,
+            sampling="frames",
+            world=World(),
+            micro_batch=8,
+            image_px=px,
+            patch_px=px,
+        )
+        for number, picture in zip(found["sample_id"].tolist(), found["image"], strict=True)
+    }
+    for number, picture in zip(batch["sample_id"].tolist(), batch["image"], strict=True):
+        if number in whole:  # else of the other collection
+            assert torch.equal(picture, whole[number])
+    assert any(number in whole for number in batch["sample_id"].tolist())
+
+
+def test_the_last_reason_of_a_step_tried_twice_is_told(tmp_path: Path) -> None:
+    skips = [{"kind": "skip", "step": 2, "why": why} for why in ("the loss", "the gradient")]
+    ledger = Ledger(pretraining(tmp_path, made_collection()), skips)
+    assert ledger.why_skipped(2) == "the gradient" and ledger.why_skipped(1) is None
+
+
+def fine_tuning(folder: Path, **changes: Any) -> FinetuneRecipe:
+    """2D pose on a collection and its copy, whose samples have the same numbers."""
+    collection = made_collection()
+    shutil.copytree(collection.folder, folder / "another")
+    task = {"name": "pose2d", "head_dim": 16}
+    values = recipe_of(folder, collection, task=task, **changes)
+    values["collections"] += [{"path": str(folder / "another")}]
+    return build(FinetuneRecipe, values)
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
