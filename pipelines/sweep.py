@@ -17,7 +17,6 @@ from cluster.study import carry_out, job
 from cluster.sweep import Outcome, sweep
 from hpse_dist.config import ConfigError, load
 from hpse_dist.draws import permutation
-from hpse_dist.recipe import FinetuneRecipe, load_checked
 from hpse_dist.report import write_report
 from hpse_dist.report.live import LivePage
 from hpse_dist.run_folder import check_folder
@@ -33,6 +32,7 @@ from hpse_dist.sweep import (
     write_trials,
 )
 from pipelines import command_parser, run_command
+from pipelines.study import check
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,8 +147,8 @@ def main(options: argparse.Namespace) -> None:
     if options.plan:
         _say_plan(recipe, under_way.planned[0])
         return
-    for _, runs in under_way.planned:
-        load_checked(FinetuneRecipe, runs[0].path, runs[0].overrides)
+    for first, trials in under_way.planned:
+        check([*first, *trials])
     recipe.folder().mkdir(parents=True, exist_ok=True)
     with under_way.ray:
         for name in recipe.rounds:
