@@ -39,7 +39,7 @@ from hpse_dist.recipe import PretrainRecipe, located
 from hpse_dist.run_folder import is_done
 from pipelines import progress_bar
 from pipelines.same_runs import compare, repeated_and_lost
-from pipelines.soak import MARK, Soak, marked, role_of, soak_table, title_of
+from pipelines.soak import MARK, Soak, end, left_behind, marked, role_of, soak_table, title_of
 
 VICTIMS = {
     "worker": ("worker",),
@@ -143,7 +143,8 @@ class Plan:
 def chaos(recipe: Path, overrides: Sequence[str], folder: Path, plan: Plan) -> Chaos:
     """Run a pre-training recipe undisturbed and killed, both under `folder`, and compare them.
 
-    ValueError where the two differ, or a sample of the killed one came twice or not at all.
+    ValueError where the two differ, or a sample of the killed one came twice or not at all. However
+    this ends, nothing of theirs goes on.
     """
     folder = located(folder)
     if folder.exists() and not (folder / _FOLDER_MARK).is_file():
@@ -154,13 +155,16 @@ def chaos(recipe: Path, overrides: Sequence[str], folder: Path, plan: Plan) -> C
     (folder / _FOLDER_MARK).touch()
     word = secrets.token_hex(8)
     runs = [_Run(recipe, overrides, folder, name, word) for name in ("undisturbed", "killed")]
-    _quiet(runs[0])
-    soak = Soak(folder, word)
-    soak.start()
     try:
-        _disturbed(runs[1], plan)
+        _quiet(runs[0])
+        soak = Soak(folder, word)
+        soak.start()
+        try:
+            _disturbed(runs[1], plan)
+        finally:
+            soak.stop()
     finally:
-        soak.stop()
+        end(word)
     differences = compare(runs[0].folder, runs[1].folder)
     if differences:
         raise ValueError(f"the killed run differs from the undisturbed: {'; '.join(differences)}")
@@ -260,6 +264,7 @@ def add_arguments(parts: Any) -> None:
 def main(options: argparse.Namespace) -> None:
     """Kill, compare, and print what it cost."""
     folder = located(options.out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its runs end with it
     if not options.show:
         victims = tuple(options.victims)
         plan = Plan(
@@ -383,16 +388,4 @@ def _kill(
         if victim != "head":
             return 0
     process.wait(timeout=PATIENCE_S)  # without its head the driver has nothing to hold on to
-    return _left_behind(word)
-
-
-def _left_behind(word: str) -> int:
-    """How many of a dead driver's processes are still there after ten seconds; they are killed."""
-    deadline = time.monotonic() + 10.0
-    while left := [*marked(word)]:
-        if time.monotonic() > deadline:
-            for process in left:
-                process.kill()
-            return len(left)
-        time.sleep(_POLL_S)
-    return 0
+    return left_behind(word)

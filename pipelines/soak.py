@@ -8,6 +8,7 @@ so one whose parents are long dead is found too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -27,7 +28,7 @@ import psutil
 MARK = "HPSE_CHAOS"
 SOAK_FILE = "soak.jsonl"
 WARM_UP = 0.2  # of a process's life, before its memory is expected to stay
-_LOOK_S = 5.0
+_LOOK_S, _POLL_S = 5.0, 0.1
 _CENSUS_LOOKS = 60  # between two questions to Ray
 _SHARED = Path("/dev/shm")
 
@@ -63,6 +64,26 @@ def marked(word: str) -> Iterator[psutil.Process]:
                 yield process
         except psutil.Error:
             continue
+
+
+def end(word: str) -> None:
+    """Kill all of them, and what they still start."""
+    while left := [*marked(word)]:
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(_POLL_S)
+
+
+def left_behind(word: str) -> int:
+    """How many of a dead driver's are still there after ten seconds; they are killed."""
+    deadline = time.monotonic() + 10.0
+    while left := [*marked(word)]:
+        if time.monotonic() > deadline:
+            end(word)
+            return len(left)
+        time.sleep(_POLL_S)
+    return 0
 
 
 def shared_segments() -> set[str]:

@@ -8,10 +8,13 @@ import os
 import random
 import shutil
 import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hpse_dist import run
@@ -168,3 +171,23 @@ def test_two_kills_leave_no_trace(
     said = capsys.readouterr().out
     assert "2 kills, equal to the undisturbed run to the bit, " in said
     assert "0 processes were left behind" in said
+
+
+@pytest.mark.integration
+def test_a_chaos_that_is_told_to_stop_takes_its_run_with_it(tmp_path: Path) -> None:
+    recipe = pretraining(tmp_path, made_collection(), steps=100_000)
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    command = [sys.executable, "-m", "pipelines.bench", "chaos", str(tmp_path / "recipe.yaml")]
+    command += ["--out", str(tmp_path / "chaos")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (children := psutil.Process(process.pid).children(recursive=True)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1 and "interrupted" in said
+    assert not psutil.wait_procs(children, timeout=10)[1]
