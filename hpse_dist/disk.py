@@ -28,10 +28,15 @@ def sync(path: Path) -> None:
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write what becomes the file when the block ends: a reader sees all of it or what was
-    there before, which a block that fails leaves as it is. Two writers do not meet."""
+    there before, which a block that fails leaves as it is. Two writers do not meet. Who may read
+    it is what the user's umask says, whatever writes it: safetensors' own are for their owner."""
     draft = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.partial")
     try:
+        draft.touch()
+        mode = draft.stat().st_mode
         yield draft
+        if draft.stat().st_mode != mode:
+            draft.chmod(mode)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from hpse_dist.config import ConfigError, build, read_yaml
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.loader import Loader
+from hpse_dist.disk import whole_file
 from hpse_dist.feed import sources_of
 from hpse_dist.fields import Batch
 from hpse_dist.guard import INCIDENTS_FILE, read_incidents
@@ -144,7 +145,8 @@ class Ledger:
         """The batch as safetensors, and its pictures as one PNG."""
         batch = self.batch(step)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in batch.items()}, folder / BATCH_FILE)
+        with whole_file(folder / BATCH_FILE) as draft:
+            save_file({name: value.contiguous() for name, value in batch.items()}, draft)
         columns = [name for name in ("image", "image_ref") if name in batch]
         samples = list(zip(*(to_rgb(batch[name]) for name in columns), strict=True))
         across = min(len(samples), _TILES // len(columns))

@@ -105,6 +105,9 @@ def test_run_folder_is_complete(finished: Path) -> None:
     assert list((finished / "panels").glob("step_000006_*.png"))
     assert list(finished.glob("events.*"))
     assert (finished / "DONE").is_file()
+    # what the user's new files allow, so that colleagues can read the encoder and go on
+    modes = {path.stat().st_mode for path in finished.rglob("*") if path.is_file()}
+    assert modes == {(finished / "DONE").stat().st_mode}
     packages = json.loads((finished / "environment.json").read_text())["packages"]
     assert packages["torch"] == torch.__version__.partition("+")[0]
     assert report["cost"]["core_seconds"] > 0 and report["cost"]["memory_mb"] > 15

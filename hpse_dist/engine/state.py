@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hpse_dist.disk import whole_file
 from hpse_dist.safety import in_words, parsed_json
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -66,7 +67,8 @@ class Snapshot:
         tensors = {f"{name}@{start}": values for name, start, values in self.pieces}
         about = json.dumps({"facts": self.facts, "shapes": self.shapes})
         try:
-            save_file(tensors, path, metadata={"about": about})
+            with whole_file(path) as draft:
+                save_file(tensors, draft, metadata={"about": about})
         except SafetensorError as error:
             raise OSError(str(error)) from None
         return path
