@@ -215,6 +215,7 @@ def _rest_joints() -> np.ndarray:
         19: (-0.26, 0, 0), 20: (0.25, 0, 0), 21: (-0.25, 0, 0), 22: (0.08, 0, 0), 23: (-0.08, 0, 0),
     }  # fmt: skip
     joints = np.zeros((24, 3))
+    joints[0] = (-0.002, -0.223, 0.028)  # about SMPL's: not at the origin, where it would hide
     for joint, step in steps.items():
         joints[joint] = joints[PARENTS[joint]] + step
     return joints
