@@ -106,7 +106,7 @@ def _rows(
 ) -> tuple[Arrays, Arrays]:
     """What a protocol judges of one batch, as arrays; padding and rows without label left out."""
     keep = batch["valid"]
-    lacks = set(_judged(protocol)) - guess.keys()
+    lacks = set(judged(protocol)) - guess.keys()
     if lacks:
         raise ValueError(
             f"protocol {protocol.name} judges {', '.join(sorted(lacks))}, which "
@@ -128,7 +128,7 @@ def _rows(
     return _numpy(mine, rows), _numpy(true, rows)
 
 
-def _judged(protocol: Protocol) -> tuple[str, ...]:
+def judged(protocol: Protocol) -> tuple[str, ...]:
     """What a task must predict for a protocol, by the names of `predict`."""
     if protocol.kind in ("body", "hand"):
         return ("joints3d", *(["vertices"] if protocol.kind == "hand" else []))

@@ -14,6 +14,7 @@ from hpse_dist.predict import FOLDER, Wanted, predict
 from hpse_dist.protocols import PROTOCOLS, named
 from hpse_dist.recipe import FinetuneRecipe, load_checked
 from hpse_dist.run_folder import is_done
+from hpse_dist.whole_set import judged
 from hpse_dist.world import World
 from pipelines import command_parser, run_command
 from pipelines.pretrain import add_training_arguments, start
@@ -45,8 +46,13 @@ def main(options: argparse.Namespace) -> None:
     recipe = load_checked(FinetuneRecipe, options.recipe, options.overrides)
     if options.protocol and not options.predict:
         raise ConfigError("--protocol is what --predict writes predictions for; add --predict")
-    if options.predict:
-        named(options.protocol or recipe.protocol())  # before it is trained, not after
+    if options.predict:  # before it is trained, not after
+        own, wanted = named(recipe.protocol()), named(options.protocol or recipe.protocol())
+        if lacks := {*judged(wanted)} - {*judged(own)}:
+            raise ConfigError(
+                f"--protocol {wanted.name} judges {', '.join(sorted(lacks))}, which task "
+                f"{recipe.task_name()} does not predict; choose another protocol"
+            )
     start(recipe, "hpse_dist.run:finetune", options)
     if options.predict and is_done(recipe.folder()):
         predictions(recipe, options)

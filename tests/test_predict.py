@@ -156,12 +156,13 @@ def test_the_command(tmp_path: Path, collection: Collection, capsys: Any) -> Non
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(build(FinetuneRecipe, values)))
     given = [str(path), "--without-ray", "--predict"]
+    assert run_command(main, parser(), [*given, "--protocol", "hagrid"]) == 2
+    assert "judges probability, which task pose2d does not predict" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # it is not trained first
     assert run_command(main, parser(), given) == 0, capsys.readouterr().err
     assert "predictions for protocol crop-pck: " in capsys.readouterr().out
     assert run_command(main, parser(), [*given[:2], "--protocol", "crop-pck"]) == 2
     assert "add --predict" in capsys.readouterr().err
-    assert run_command(main, parser(), [*given, "--protocol", "hagrid"]) == 1
-    assert "judges probability, which Pose2d does not predict" in capsys.readouterr().err
     scores = (tmp_path / "run" / "scores.json").read_text()
     shutil.rmtree(tmp_path / "run" / "checkpoints")  # as a study frees it
     assert run_command(main, parser(), given) == 0
