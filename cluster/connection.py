@@ -11,6 +11,8 @@ import gc
 import logging
 import os
 import secrets
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,14 +117,24 @@ def connected(*, debug: bool = False, batches: bool = False) -> Iterator[Cluster
         hush()
     read_authentication_again()
     options |= {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
+    sigterm = signal.getsignal(signal.SIGTERM)
     with guarded() if own else contextlib.nullcontext():
         with lean_node(follow_logs=debug) if own else contextlib.nullcontext():
             _start(options, STARTS if own else 1)
+        # Ray's own answer is to print where its C++ stands and to abort: instead one who listens
+        # goes on listening, and without one the command ends as it does by Ctrl-C
+        _answer(signal.default_int_handler if sigterm == signal.SIG_DFL else sigterm)
         try:
             with bound_to_head() if own else contextlib.nullcontext():
                 yield Cluster(nodes_of(ray.nodes()), own)
         finally:
             ray.shutdown()
+            _answer(sigterm)
+
+
+def _answer(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _start(options: dict[str, Any], starts: int) -> None:

@@ -16,12 +16,13 @@ import pickle
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection import Cluster, connected
+from cluster.notice import heard, passed_on
 from cluster.progress import ProgressBar, RunWatch, Tail
 from cluster.resources import (
     Need,
@@ -37,6 +38,7 @@ from cluster.resources import (
 from cluster.story import ERROR, story, to_blame
 from cluster.worker import FinalError, all_final, forget_final, read_final, run_target
 from hpse_dist.accounting import LAUNCH, LOSSES_FILE
+from hpse_dist.stopping import told_to_stop
 from hpse_dist.world import World
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ def launch(
     cpus_per_worker: None shares the machines evenly; fewer: numbers of workers that will do when
     machines are lost, most first; data_workers: each worker's, which the target gets as `hire`.
     Crashed workers, and those that do not answer for `hang_limit_s`, are named and started again,
-    all of them, up to `max_failures` times, and go on from what the run folder holds. Raises
+    all of them, up to `max_failures` times, and go on from what the run folder holds. SIGTERM here
+    tells the workers to stop, and returns once they have, as it does at their end. Raises
     ValueError (ConfigError) for what trying again cannot heal, in a worker's own words;
     ChildProcessError when workers kept crashing; TimeoutError when an existing cluster found no
     room in time.
@@ -83,7 +86,11 @@ def launch(
     folder = Path(folder).absolute()
     forget_final(folder)
     name = f"launch-{uuid.uuid4().hex[:12]}"  # of this command, whatever number of workers
-    with connected(debug=debug, batches=data_workers > 0) as cluster:
+    with (
+        told_to_stop() as told,
+        connected(debug=debug, batches=data_workers > 0) as cluster,
+        passed_on(told),
+    ):
         gpus = gpus_for(device, cluster.nodes)
         for need, patience_s in _needs(cluster, (workers, *fewer), gpus, cpus_per_worker):
             hire = hiring(need, data_workers, cluster.nodes)
@@ -92,8 +99,8 @@ def launch(
                 logger.warning(crowded)
             limits = _Limits(patience_s, max_failures, hang_limit_s)
             job = _Job(target, recipe, folder, name, need, limits, cluster.own, debug, hire)
-            _watch(job, RunWatch(folder), steps, progress)
-            if not job.found_no_room():
+            _watch(job, RunWatch(folder), steps, progress, told)
+            if told() or not job.found_no_room():
                 break
     error = _explain(job, describe(cluster.nodes))
     if error is not None:
@@ -261,7 +268,8 @@ def _work(config: dict[str, Any]) -> None:
     }
     try:
         recipe, also = pickle.loads(config["packed"])
-        run_target(config["target"], recipe, world, folder, **also)
+        with heard():
+            run_target(config["target"], recipe, world, folder, **also)
     except FinalError:
         # When all workers stop for it, returning ends the run at once. Otherwise the others may
         # be waiting for this one: raising makes Ray end them, and the next start returns above.
@@ -273,13 +281,15 @@ def _starts_path(folder: Path) -> Path:
     return folder / "logs" / "starts"
 
 
-def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> None:
+def _watch(
+    job: _Job, watch: RunWatch, steps: int | None, progress: bool, told: Callable[[], bool]
+) -> None:
     """Draw the bar until the job ends, and say when the workers had to be started again."""
     bar = ProgressBar(watch.folder.name, [watch], [steps]) if progress else None
     starts, losses = 1, Tail(job.folder / LOSSES_FILE, from_end=True)
     job.start()
     try:
-        while job.is_alive():
+        while job.is_alive() and not (told() and not job.starts()):  # nobody has anything to save
             job.join(POLL_S)
             if bar and job.starts() > starts and read_final(job.folder) is None:
                 starts = job.starts()
@@ -288,7 +298,8 @@ def _watch(job: _Job, watch: RunWatch, steps: int | None, progress: bool) -> Non
                     f"{job.limits.max_failures + 1} goes on from the last checkpoint"
                 )
             if bar:
-                bar.update("" if watch.step or job.starts() else "starting workers")
+                doing = "" if watch.step or job.starts() else "starting workers"
+                bar.update("told to stop: the workers save first" if told() else doing)
     finally:
         if bar:
             bar.close()

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cluster.notice import STOPPED
 from cluster.sweep import Outcome, is_done
 from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final
 from hpse_dist.stopping import told_to_stop
 from hpse_dist.study import PlannedRun
 from hpse_dist.world import World
-
-SIGNALLED = "stopped by a signal"
 
 
 def carry_out_here(
@@ -28,7 +27,7 @@ def carry_out_here(
     come, within a run or between two, nothing more is started.
     """
     with told_to_stop() as told:
-        return _carry_out(runs, lambda: SIGNALLED if told() else refusal(), debug)
+        return _carry_out(runs, lambda: STOPPED if told() else refusal(), debug)
 
 
 def _carry_out(
@@ -46,7 +45,7 @@ def _carry_out(
         if reason is None:
             reason = _run(run, debug)
             if reason is None and not is_done(run.folder):
-                reason = stop = SIGNALLED
+                reason = stop = STOPPED
         outcomes[run.name] = Outcome(run.name, run.folder, reason)
     return [outcomes[run.name] for run in runs]
 

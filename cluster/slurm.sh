@@ -13,6 +13,7 @@
 #SBATCH --exclusive
 #SBATCH --requeue
 #SBATCH --output=slurm-%j.log
+#SBATCH --signal=B:TERM@120  # two minutes before its time is over: the run saves and ends
 set -euo pipefail
 
 [ $# -gt 0 ] || { sed -n '4s/^#  *//p' "$0" >&2; exit 2; }
@@ -49,7 +50,7 @@ started=()
 # shellcheck disable=SC2317  # the trap calls it
 finish() { kill "${started[@]}" 2>/dev/null || true; wait; }
 trap finish EXIT
-trap 'exit 143' TERM
+trap 'exit 143' TERM  # while Ray starts
 
 on "$head" bash -c "$start" ray --head --node-ip-address="$address" --port="${RAY_ADDRESS##*:}" \
     --dashboard-host=127.0.0.1 --temp-dir="/tmp/ray-$SLURM_JOB_ID" &
@@ -68,9 +69,13 @@ done
 # in the background, so that the end of Ray's head, or of the job's time, is noticed meanwhile
 python -m "pipelines.$1" "${@:2}" &
 run=$!
+# its workers are told, save and end; Ray is there until they have
+trap 'kill "$run" 2>/dev/null; told=1' TERM
 started+=("$run")
 code=0
 wait -n "$run" "${started[0]}" || code=$?
+while [ -n "${told:-}" ] && kill -0 "$run" 2>/dev/null; do code=0; wait "$run" || code=$?; done
+[ -z "${told:-}" ] || exit "$code"
 if kill -0 "${started[0]}" 2>/dev/null; then exit "$code"; fi
 echo "slurm.sh: Ray ended on $head; the same command goes on from the run folder" >&2
 exit 1

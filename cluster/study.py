@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from cluster.connection import connected
 from cluster.launch import launch
+from cluster.notice import STOPPED
 from cluster.sweep import Job, Outcome, is_done, sweep
+from hpse_dist.stopping import told_to_stop
 from hpse_dist.study import PlannedRun
 
 
@@ -29,15 +31,18 @@ def carry_out(
 
     A run that fails is reported and those that need it are given up; the others go on. Crashed
     workers are started again as often as the run's own recipe allows. `refusal` is asked before
-    each run: a sentence why nothing more is to be started, such as a budget's, or None.
+    each run: a sentence why nothing more is to be started, such as a budget's, or None. After
+    SIGTERM nothing more is started, and what runs ends with a checkpoint.
     """
     if all(is_done(run.folder) for run in runs):
         return [Outcome(run.name, run.folder, skipped=True) for run in runs]
     outcomes: dict[str, Outcome] = {}
-    with connected(debug=debug):
+    with told_to_stop() as told, connected(debug=debug):
         for run in runs:
             if run.kind == "pretrain":
-                given_up = None if is_done(run.folder) else _lost(run, outcomes) or refusal()
+                given_up = None
+                if not is_done(run.folder):
+                    given_up = _lost(run, outcomes) or (STOPPED if told() else refusal())
                 if given_up:
                     outcomes[run.name] = Outcome(run.name, run.folder, given_up)
                 else:
@@ -88,13 +93,13 @@ def _pretrain(run: PlannedRun, *, progress: bool, debug: bool) -> Outcome:
         if debug:
             raise
         return replace(done, error=str(error))
-    return done if is_done(run.folder) else replace(done, error="stopped before its last step")
+    return done if is_done(run.folder) else replace(done, error=STOPPED)
 
 
 def _lost(run: PlannedRun, outcomes: Mapping[str, Outcome]) -> str | None:
     """Why a run cannot be carried out: a run that must come before it is not done."""
     lost = next((name for name in run.after if outcomes[name].error), None)
-    return f"its source {lost} failed" if lost else None
+    return f"its source {lost} is not done" if lost else None
 
 
 def job(run: PlannedRun, refusal: Callable[[], str | None]) -> Job:

@@ -25,12 +25,14 @@ import psutil
 from cluster.connection import connected
 from cluster.halving import Halving, Job, has_ended, is_done, reported
 from cluster.launch import POLL_S, recipe_root
+from cluster.notice import STOPPED, heard, passed_on, told_by_driver
 from cluster.progress import ProgressBar, RunWatch
-from cluster.pulse import Ends, Patience, beating
+from cluster.pulse import Ends, Patience, beating, pulse_file
 from cluster.resources import Need, even_share, gpus_for, places, shortage
 from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final
 from hpse_dist.accounting import LAUNCH
 from hpse_dist.log import METRICS_FILE
+from hpse_dist.stopping import told, told_to_stop
 from hpse_dist.world import World
 
 SWITCHES = {
@@ -69,36 +71,43 @@ def sweep(
     storage: folder for Tune's passing records; at_once: None takes as many as the cluster holds.
     A run that fails is reported and the others go on; a run whose process dies is started again up
     to `max_failures` times and goes on from its folder. With `halving` losers are stopped early,
-    and what ended before is told to the scheduler, so that an interrupted sweep goes on. Raises
-    ValueError when not even one run fits the cluster.
+    and what ended before is told to the scheduler, so that an interrupted sweep goes on. After
+    SIGTERM nothing more is started, and what runs ends with a checkpoint. Raises ValueError when
+    not even one run fits the cluster.
     """
     jobs = [replace(job, folder=job.folder.absolute()) for job in jobs]
     waiting = [job for job in jobs if not has_ended(job.folder)]
     ended = [job for job in jobs if has_ended(job.folder)]
     waiting.sort(key=lambda job: not (job.folder / METRICS_FILE).is_file())  # the begun go on first
     todo = {job.name for job in waiting}
-    broken: str | None = None
-    if waiting:
-        with connected(debug=debug) as cluster:
-            gpus, most = gpus_for(device, cluster.nodes), min(at_once or len(waiting), len(waiting))
-            need = Need(1, even_share(most, gpus, cluster.nodes), gpus)
-            lacking = shortage(need, cluster.nodes)
-            if lacking and cluster.own:
-                raise ValueError(lacking)
-            at_once = max(1, min(most, places(need, cluster.nodes)))
-            for job in waiting:
-                forget_final(job.folder)
-            scheduler = halving.scheduler(waiting, ended) if halving else None
-            thread = _Trials(
-                *(waiting, storage.absolute(), need, at_once, max_failures, debug),
-                halving,
-                scheduler,
-            )
-            _watch(thread, waiting, progress)
-        if thread.error is not None and not any(has_ended(job.folder) for job in waiting):
-            raise ChildProcessError(f"Ray Tune stopped: {sentence(thread.error)}")
-        if thread.error is not None:
-            broken = f"Ray Tune stopped: {sentence(thread.error)}"
+    error: BaseException | None = None
+    with told_to_stop() as told:
+        if waiting and not told():
+            with connected(debug=debug) as cluster, passed_on(told):
+                gpus = gpus_for(device, cluster.nodes)
+                most = min(at_once or len(waiting), len(waiting))
+                need = Need(1, even_share(most, gpus, cluster.nodes), gpus)
+                lacking = shortage(need, cluster.nodes)
+                if lacking and cluster.own:
+                    raise ValueError(lacking)
+                at_once = max(1, min(most, places(need, cluster.nodes)))
+                for job in waiting:
+                    forget_final(job.folder)
+                scheduler = halving.scheduler(waiting, ended) if halving else None
+                thread = _Trials(
+                    *(waiting, storage.absolute(), need, at_once, max_failures, debug),
+                    halving,
+                    scheduler,
+                )
+                _watch(thread, waiting, progress)
+            error = thread.error
+        broken = STOPPED if told() else f"Ray Tune stopped: {sentence(error)}" if error else None
+    if (
+        error is not None
+        and broken != STOPPED
+        and not any(has_ended(one.folder) for one in waiting)
+    ):
+        raise ChildProcessError(broken)
     return [_outcome(job, job.name not in todo, broken) for job in jobs]
 
 
@@ -125,9 +134,9 @@ def _trial(
 
     job = jobs[config["index"]]
     os.environ["HPSE_ROOT"], os.environ[LAUNCH] = root, launch
-    if job.refusal is not None and job.refusal():
+    if told_by_driver() or (job.refusal is not None and job.refusal()):
         return {"done": False}
-    with beating(job.folder, ray.get_runtime_context().get_node_id()):
+    with beating(job.folder, ray.get_runtime_context().get_node_id()), heard():
         _carry_out(job, halving)
     return {"done": is_done(job.folder)}
 
@@ -199,6 +208,18 @@ class _Trials(threading.Thread):
             os.environ.setdefault(switch, value)
         from ray import tune
 
+        class Stopper(tune.Stopper):
+            """Ends what is left of the sweep once the runs that were told to stop have saved."""
+
+            def __init__(self, folders: Sequence[Path]) -> None:
+                self._folders = folders
+
+            def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+                return False
+
+            def stop_all(self) -> bool:
+                return told() and not any(pulse_file(one).exists() for one in self._folders)
+
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:
             resources["GPU"] = self.need.gpus
@@ -222,6 +243,7 @@ class _Trials(threading.Thread):
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 callbacks=[],
+                stop=Stopper([job.folder for job in self.jobs]),
             ),
         )
 

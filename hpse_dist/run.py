@@ -146,9 +146,10 @@ def _run(
             )
             if reached < recipe.steps:
                 account.ended(STOPPED)
-                log.warning(
-                    "%s: stopped at step %d; give the same command to go on", folder, reached
-                )
+                if world.is_main:
+                    log.warning(
+                        "%s: stopped at step %d; give the same command to go on", folder, reached
+                    )
                 return
             record.done()
             figures = watch.figures()

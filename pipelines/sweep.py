@@ -20,6 +20,7 @@ from hpse_dist.draws import permutation
 from hpse_dist.report import write_report
 from hpse_dist.report.live import LivePage
 from hpse_dist.run_folder import check_folder
+from hpse_dist.stopping import told_to_stop
 from hpse_dist.study import PlannedRun, write_plan
 from hpse_dist.study_state import Budget, check_origins, free_finished
 from hpse_dist.sweep import (
@@ -126,8 +127,9 @@ class _Sweep:
         for one in self.trials(name):
             if one.source == runs[0].source:
                 where = " ".join(f"{key}={value}" for key, value in one.settings.items())
+                value = f"{one.value:.4g}" if one.history else "not measured"
                 print(
-                    f"{one.source} {name} {where}: {self.recipe.metric} {one.value:.4g}, "
+                    f"{one.source} {name} {where}: {self.recipe.metric} {value}, "
                     f"{one.state} at step {one.step} of {one.steps}"
                 )
 
@@ -150,7 +152,7 @@ def main(options: argparse.Namespace) -> None:
     for first, trials in under_way.planned:
         check([*first, *trials])
     recipe.folder().mkdir(parents=True, exist_ok=True)
-    with under_way.ray:
+    with told_to_stop(), under_way.ray:
         for name in recipe.rounds:
             tried = under_way.carry_out(name, settings)
             settings = survivors(recipe, tried, recipe.rounds[name].keep)

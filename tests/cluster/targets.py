@@ -24,11 +24,12 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
 
     recipe: steps; kill_at, stop_at, starve_at: the last rank kills or stops itself there, or wants
     more memory than there is, once; error: {rank or "all": text}; crash: the main rank raises
-    RuntimeError at the first step.
+    RuntimeError at the first step; pause_s: after each. Told to stop, all do after the same step.
     """
     import torch
 
     from hpse_dist.engine import join
+    from hpse_dist.stopping import told_to_stop
 
     if world.size > 1:
         join(world, torch.device("cpu"))
@@ -41,18 +42,35 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
         raise ValueError(errors.get("all") or errors[str(world.rank)])
     if recipe.get("crash") and world.is_main:
         raise RuntimeError("the engine broke")
+    with told_to_stop() as told:
+        _count(step, total, recipe, world, folder, told)
+
+
+def _count(
+    step: int,
+    total: int,
+    recipe: dict[str, Any],
+    world: World,
+    folder: Path,
+    told: Callable[[], bool],
+) -> None:
+    import torch
+
+    state = folder / "state.json"
     while step < recipe["steps"]:
         step += 1
         if world.rank == world.size - 1:
             _suffer(step, recipe, folder)
-        part = torch.ones(1)
+        part = torch.tensor([1, told()])
         if world.size > 1:
             torch.distributed.all_reduce(part)
-        total += int(part.item())
+        total += int(part[0])
         if world.is_main:
             _write(state, [step, total])
             with (folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, "loss": 1.0 / step}) + "\n")
+        if part[1]:  # any rank's
+            return
         time.sleep(recipe.get("pause_s", 0.0))
     if world.is_main:
         facts = {"total": total, "cwd": os.getcwd(), "root": os.environ.get("HPSE_ROOT")}

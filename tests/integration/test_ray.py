@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ import pytest
 from cluster.connection import Cluster
 from cluster.launch import launch
 from cluster.sweep import Job, sweep
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.integration,
@@ -115,3 +121,62 @@ def test_a_trial_that_hangs_is_ended_and_goes_on(cluster: Cluster, tmp_path: Pat
     rows = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
     assert {row["how"] for row in rows} == {"hung"} and len({row["launch"] for row in rows}) == 1
     assert not (folder / "logs" / "pulse.json").exists()
+
+
+@contextlib.contextmanager
+def sigterm(when: Callable[[], bool]) -> Iterator[None]:
+    """The signal to this process, the driver, as soon as something is so."""
+
+    def send() -> None:
+        until(when, "the moment for a signal", 120.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+def steps_of(folder: Path) -> int:
+    """Where a run stands."""
+    state = folder / "state.json"
+    return int(json.loads(state.read_text())[0]) if state.exists() else 0
+
+
+def test_workers_end_with_a_checkpoint_when_the_driver_is_told_to_stop(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    folder, long = tmp_path / "run", {"steps": 2000, "pause_s": 0.02}
+    with sigterm(lambda: steps_of(folder) > 3):
+        launch(COUNT, long, folder, workers=2, cpus_per_worker=1)
+    reached = steps_of(folder)
+    assert 3 < reached < 2000 and not (folder / "DONE").exists()
+    assert not (folder / "losses.jsonl").exists(), "nobody was killed"
+    launch(COUNT, {"steps": reached + 5}, folder, workers=2, cpus_per_worker=1)
+    assert json.loads((folder / "facts.json").read_text())["total"] == 2 * (reached + 5)
+
+
+def test_a_sweep_that_is_told_to_stop_saves_what_runs_and_starts_no_more(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    long = {"steps": 2000, "pause_s": 0.02}
+    folders = {name: tmp_path / name for name in ("first", "second", "waits")}
+    jobs = [Job(name, COUNT, long, folder) for name, folder in folders.items()]
+    with sigterm(lambda: min(steps_of(folders["first"]), steps_of(folders["second"])) > 3):
+        outcomes = sweep(jobs, tmp_path / "ray", at_once=2, progress=False)
+    assert {outcome.error for outcome in outcomes} == {"stopped by a signal"}
+    reached = {name: steps_of(folder) for name, folder in folders.items()}
+    assert reached["waits"] == 0 and reached["first"] > 3 and reached["second"] > 3
+    assert not any((folder / "logs" / "pulse.json").exists() for folder in folders.values())
+    jobs = [Job(n, COUNT, {"steps": reached[n] + 5}, folder) for n, folder in folders.items()]
+    assert not any(one.error for one in sweep(jobs, tmp_path / "ray", progress=False))
+    for name, folder in folders.items():
+        facts = json.loads((folder / "facts.json").read_text())
+        assert facts["total"] == reached[name] + 5, name
+
+
+def test_where_nobody_listens_sigterm_ends_a_command_as_ctrl_c_does(cluster: Cluster) -> None:
+    """Ray's own answer would be to print where its C++ stands and to abort."""
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60.0)
