@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hpse_dist.data.collection import Collection
 from hpse_dist.data.decoding import Hire, Sampling
 from hpse_dist.data.items import Source as DataSource
 from hpse_dist.data.items import has_items
@@ -26,7 +27,7 @@ from hpse_dist.probe import (
     for_training,
     shelve,
 )
-from hpse_dist.recipe import TrainingRecipe, collection_of
+from hpse_dist.recipe import HeldOut, TrainingRecipe, collection_of
 from hpse_dist.world import World
 
 
@@ -49,8 +50,24 @@ def sources_of(recipe: TrainingRecipe, split: str) -> list[DataSource]:
     ]
 
 
+def judged(held_out: HeldOut, recipe: TrainingRecipe, sampling: Sampling) -> DataSource:
+    """What a recipe names to be measured on; ValueError where it holds none of that sampling."""
+    source = DataSource(collection_of(held_out, recipe.machine), split=held_out.split)
+    if not has_items(source, sampling):
+        raise ValueError(f"{held_out} holds no {sampling}, which {recipe.name} is measured on")
+    return source
+
+
+def learnt(recipe: TrainingRecipe) -> tuple[Collection, ...]:
+    """The collections that are trained on: labels that only they have, what is judged may lack."""
+    return tuple(collection_of(use, recipe.machine) for use in recipe.collections)
+
+
 def held_out(recipe: TrainingRecipe, sampling: Sampling) -> DataSource | None:
-    """The first collection with held-out frames: figures of mixed data mean nothing."""
+    """What the recipe names, or the first collection with held-out frames: figures of mixed data
+    mean nothing."""
+    if recipe.held_out is not None:
+        return judged(recipe.held_out, recipe, sampling)
     return next((s for s in sources_of(recipe, "val") if has_items(s, sampling)), None)
 
 
@@ -82,6 +99,7 @@ class Feed:
         self.needs, self.patch_px = module.needs, module.encoder.patch_px
         self.sampling = sampling_of(module)
         self.held_out = held_out(recipe, self.sampling)
+        self.learnt = learnt(recipe)
 
     def loader(self) -> Loader:
         """The training data; a field that the module needs and a collection lacks is a
@@ -99,11 +117,12 @@ class Feed:
         """The held-out samples once over all ranks, at most `limit`."""
         return self.pictures(limit)
 
-    def pictures(self, limit: int | None) -> Iterator[Batch]:
-        """The same with the pictures themselves, for panels."""
-        assert self.held_out is not None
+    def pictures(self, limit: int | None, source: DataSource | None = None) -> Iterator[Batch]:
+        """The same with the pictures themselves, for panels, or the samples of another source."""
+        source = source or self.held_out
+        assert source is not None
         return evaluation_batches(
-            self.held_out,
+            source,
             needs=tuple(dict.fromkeys((*self.needs, "sample_id"))),  # to tell pictures apart
             sampling=self.sampling,
             world=self.world,
@@ -113,6 +132,7 @@ class Feed:
             device=self.device,
             limit=limit,
             depth_order=getattr(self.recipe, "depth_order", None),
+            beside=self.learnt,
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -151,6 +171,7 @@ class ProbeFeed(Feed):
             device,
             recipe.precision,
             getattr(recipe, "depth_order", None),
+            self.learnt,
         )
         fraction = getattr(recipe, "label_fraction", 1.0)
         self._train = [

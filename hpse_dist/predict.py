@@ -1,6 +1,7 @@
 """Predictions of a finished fine-tuning run on held-out frames, as files that can be scored.
 
 predictions/<file>  predictions/<ground truth>    in the layout of the protocol's own server
+predictions/<collection>_<split>/...              the same for frames that the run was not judged on
 scores.json                                       what they scored, by protocol; reports show it
 """
 
@@ -10,13 +11,14 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpse_dist.data.items import Source
 from hpse_dist.data.loader import evaluation_batches
-from hpse_dist.feed import held_out, sampling_of
+from hpse_dist.feed import held_out, judged, learnt, sampling_of
 from hpse_dist.models.frozen import thawed
 from hpse_dist.protocols import Protocol, named
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import FILES, score_files, write, write_coco
-from hpse_dist.recipe import FinetuneRecipe
+from hpse_dist.recipe import FinetuneRecipe, HeldOut
 from hpse_dist.run_folder import check_data, check_folder, is_done, keep_scores
 from hpse_dist.source import fill_finished
 from hpse_dist.starting import engine_of, set_up_process, task_model
@@ -35,6 +37,17 @@ class Wanted:
     recipe: FinetuneRecipe
     protocol: str = ""
     """Empty: the task's own."""
+    on: HeldOut | None = None
+    """Other frames than those the run holds out."""
+
+    def name(self) -> str:
+        """How tables call what its predictions score."""
+        protocol = named(self.protocol or self.recipe.protocol()).name
+        return self.on.by(protocol) if self.on else protocol
+
+    def folder(self) -> Path:
+        """Of its files, in that of the run."""
+        return Path(FOLDER, f"{self.on.path.name}_{self.on.split}") if self.on else Path(FOLDER)
 
 
 def predict(wanted: Wanted, world: World, folder: Path) -> None:
@@ -48,7 +61,11 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     device = set_up_process(recipe, world)
     module, _ = task_model(recipe)
     fill_finished(module, thawed(module.encoder), folder)
-    source = held_out(recipe, sampling_of(module))
+    sampling = sampling_of(module)
+    if wanted.on is not None:
+        source: Source | None = judged(wanted.on, recipe, sampling)
+    else:
+        source = held_out(recipe, sampling)
     if source is None:
         raise ValueError("no collection of the recipe has held-out frames (split val) to predict")
     uncompiled = replace(recipe, machine=replace(recipe.machine, compile=False))  # nothing trains
@@ -57,12 +74,13 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
         batches = evaluation_batches(
             source,
             needs=tuple(dict.fromkeys((*module.needs, "sample_id"))),
-            sampling=sampling_of(module),
+            sampling=sampling,
             world=world,
             micro_batch=recipe.machine.micro_batch,
             image_px=recipe.encoder.image_px,
             patch_px=module.encoder.patch_px,
             device=device,
+            beside=learnt(recipe),
         )
         collector = Collector(protocol, source.collection)
         with engine.evaluating() as whole:
@@ -72,13 +90,13 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     finally:
         engine.close()
     if world.is_main:
-        _kept(protocol, mine, true, folder)
+        _kept(wanted, protocol, mine, true, folder)
 
 
-def _kept(protocol: Protocol, mine: Arrays, true: Arrays, folder: Path) -> None:
+def _kept(wanted: Wanted, protocol: Protocol, mine: Arrays, true: Arrays, folder: Path) -> None:
     """Write both files, score them as anybody's, and keep the figures."""
     names = FILES[protocol.layout]
-    paths = [folder / FOLDER / name for name in names]
+    paths = [folder / wanted.folder() / name for name in names]
     sides = [Examples(str(path), side) for path, side in zip(paths, (mine, true), strict=True)]
     for path, side, truth in zip(paths, sides, (False, True), strict=True):
         if protocol.layout == "coco":
@@ -88,4 +106,4 @@ def _kept(protocol: Protocol, mine: Arrays, true: Arrays, folder: Path) -> None:
     if protocol.regressor and "joints3d" not in mine:
         log.warning("%s: not scored, that needs the regressor %s", paths[0], protocol.regressor)
         return
-    keep_scores(folder, {protocol.name: score_files(protocol, paths[0], paths[1])})
+    keep_scores(folder, {wanted.name(): score_files(protocol, paths[0], paths[1])})

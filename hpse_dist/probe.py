@@ -32,6 +32,7 @@ import torch
 
 from hpse_dist.body.free_body import cache_folder
 from hpse_dist.config import to_dict
+from hpse_dist.data.collection import Collection
 from hpse_dist.data.decode import Rows
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.items import Items, Source, label_order, read_items
@@ -56,6 +57,8 @@ class Sight:
     device: torch.device
     precision: str = "fp32"
     depth_order: DepthOrderConfig | None = None
+    beside: tuple[Collection, ...] = ()
+    """See `evaluation_batches`."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,11 @@ def shelve(encoder: FrozenEncoder, subset: Subset, sight: Sight) -> Shelf:
         "patch_px": encoder.patch_px,
         "depth_order": to_dict(sight.depth_order) if sight.depth_order else None,
     }
+    if lacks := {*sight.needs} & {name for one in sight.beside for name in one.fields} - {
+        *source.collection.fields
+    }:
+        shapes = {name: one.fields.get(name) for one in sight.beside for name in lacks}
+        of_labels["lacks"] = sorted((name, str(shape)) for name, shape in shapes.items())
 
     def tokens_of(batch: Batch) -> dict[str, torch.Tensor]:
         wide = torch.autocast(sight.device.type, torch.bfloat16, enabled=sight.precision == "bf16")
@@ -156,6 +164,7 @@ def shelve(encoder: FrozenEncoder, subset: Subset, sight: Sight) -> Shelf:
             patch_px=encoder.patch_px,
             device=sight.device,
             depth_order=sight.depth_order,
+            beside=sight.beside,
             order=subset.order[start : subset.count],
         )
 

@@ -20,7 +20,13 @@ from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.bodies import check_body, check_hand
 from hpse_dist.data.collection import Collection, CollectionConfig
 from hpse_dist.data.curriculum import CurriculumConfig
-from hpse_dist.data.decode import check_joint_count, check_joint_sets, provided_by
+from hpse_dist.data.decode import (
+    FLAGGED,
+    check_crops,
+    check_joint_count,
+    check_joint_sets,
+    provided_by,
+)
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.importers import IMPORTERS
 from hpse_dist.data.items import Source, check_curriculum
@@ -127,7 +133,24 @@ class CollectionUse:
             raise ValueError(f"kinds must be view, pose or both, found {list(self.kinds)}")
 
 
-def collection_of(use: CollectionUse, machine: Machine) -> Collection:
+@dataclass(frozen=True)
+class HeldOut:
+    """Frames that figures are measured on and nothing learns from."""
+
+    path: Path
+    """The collection's folder, or a URL of it; one that is trained on too, or another."""
+    split: Literal["val", "test"] = "val"
+    """Its frames of this split: many public benchmarks are of split test alone."""
+
+    def __str__(self) -> str:
+        return f"{self.path.name}, split {self.split}"
+
+    def by(self, protocol: str) -> str:
+        """How tables call a protocol's figures on these frames."""
+        return f"{protocol} on {self}"
+
+
+def collection_of(use: CollectionUse | HeldOut, machine: Machine) -> Collection:
     """A collection of a run; ValueError where there is none."""
     folder = machine.stage_folder or cache_folder() / "stage"
     return open_collection(located(use.path), Stage(located(folder), int(1e9 * machine.stage_gb)))
@@ -141,6 +164,8 @@ class TrainingRecipe:
     """Name of the run and of its folder."""
     collections: tuple[CollectionUse, ...]
     """The data, mixed by weight."""
+    held_out: HeldOut | None = None
+    """What figures are measured on; null takes split val of the first collection that has one."""
     global_batch: int = 256
     """Samples per optimizer step over all trainers."""
     steps: int = 100_000
@@ -207,12 +232,22 @@ class TrainingRecipe:
             if self.global_batch % (count * machine.micro_batch) == 0
         )
 
+    def judged_and_learnt(self) -> tuple[CollectionUse | HeldOut, ...]:
+        """Every collection that the run reads."""
+        return (*self.collections, *self.judged())
+
+    def judged(self) -> tuple[HeldOut, ...]:
+        """What it names to be measured on."""
+        return (self.held_out,) if self.held_out else ()
+
     def folder(self) -> Path:
         return located(self.machine.out) / self.name
 
     def hash(self) -> str:
         """sha256 of everything that decides the result."""
-        return digest(self, ignore=("machine",))
+        # as before there were these keys
+        unused = [key for key in ("held_out", "tests") if not getattr(self, key, None)]
+        return digest(self, ignore=("machine", *unused))
 
 
 @dataclass(frozen=True)
@@ -278,12 +313,17 @@ class FinetuneRecipe(TrainingRecipe):
     encoder_frozen: bool = False
     """Probe the source: its tokens are computed once and kept in the cache ($HPSE_CACHE), and the
     task's head alone learns. Pictures are seen whole, as in evaluation; `augment` is not used."""
+    tests: tuple[HeldOut, ...] = ()
+    """What the finished model is measured on too, whole: each gets tables of its own in reports."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], found {self.label_fraction}")
         self.protocol()
+        names = [str(one) for one in self.tests]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"tests names {' and '.join(sorted(twice))} twice")
         if self.encoder_frozen:
             self._check_probe()
 
@@ -305,6 +345,9 @@ class FinetuneRecipe(TrainingRecipe):
                 "to its default"
             )
 
+    def judged(self) -> tuple[HeldOut, ...]:
+        return (*super().judged(), *self.tests)
+
     def task_name(self) -> str:
         return next(k for k, v in _TASK_CONFIGS.items() if v is type(self.task))
 
@@ -316,18 +359,30 @@ class FinetuneRecipe(TrainingRecipe):
 def load_checked(cls: type, path: Path | str, overrides: Sequence[str] = ()) -> Any:
     """A recipe from YAML; its collections exist and suffice, so that nothing starts in vain."""
     recipe: Any = load(cls, path, overrides)
-    for use in getattr(recipe, "collections", ()):
+    if isinstance(recipe, TrainingRecipe):
+        check_recipe(recipe, path)
+    return recipe
+
+
+def check_recipe(recipe: TrainingRecipe, path: Path | str) -> None:
+    """ConfigError where a collection of a recipe is not there, or does not hold what it needs."""
+    _check_there(recipe, path)
+    try:
+        check_fields(recipe)
+    except ValueError as error:
+        raise ConfigError(f"{path}, collections: {error}") from None
+
+
+def _check_there(recipe: TrainingRecipe, path: Path | str) -> None:
+    for use in recipe.judged_and_learnt():
         if url_of(use.path) is None and not (located(use.path) / "manifest.json").is_file():
+            key = "collections"
+            if isinstance(use, HeldOut):
+                key = "held_out" if use is recipe.held_out else "tests"
             raise ConfigError(
-                f"{path}, collections: {use.path} is not a collection (no manifest.json); make it "
+                f"{path}, {key}: {use.path} is not a collection (no manifest.json); make it "
                 "with python -m pipelines.prepare, or set HPSE_ROOT to the folder it is under"
             )
-    if isinstance(recipe, TrainingRecipe):
-        try:
-            check_fields(recipe)
-        except ValueError as error:
-            raise ConfigError(f"{path}, collections: {error}") from None
-    return recipe
 
 
 def check_fields(recipe: TrainingRecipe) -> None:
@@ -340,15 +395,23 @@ def check_fields(recipe: TrainingRecipe) -> None:
     for use, collection in zip(recipe.collections, collections, strict=True):
         source = Source(collection, curriculum=use.curriculum)
         check_curriculum(source, "pairs" if paired else "frames")
+    check_crops(collections)
+    for collection in collections:
+        if not _has(collection, "train"):
+            raise ValueError(
+                f"{collection.folder} holds no frames of split train; name it as held_out to "
+                "measure figures on it, or choose other splits with "
+                "python -m pipelines.collection split"
+            )
     provides = provided_by(collections, pairs=paired)
-    lacking = missing([field for field in needs if field != "valid"], provides)
-    if lacking:
-        folders = ", ".join(str(use.path) for use in recipe.collections)
-        raise ValueError(
-            f"{name} needs the field {', '.join(lacking)}, which {folders} lacks "
-            f"(there are {', '.join(provides)}); prepare a collection that has it, or choose "
-            "another objective or task"
-        )
+    _check_provided(name, needs, provides, ", ".join(str(use.path) for use in recipe.collections))
+    for held_out in recipe.judged():
+        judged = _judged(held_out, recipe)
+        # labels that a row can say it lacks are those of what is learnt from
+        provides = provided_by([*collections[: len(recipe.collections)], judged], pairs=paired)
+        _check_provided(name, needs, provides, str(held_out.path))
+        _check_measurable(recipe, judged, needs)
+        collections.append(judged)
     check_joint_sets(collections, needs)
     protocol = _protocol_of_labels(recipe)
     if protocol:
@@ -365,6 +428,46 @@ def check_fields(recipe: TrainingRecipe) -> None:
         if "has_hand" in needs:
             key = "hand" if hasattr(part, "hand") else "body"
             check_hand(collection, getattr(part, key), f"{section}.{key}")
+
+
+def _judged(held_out: HeldOut, recipe: TrainingRecipe) -> Collection:
+    collection = collection_of(held_out, recipe.machine)
+    if not _has(collection, held_out.split):
+        there = ", ".join(collection.manifest["counts"]["splits"])
+        raise ValueError(
+            f"{collection.folder} holds no frames of split {held_out.split}, only of {there}; "
+            "name one of these, or another collection, to be measured on"
+        )
+    return collection
+
+
+def _check_measurable(recipe: TrainingRecipe, judged: Collection, needs: Sequence[str]) -> None:
+    """Where labels of rows may lack, all might."""
+    protocol = PROTOCOLS.get(_protocol_of_labels(recipe))
+    wanted = {*needs} & {*FLAGGED}
+    if protocol is not None and protocol.kind in ("body", "hand"):
+        wanted = {"joints3d"}
+    if wanted and not wanted & {*judged.fields}:
+        raise ValueError(
+            f"{judged.folder} holds no {' or '.join(sorted(wanted))}, by which "
+            f"{component(recipe)[0]} is measured; name another collection"
+        )
+
+
+def _has(collection: Collection, split: str) -> bool:
+    """Whether it has frames of a split; True where its manifest does not say."""
+    tally = collection.manifest["counts"].get("splits")
+    return tally is None or tally.get(split, 0) > 0
+
+
+def _check_provided(name: str, needs: Sequence[str], provides: Sequence[str], folders: str) -> None:
+    lacking = missing([field for field in needs if field != "valid"], provides)
+    if lacking:
+        raise ValueError(
+            f"{name} needs the field {', '.join(lacking)}, which {folders} lacks "
+            f"(there are {', '.join(provides)}); prepare a collection that has it, or choose "
+            "another objective or task"
+        )
 
 
 def _protocol_of_labels(recipe: TrainingRecipe) -> str:

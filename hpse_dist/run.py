@@ -28,7 +28,7 @@ from hpse_dist.data.loader import Loader
 from hpse_dist.disk import write_text
 from hpse_dist.engine import Engine
 from hpse_dist.examples import in_order, write_examples
-from hpse_dist.feed import Feed, make_feed, sources_of
+from hpse_dist.feed import Feed, judged, make_feed, sources_of
 from hpse_dist.guard import DataGuard, Guard
 from hpse_dist.live_probe import LiveProbe
 from hpse_dist.log import METRICS_FILE, RunLog, read_metrics
@@ -41,8 +41,11 @@ from hpse_dist.optim import schedule
 from hpse_dist.pace import Pace
 from hpse_dist.planning.measure import settled
 from hpse_dist.planning.plan import Plan
+from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import (
+    CollectionUse,
     FinetuneRecipe,
+    HeldOut,
     PretrainRecipe,
     TrainingRecipe,
     collection_of,
@@ -111,7 +114,7 @@ def _run(
     if feed.held_out is None and world.is_main:
         log.warning(
             "nobody is held out (no val in %s), so nothing is measured and no panels are made; "
-            "`python -m pipelines.collection split` holds subjects out",
+            "`python -m pipelines.collection split` holds subjects out, or held_out names others",
             ", ".join(str(use.path) for use in recipe.collections),
         )
     engine = engine_of(recipe, module, world, device)
@@ -210,6 +213,9 @@ class _Watch:
             if figures:
                 named = {f"probe/{name}": value for name, value in figures.items()}
                 self.record.scalars(step, named)
+        if last and isinstance(self.recipe, FinetuneRecipe):
+            for test in self.recipe.tests:
+                self._test(test, self.recipe, step)
         if self.feed.held_out is None:
             return
         if last or step % self.recipe.evaluate_every == 0:
@@ -257,6 +263,22 @@ class _Watch:
             keep_scores(self.record.folder, found)
         self.record.scalars(step, {f"val/{name}": value for name, value in means.items()})
 
+    def _test(self, test: HeldOut, recipe: FinetuneRecipe, step: int) -> None:
+        """Measure the finished model on frames that the recipe names besides; collective."""
+        source, protocol = judged(test, recipe, self.feed.sampling), recipe.protocol()
+        also = collectors(self.engine.module, protocol, source.collection)
+        kept: list[dict[str, np.ndarray]] = []
+        means = evaluate(self.engine, self.feed.pictures(None, source), also, kept)
+        ranks = self.engine.gather(kept)
+        found = scores(self.engine, also)
+        if self.engine.world.is_main:
+            whole = found.pop(protocol).figures if protocol in found else {}
+            known = {n: value for n, value in (whole | means).items() if math.isfinite(value)}
+            found[protocol] = Score(protocol, known, len(in_order(ranks)["sample_id"]))
+            keep_scores(self.record.folder, {test.by(name): one for name, one in found.items()})
+            place = f"tests/{test.path.name}_{test.split}"
+            self.record.scalars(step, {f"{place}/{n}": value for n, value in known.items()})
+
     def _keep(self, mine: list[dict[str, np.ndarray]]) -> None:
         """Write the examples of all ranks; collective."""
         ranks = self.engine.gather(mine)
@@ -286,15 +308,7 @@ def _card(
     recipe: TrainingRecipe, module: Objective, facts: dict[str, Any], figures: dict[str, Any]
 ) -> dict[str, Any]:
     """What a source says of itself: recipe, data with licences, figures."""
-    data = []
-    for use in recipe.collections:
-        manifest = collection_of(use, recipe.machine).manifest
-        facts_of = ("importer", "licence", "commercial", "citation")
-        about = {key: manifest[key] for key in facts_of}
-        frames = manifest["files"]["frames.parquet"]["sha256"]  # tells it from its namesakes
-        found = {"leakage": manifest[LEAKAGE]} if LEAKAGE in manifest else {}
-        name = {"name": use.path.name, "path": str(use.path), "frames": frames}
-        data.append({**name, **about, **found})
+    data = [_described(use, recipe) for use in recipe.collections]
     poses = getattr(getattr(recipe, "objective", None), "poses", None)
     return {
         "name": recipe.name,
@@ -306,9 +320,21 @@ def _card(
         "global_batch": recipe.global_batch,
         "recipe_hash": recipe.hash(),
         "collections": data,
+        "judged_on": [{**_described(one, recipe), "split": one.split} for one in recipe.judged()],
         **({} if poses in (None, *OWN_POSES) else {"poses": poses}),
         "metrics": figures["metrics"],
     }
+
+
+def _described(use: CollectionUse | HeldOut, recipe: TrainingRecipe) -> dict[str, Any]:
+    """A collection as a card names it."""
+    manifest = collection_of(use, recipe.machine).manifest
+    facts_of = ("importer", "licence", "commercial", "citation")
+    about = {key: manifest[key] for key in facts_of}
+    frames = manifest["files"]["frames.parquet"]["sha256"]  # tells it from its namesakes
+    found = {"leakage": manifest[LEAKAGE]} if LEAKAGE in manifest else {}
+    name = {"name": use.path.name, "path": str(use.path), "frames": frames}
+    return {**name, **about, **found}
 
 
 def _export(

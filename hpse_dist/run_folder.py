@@ -150,7 +150,7 @@ def check_data(recipe: TrainingRecipe, folder: Path) -> None:
 def _data(recipe: TrainingRecipe) -> dict[str, dict[str, str]]:
     """sha256 of the tables of each collection, by its path."""
     found = {}
-    for use in recipe.collections:
+    for use in recipe.judged_and_learnt():
         files = collection_of(use, recipe.machine).manifest["files"]
         tables = ("frames.parquet", "pairs.parquet")
         found[str(use.path)] = {name: files[name]["sha256"] for name in tables if name in files}
@@ -159,10 +159,14 @@ def _data(recipe: TrainingRecipe) -> dict[str, dict[str, str]]:
 
 def keep_scores(folder: Path, scores: Mapping[str, Score]) -> None:
     """Add figures of a run, by protocols other than its own or of its files, to scores.json."""
-    path = folder / SCORES_FILE
-    before = parsed_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     now = {name: asdict(score) for name, score in scores.items()}
-    write_text(path, json.dumps(before | now, indent=1))
+    write_text(folder / SCORES_FILE, json.dumps(kept_scores(folder) | now, indent=1))
+
+
+def kept_scores(folder: Path) -> dict[str, Any]:
+    """What a run's folder holds of them."""
+    path = folder / SCORES_FILE
+    return parsed_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def environment() -> dict[str, Any]:

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 from cluster.launch import launch
 from hpse_dist.config import ConfigError
-from hpse_dist.predict import FOLDER, Wanted, predict
+from hpse_dist.predict import Wanted, predict
 from hpse_dist.protocols import PROTOCOLS, named
-from hpse_dist.recipe import FinetuneRecipe, load_checked
-from hpse_dist.run_folder import is_done
+from hpse_dist.recipe import FinetuneRecipe, HeldOut, check_recipe, load_checked
+from hpse_dist.run_folder import is_done, kept_scores
 from hpse_dist.whole_set import judged
 from hpse_dist.world import World
 from pipelines import command_parser, run_command
 from pipelines.pretrain import add_training_arguments, start
+
+SPLITS = get_args(get_type_hints(HeldOut)["split"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"for --predict, instead of the task's own: {', '.join(PROTOCOLS)}",
     )
+    made.add_argument(
+        "--on",
+        type=Path,
+        metavar="COLLECTION",
+        help="for --predict, instead of the frames that the run holds out",
+    )
+    made.add_argument("--split", choices=SPLITS, help="which frames of --on; default val")
     return made
 
 
@@ -46,6 +58,11 @@ def main(options: argparse.Namespace) -> None:
     recipe = load_checked(FinetuneRecipe, options.recipe, options.overrides)
     if options.protocol and not options.predict:
         raise ConfigError("--protocol is what --predict writes predictions for; add --predict")
+    if (options.on or options.split) and not (options.predict and options.on):
+        raise ConfigError("--on, and --split of it, is what --predict predicts; add what lacks")
+    on = HeldOut(options.on, options.split or "val") if options.on else None
+    if on is not None:
+        check_recipe(replace(recipe, held_out=on), "--on")
     if options.predict:  # before it is trained, not after
         own, wanted = named(recipe.protocol()), named(options.protocol or recipe.protocol())
         if lacks := {*judged(wanted)} - {*judged(own)}:
@@ -54,14 +71,13 @@ def main(options: argparse.Namespace) -> None:
                 f"{recipe.task_name()} does not predict; choose another protocol"
             )
     start(recipe, "hpse_dist.run:finetune", options)
-    if options.predict and is_done(recipe.folder()):
-        predictions(recipe, options)
+    if options.predict and not options.plan and is_done(recipe.folder()):
+        predictions(Wanted(recipe, options.protocol or "", on), options)
 
 
-def predictions(recipe: FinetuneRecipe, options: argparse.Namespace) -> None:
+def predictions(wanted: Wanted, options: argparse.Namespace) -> None:
     """Predict with the finished run, by as many workers as trained it; say what they score."""
-    protocol = named(options.protocol or recipe.protocol()).name
-    wanted, folder = Wanted(recipe, protocol), recipe.folder()
+    recipe, folder = wanted.recipe, wanted.recipe.folder()
     if options.without_ray:
         predict(wanted, World(), folder)
     else:
@@ -76,7 +92,11 @@ def predictions(recipe: FinetuneRecipe, options: argparse.Namespace) -> None:
             hang_limit_s=recipe.machine.hang_limit_s,
             debug=options.debug,
         )
-    print(f"predictions for protocol {protocol}: {folder / FOLDER}")
+    print(f"predictions for protocol {wanted.name()}: {folder / wanted.folder()}")
+    score = kept_scores(folder).get(wanted.name())  # none where it needs a regressor
+    if score:
+        told = [f"{name} {value:.4g}" for name, value in score["figures"].items()]
+        print(f"{', '.join(told)} ({score['examples']} examples)")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ def test_results_of_coco_are_in_the_pixels_of_whole_pictures(
     true["sample_id"] = np.asarray(table["sample_id"]).astype(np.int64)
     protocol = PROTOCOLS["coco-keypoints"]
     mine, true = whole_set._about(collection, protocol, mine, true)
-    module._kept(protocol, mine, true, tmp_path)
+    recipe = build(FinetuneRecipe, recipe_of(tmp_path, collection, task={"name": "pose2d"}))
+    module._kept(Wanted(recipe, protocol.name), protocol, mine, true, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["coco-keypoints"]["figures"]["ap"] == pytest.approx(100.0)
     first = json.loads((tmp_path / "predictions" / "results.json").read_text())[0]

@@ -21,7 +21,7 @@ from hpse_dist.data.publish import check_sampled
 from hpse_dist.data.stage import Copy, NoRoom
 from hpse_dist.data.substitutes import TRIES, BadRecord, substitutes
 
-_FLAGGED = {  # a label a source may lack, since its rows say so themselves
+FLAGGED = {  # a label a source may lack, since its rows say so themselves
     "joints2d": "its confidence",
     "joints3d": "its confidence",
     "people2d": "its confidence",
@@ -65,6 +65,7 @@ class Decoder:
 
     With `replaces`, others stand for records that cannot be decoded; else they are an error.
     `room`: bytes of local copies that it holds at most, one copy in any case; see `budget`.
+    `beside`: collections that say the shape of labels which no source has: rows lack them.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Decoder:
         labels: Sequence[str],
         replaces: bool = False,
         room: int = 0,
+        beside: Sequence[Collection] = (),
     ) -> None:
         self.sources = sources
         self._room, self._replaces = room, replaces
@@ -83,38 +85,13 @@ class Decoder:
         self._coming = 0  # bytes of the copies that threads are about to hold
         weakref.finalize(self, _close_all, self._copies)
         self._lock = threading.Lock()
-        self.crop_px = self._one_crop()
-        check_joint_sets([items.source.collection for items in sources], labels)
-        self._labels = {name: self._one_layout(name) for name in labels}
+        collections = [items.source.collection for items in sources]
+        check_crops(collections)
+        self.crop_px = collections[0].config.crop_px
+        check_joint_sets(collections, labels)
+        self._labels = {name: _one_layout(name, [*collections, *beside]) for name in labels}
         for number, items in enumerate(sources):  # an unreadable source fails here, not later
             self._shard(number, int(items.shard[items.first[0]]))
-
-    def _one_crop(self) -> int:
-        sizes = {items.source.collection.config.crop_px for items in self.sources}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"collections of crops of {' and '.join(map(str, sorted(sizes)))} pixels cannot be "
-                "mixed; prepare them with one crop_px"
-            )
-        return sizes.pop()
-
-    def _one_layout(self, name: str) -> Layout:
-        """(shape, dtype) of a label, the same in every source that has it."""
-        layouts = {
-            (tuple(shape), np.dtype(dtype))
-            for items in self.sources
-            for shape, dtype in [items.source.collection.fields.get(name, ((-1,), "u1"))]
-            if shape != (-1,)
-        }
-        if len(layouts) > 1:
-            raise ValueError(
-                f"field {name} has different shapes in these collections: "
-                f"{' and '.join(str(shape) for shape, _ in sorted(layouts, key=str))}"
-            )
-        shape, dtype = layouts.pop()
-        if shape == ():  # FFCV keeps numbers in 8 bytes
-            dtype = np.dtype(np.float64 if dtype.kind == "f" else np.int64)
-        return shape, dtype
 
     def layouts(self, batch: int) -> dict[str, Layout]:
         """What `batch` rows are filled into."""
@@ -348,9 +325,28 @@ def _close_all(copies: dict[tuple[int, int], Copy]) -> None:
         copy.close()
 
 
-def provided(sources: Sequence[Items]) -> tuple[str, ...]:
-    """Fields that every source has, or that a row can say it lacks."""
-    collections = [items.source.collection for items in sources]
+def _one_layout(name: str, collections: Sequence[Collection]) -> Layout:
+    """(shape, dtype) of a label, the same in every collection that has it."""
+    layouts = {
+        (tuple(shape), np.dtype(dtype))
+        for collection in collections
+        for shape, dtype in [collection.fields.get(name, ((-1,), "u1"))]
+        if shape != (-1,)
+    }
+    if len(layouts) > 1:
+        raise ValueError(
+            f"field {name} has different shapes in these collections: "
+            f"{' and '.join(str(shape) for shape, _ in sorted(layouts, key=str))}"
+        )
+    shape, dtype = layouts.pop()
+    if shape == ():  # FFCV keeps numbers in 8 bytes
+        dtype = np.dtype(np.float64 if dtype.kind == "f" else np.int64)
+    return shape, dtype
+
+
+def provided(sources: Sequence[Items], beside: Sequence[Collection] = ()) -> tuple[str, ...]:
+    """Fields that every source has, or that a row can say it lacks; `beside`, see `Decoder`."""
+    collections = [*(items.source.collection for items in sources), *beside]
     return provided_by(collections, pairs=sources[0].second is not None)
 
 
@@ -361,13 +357,24 @@ def provided_by(collections: Sequence[Collection], pairs: bool) -> tuple[str, ..
         names += ["image_ref", "pair_kind", "pair_weight"]
     having = [{*collection.label_fields} - {*FLAGS} for collection in collections]
     common, some = set.intersection(*having), set.union(*having)
-    labels = common | {name for name in some if name in _FLAGGED}
+    labels = common | {name for name in some if name in FLAGGED}
     if any("part_map" in fields and "uv_map" not in fields for fields in having):
         labels -= {"uv_map"}  # has_parts would call its zeros real
-    flags = {_FLAGGED[name] for name in labels if name in _FLAGGED} & {*FLAGS}
+    flags = {FLAGGED[name] for name in labels if name in FLAGGED} & {*FLAGS}
     if "depth_pairs" not in labels and depth_order.basis(collections):
         labels |= {*depth_order.FIELDS}  # made of the joints, batch by batch
     return (*names, *sorted(labels | flags))
+
+
+def check_crops(collections: Sequence[Collection]) -> None:
+    """ValueError where the stored pictures of these collections differ in size."""
+    for other in collections[1:]:
+        mine, its = collections[0].config.crop_px, other.config.crop_px
+        if mine != its:
+            raise ValueError(
+                f"{other.folder}: its crops have {its} pixels, those of {collections[0].folder} "
+                f"{mine}; they do not mix, so prepare both with one crop_px"
+            )
 
 
 def check_joint_sets(collections: Sequence[Collection], names: Sequence[str]) -> None:

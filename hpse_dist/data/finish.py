@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hpse_dist.data.augment import AugmentConfig, augment
+from hpse_dist.data.collection import Collection
 from hpse_dist.data.decode import provided
 from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
 from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
@@ -32,8 +33,9 @@ class Finish:
         patch_px: int,
         device: torch.device,
         depth_order: DepthOrderConfig | None = None,
+        beside: Sequence[Collection] = (),
     ) -> None:
-        provides = provided(sources)
+        provides = provided(sources, beside)
         lacking = missing([name for name in needs if name != "valid"], provides)
         if lacking:
             folders = ", ".join(str(items.source.collection.folder) for items in sources)

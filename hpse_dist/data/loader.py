@@ -17,6 +17,7 @@ import torch
 from hpse_dist.data.ahead import Ahead
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.budget import check_budget, evaluation_room, training_room
+from hpse_dist.data.collection import Collection
 from hpse_dist.data.decode import Decoder, Rows, provided
 from hpse_dist.data.decoding import NO_CREW, Crew, Hire, Incident, Kind, Reading, Sampling
 from hpse_dist.data.depth_order import DepthOrderConfig
@@ -317,13 +318,15 @@ def evaluation_batches(
     limit: int | None = None,
     depth_order: DepthOrderConfig | None = None,
     order: np.ndarray | None = None,
+    beside: Sequence[Collection] = (),
 ) -> Iterator[Batch]:
     """Every item of a source once over all ranks, in a fixed order that mixes subjects.
 
     No random crops or colours: whole stored crops.
     Every rank gets equally many batches of equal size; rows that fill up have valid = False.
     `limit`: at most so many items, spread over the subjects. `order`: these items instead of all,
-    by their numbers, in this order.
+    by their numbers, in this order. `beside`: collections with labels that this one may lack, as
+    those that were trained on: of these every row says that it has none.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all; found {limit}")
@@ -338,8 +341,10 @@ def evaluation_batches(
         patch_px,
         torch.device(device),
         depth_order,
+        beside,
     )
-    decoder = Decoder([items], finish.labels, room=evaluation_room(source.collection, world))
+    room = evaluation_room(source.collection, world)
+    decoder = Decoder([items], finish.labels, room=room, beside=beside)
     if order is None:
         order = evenly_mixed(items.subject[items.first], 0)
     rows = evaluation_rows(items, order[:limit], world, micro_batch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hpse_dist.stamps import counts
 
 # of published weights; compared in lower case
 _COMMERCIAL = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0")
+JUDGED = "held out"  # a collection that figures are measured on and nothing was learnt from
 _MOST_SOURCES = 32  # a chain that is longer is no chain of sources
 
 
@@ -25,7 +26,7 @@ class Part:
 
     name: str
     what: str
-    """collection, poses or weights"""
+    """collection, poses, weights or, of the run itself, what it holds out"""
     via: str
     """The run that used it."""
     licence: str
@@ -41,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a collection that a source saw leaks into one that a run is judged on."""
+    """Whether a collection that a run or its source saw leaks into one that it is judged on."""
 
     run: str
     source: str
@@ -49,6 +50,8 @@ class Finding:
     judged: str
     found: Mapping[str, Any] | None
     """The guard's stamp; None where the guard was not run, or by an earlier rule saw nothing."""
+    fine_tuned: bool = False
+    """Whether the run itself has seen it, not a source of its."""
 
     @property
     def leaks(self) -> bool:
@@ -61,6 +64,9 @@ def parts(run: Run) -> list[Part]:
     for depth, card in enumerate(_chain(run)):
         via = str(card.get("name", "")) or run.name
         found += [_collection(row, via, depth == 0) for row in card.get("collections", ())]
+        for row in card.get("judged_on", ()) if depth == 0 else ():
+            split = {"name": f"{row.get('name', '')}, split {row.get('split', '')}"}
+            found.append(replace(_collection({**row, **split}, via, True), what=JUDGED))
         if poses := card.get("poses"):  # motion capture, of whose licence no file says anything
             found.append(Part(str(poses), "poses", via, "unknown", None))
         weights = _weights(card, via)
@@ -126,18 +132,20 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def findings(study: Study) -> list[Finding]:
-    """For each finished fine-tuning run, its sources' collections against those it is judged on."""
+    """For each finished fine-tuning run, its sources' collections against those it is judged on;
+    its own too where it is judged on others."""
     found = []
     for run in study.of_kind("finetune"):
         chain = parts(run)
         collections = [part for part in chain if part.what == "collection"]
-        own = [part for part in collections if part.own]
-        for part in collections:
-            if not part.own:
-                found += [
-                    Finding(run.name, part.via, part.name, judged.name, _stamp(part, judged))
-                    for judged in own
-                ]
+        named = [part for part in chain if part.what == JUDGED]
+        for judged in named or [part for part in collections if part.own]:
+            for part in collections:
+                # splits of one collection share no subject
+                if not part.own or (named and part.frames != judged.frames):
+                    stamp = _stamp(part, judged)
+                    one = Finding(run.name, part.via, part.name, judged.name, stamp, part.own)
+                    found.append(one)
     return found
 
 
@@ -156,9 +164,10 @@ def leak_warnings(study: Study) -> list[str]:
                 for kind in ("pictures", "subjects", "sequences")
                 if finding.found.get(kind)
             ]
+            who = "fine-tuning is" if finding.fine_tuned else f"{finding.source} was pre-trained"
             sentence = (
-                f"{finding.source} was pre-trained on {finding.collection}, which leaks into what "
-                f"it is judged on: {finding.found['frames']} of the "
+                f"{who} on {finding.collection}, which leaks into what it is judged on: "
+                f"{finding.found['frames']} of the "
                 f"{finding.found.get('held_out_frames', '?')} held-out frames of {finding.judged} "
                 f"are touched ({', '.join(kinds)} in common). Its figures are not to be trusted."
             )
@@ -227,6 +236,8 @@ def commercial(study: Study) -> str:
     seen = set()
     for run in study.runs:
         for part in parts(run):
+            if part.what == JUDGED:  # nothing was learnt from it
+                continue
             seen.add((part.what, part.name))
             if part.commercial is not True:
                 verb = "says nothing of" if part.commercial is None else "forbids"

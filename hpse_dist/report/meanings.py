@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,6 +112,10 @@ METRICS: dict[str, Metric] = {
 }
 
 
+# as `recipe.HeldOut.by` and `runs._scores` write it
+_NAME = re.compile(r"(?P<protocol>[\w-]*)(?: on (?P<place>.+?))?(?: \((?P<sha>[0-9a-f]+)\))?")
+
+
 def protocol_text(name: str) -> str:
     """What a column's protocol pins down; for one that is not known, that."""
     if not name:
@@ -118,10 +123,14 @@ def protocol_text(name: str) -> str:
     protocol = protocol_named(name)
     if protocol is None:
         return f"Protocol {name}, which this version does not know."
-    regressor = f" Regressor's sha256 begins with {name[:-1].split('(')[1]}." if "(" in name else ""
-    return f"Protocol {protocol.describe()}{regressor}"
+    whole = _NAME.fullmatch(name)
+    assert whole is not None
+    place = f" Measured on {whole['place']}." if whole["place"] else ""
+    regressor = f" Regressor's sha256 begins with {whole['sha']}." if whole["sha"] else ""
+    return f"Protocol {protocol.describe()}{place}{regressor}"
 
 
 def protocol_named(name: str) -> Protocol | None:
-    """The protocol that a column says, without the regressor that was used with it."""
-    return PROTOCOLS.get(name.partition(" (")[0])
+    """The protocol that a column says, without what it was measured on, or what with."""
+    whole = _NAME.fullmatch(name)
+    return PROTOCOLS.get(whole["protocol"]) if whole else None

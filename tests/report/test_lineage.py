@@ -62,6 +62,28 @@ def test_a_leak_is_said_at_the_top_of_the_page(tmp_path, study):
     assert "data" in parsed(page).ids and "collection web" in text
 
 
+def test_what_a_run_is_judged_on_is_no_data_of_its_and_may_leak(tmp_path, study, capsys):
+    """A test set of another collection: what the run itself learnt from counts too."""
+    own = collection(tmp_path, "own", **{"sha-bench": STAMP})
+    bench = collection(tmp_path, "bench", commercial=False) | {"split": "test"}
+    for run in read_study(study).runs:
+        card = {
+            "name": run.name,
+            "collections": [own],
+            "judged_on": [bench, own | {"split": "val"}],
+        }
+        (run.folder / "card.json").write_text(json.dumps(card))
+    (said,) = leak_warnings(read_study(study))  # once for all runs
+    assert "fine-tuning is on own, which leaks into what it is judged on: 7 of the 40" in said
+    assert "held-out frames of bench, split test are touched" in said
+    # the splits of one collection share nobody, so it is not asked whether it leaks into itself
+    assert {finding.judged for finding in findings(read_study(study))} == {"bench, split test"}
+    text = write_report(study).read_text(encoding="utf-8")
+    assert "held out bench, split test" in text
+    assert commercial(study) == 0, "nothing was learnt from it"
+    assert "bench" not in capsys.readouterr().out
+
+
 def test_clean_and_unchecked_collections_are_told_apart(tmp_path, study):
     web = collection(tmp_path, "web", **{"sha-demo": CLEAN})
     cards(study, web, collection(tmp_path, "demo"))
