@@ -11,6 +11,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -31,6 +32,20 @@ def command_parser(name: str, description: str, example: str) -> argparse.Argume
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def place(text: str) -> Path:
+    """Data or results that an argument names, for argparse's `type`: what is there, else the same
+    under $HPSE_ROOT, where the paths of recipes start."""
+    from hpse_dist.recipe import located  # late: --help need not wait for it
+
+    here, there = Path(text), located(text)
+    return there if not here.exists() and there.exists() else here
+
+
+def new_place(text: str) -> Path:
+    """A folder to be made beside others: where those are, see `place`."""
+    return place(str(Path(text).parent)) / Path(text).name
 
 
 def run_command(

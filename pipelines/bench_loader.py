@@ -31,6 +31,7 @@ from hpse_dist.data.loader import Loader, Source
 from hpse_dist.data.yardsticks import decode_alone, ffcv_batches
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
 from hpse_dist.world import World
+from pipelines import place
 from pipelines.figures import Figure, figure, figures, in_turn
 
 _PREFETCHED = 12  # batches that may have been ready before a measurement began
@@ -282,7 +283,7 @@ def add_arguments(parts: Any) -> None:
     part: argparse.ArgumentParser = parts.add_parser(
         "loader", help="frames/s beside libjpeg-turbo, bare FFCV and torch with PIL"
     )
-    part.add_argument("collection", type=Path, nargs="?", default=Path("collections/demo"))
+    part.add_argument("collection", type=place, nargs="?", default="collections/demo")
     part.add_argument("--batch", type=int, default=64)
     part.add_argument("--threads", type=int, default=1, help="decoding threads of each loader")
     part.add_argument("--seconds", type=float, default=1.0, help="of each measurement")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from hpse_dist.config import ConfigError
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.derive import keys_and_values, merge, split, subset
-from pipelines import command_parser, progress_bar, run_command
+from pipelines import command_parser, new_place, place, progress_bar, run_command
 from pipelines.prepare import summary
 
 
@@ -35,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     choice = keys_and_values([text for text in options.what if "=" in text])
-    folders = [Path(text) for text in options.what if "=" not in text]
+    folders = [text for text in options.what if "=" not in text]
     if (options.action == "merge") == bool(choice):
         raise ConfigError(
             f"{options.action} takes "
@@ -43,7 +42,8 @@ def main(options: argparse.Namespace) -> None:
         )
     if len(folders) < 2 or (options.action != "merge" and len(folders) > 2):
         raise ConfigError(f"{options.action} needs the folders it reads and, last, the new one")
-    sources, folder = [Collection.open(path) for path in folders[:-1]], folders[-1]
+    sources = [Collection.open(place(text)) for text in folders[:-1]]
+    folder = new_place(folders[-1])
     with progress_bar(sum(one.num_frames for one in sources), folder.name, "frame") as bar:
         if options.action == "merge":
             made = merge(sources, folder, bar.update)

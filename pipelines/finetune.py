@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args, get_type_hints
 
 from cluster.launch import launch
@@ -19,7 +18,7 @@ from hpse_dist.recipe import FinetuneRecipe, HeldOut, check_recipe, load_checked
 from hpse_dist.run_folder import is_done, kept_scores
 from hpse_dist.whole_set import judged
 from hpse_dist.world import World
-from pipelines import command_parser, run_command
+from pipelines import command_parser, place, run_command
 from pipelines.pretrain import add_training_arguments, start
 
 SPLITS = get_args(get_type_hints(HeldOut)["split"])
@@ -46,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--on",
-        type=Path,
+        type=place,
         metavar="COLLECTION",
         help="for --predict, instead of the frames that the run holds out",
     )
@@ -60,8 +59,10 @@ def main(options: argparse.Namespace) -> None:
         raise ConfigError("--protocol is what --predict writes predictions for; add --predict")
     if (options.on or options.split) and not (options.predict and options.on):
         raise ConfigError("--on, and --split of it, is what --predict predicts; add what lacks")
-    on = HeldOut(options.on, options.split or "val") if options.on else None
-    if on is not None:
+    on = None
+    if options.on:
+        there = options.on.absolute() if options.on.exists() else options.on
+        on = HeldOut(there, options.split or "val")
         check_recipe(replace(recipe, held_out=on), "--on")
     if options.predict:  # before it is trained, not after
         own, wanted = named(recipe.protocol()), named(options.protocol or recipe.protocol())

@@ -18,7 +18,7 @@ from hpse_dist.data.reprojection import sentences
 from hpse_dist.data.verify import verify as look_through
 from hpse_dist.prepare import CarryOut, in_this_process, prepare, unpack_first
 from hpse_dist.recipe import DataRecipe
-from pipelines import command_parser, progress_bar, run_command
+from pipelines import command_parser, place, progress_bar, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "  python -m pipelines.prepare collections/demo --duplicates twice.csv",
     )
     made.add_argument(
-        "recipe", type=Path, help="a YAML under configs/data (or, to look closer, a folder)"
+        "recipe", type=place, help="a YAML under configs/data (or, to look closer, a folder)"
     )
     made.add_argument("overrides", nargs="*", metavar="key=value", help="such as pairs.seed=1")
     looks = made.add_mutually_exclusive_group()
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     looks.add_argument(
         "--leakage",
-        type=Path,
+        type=place,
         nargs="+",
         metavar="FOLDER",
         help="compare its training frames with the held-out frames of these collections, and stamp "
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--with",
-        type=Path,
+        type=place,
         nargs="+",
         default=(),
         dest="others",

@@ -21,7 +21,7 @@ from hpse_dist.report.export import markdown, printed, write_tables
 from hpse_dist.report.lineage import commercial
 from hpse_dist.report.runs import read_study
 from hpse_dist.report.tables import figure, metric
-from pipelines import command_parser, run_command
+from pipelines import command_parser, place, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,11 +37,11 @@ def parser() -> argparse.ArgumentParser:
         "  python -m pipelines.report ledger runs/demo_completion --step 120",
     )
     made.add_argument(
-        "folder", type=Path, help="a study's folder, or one run's; or the word score or ledger"
+        "folder", type=place, help="a study's folder, or one run's; or the word score or ledger"
     )
     made.add_argument(
         "files",
-        type=Path,
+        type=place,
         nargs="*",
         help="after score: the predictions, the ground truth; after ledger: a run's folder",
     )
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "commercial use; 1 where one does not",
     )
     made.add_argument(
-        "--regressor", type=Path, help="for score: the .npy that makes joints of a mesh's vertices"
+        "--regressor", type=place, help="for score: the .npy that makes joints of a mesh's vertices"
     )
     return made
 

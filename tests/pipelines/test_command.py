@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hpse_dist.config import ConfigError
-from pipelines import command_parser, run_command
+from pipelines import command_parser, new_place, place, run_command
 
 
 def _raise(error: BaseException):
@@ -86,3 +86,19 @@ def test_no_package_can_unpickle_code_within_a_command(
     assert run_command(main, _parser(), ["x.yaml"]) == 1
     assert "Weights only load failed" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_is_taken_from_here_or_from_where_recipes_start(tmp_path, monkeypatch):
+    here, root = tmp_path / "here", tmp_path / "root"
+    for folder in (here / "runs" / "mine", root / "runs" / "mine", root / "runs" / "theirs"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert place("runs/theirs") == Path("runs/theirs")  # so that the error says what was typed
+    monkeypatch.setenv("HPSE_ROOT", str(root))
+    assert place("runs/mine") == Path("runs/mine")
+    assert place("runs/theirs") == root / "runs" / "theirs"
+    assert place("runs/nowhere") == Path("runs/nowhere")
+    assert new_place("runs/new") == Path("runs/new")
+    (root / "collections").mkdir()
+    assert new_place("collections/new") == root / "collections" / "new"
+    assert new_place("new") == Path("new")
