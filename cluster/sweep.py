@@ -43,6 +43,8 @@ SWITCHES = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's end brings no figure of its own
 }
 
+_LEAVE_S = 10.0  # Tune looks up every tenth of a second, unless its machine is very busy
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -166,7 +168,11 @@ def forget_killed(storage: Path) -> None:
 
 
 class _Trials(threading.Thread):
-    """`Tuner.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C."""
+    """`Tuner.fit()` in a thread: the main thread stays free for the bar and for Ctrl-C.
+
+    It is to end before the connection to Ray does: the next call that Tune then makes would start
+    another Ray, which nobody ends.
+    """
 
     def __init__(
         self,
@@ -185,15 +191,21 @@ class _Trials(threading.Thread):
         self.halving, self.scheduler = halving, scheduler
         self.launch = uuid.uuid4().hex[:8]
         self.error: BaseException | None = None
+        self.left, self.ended = threading.Event(), threading.Event()
+
+    def leave(self) -> None:
+        """End without waiting for the trials, which end with the connection to Ray."""
+        self.left.set()
+        self.join(_LEAVE_S)
 
     def run(self) -> None:
-        forget_killed(self.storage)
         name = f"sweep-{socket.gethostname()}-{os.getpid()}-{self.launch}"
         # Tune prints boxes whatever its verbosity; meanwhile the main thread draws on stderr only.
         quiet = (
             contextlib.nullcontext() if self.debug else contextlib.redirect_stdout(io.StringIO())
         )
         try:
+            forget_killed(self.storage)
             with quiet:
                 self._tuner(name).fit()
         except BaseException as error:  # carried over to the main thread
@@ -202,6 +214,7 @@ class _Trials(threading.Thread):
             shutil.rmtree(self.storage / name, ignore_errors=True)
             with contextlib.suppress(OSError):  # another sweep's records may still be there
                 self.storage.rmdir()
+            self.ended.set()
 
     def _tuner(self, name: str) -> Any:
         for switch, value in SWITCHES.items():
@@ -219,6 +232,12 @@ class _Trials(threading.Thread):
 
             def stop_all(self) -> bool:
                 return told() and not any(pulse_file(one).exists() for one in self._folders)
+
+        class Leaving(tune.Callback):  # which Tune copies, so it holds nothing
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                thread = threading.current_thread()
+                if isinstance(thread, _Trials) and thread.left.is_set():
+                    raise SystemExit  # an Exception would have Tune wait for the trials' ends
 
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:
@@ -242,7 +261,7 @@ class _Trials(threading.Thread):
                 storage_path=str(self.storage),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
-                callbacks=[],
+                callbacks=[Leaving()],
                 stop=Stopper([job.folder for job in self.jobs]),
             ),
         )
@@ -255,10 +274,12 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
     finished: set[str] = set()
     patience = {job.name: Patience(job.folder, job.hang_limit_s) for job in jobs}
     ends = Ends()
+    over = False
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(POLL_S)
+        while not over:
+            # not join(): a Ctrl-C within Python 3.11's makes a thread that runs look ended
+            over = thread.ended.wait(POLL_S)
             for job, watch in zip(jobs, watches, strict=True):
                 ended = has_ended(job.folder) or read_final(job.folder) is not None
                 if ended and job.name not in finished:
@@ -275,6 +296,9 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
                     bar.say(f"{one.folder.name} {said}")
             if bar:
                 bar.update(f"{len(finished)}/{len(jobs)} runs, {thread.at_once} at a time")
+    except BaseException:
+        thread.leave()
+        raise
     finally:
         if bar:
             bar.close()

@@ -111,6 +111,24 @@ def test_a_sweep_goes_on_past_a_failed_run_and_a_killed_one(
     assert not (tmp_path / "ray").exists()
 
 
+def test_an_interrupted_sweep_has_left_tune_before_ray_ends(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Tune's next call without a connection would start another Ray."""
+    folder = tmp_path / "long"
+    job = Job("long", COUNT, {"steps": 200, "pause_s": 0.1}, folder, 200)
+
+    def press_ctrl_c() -> None:
+        until((folder / "metrics.jsonl").is_file, "the trial's first step")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press_ctrl_c, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        sweep([job], tmp_path / "ray", progress=False)
+    assert "ray-tune" not in {thread.name for thread in threading.enumerate()}
+    assert not (tmp_path / "ray").exists()
+
+
 def test_a_trial_that_hangs_is_ended_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     job = Job("stopped", COUNT, {"steps": 20, "stop_at": 8}, folder, 20, hang_limit_s=10.0)
