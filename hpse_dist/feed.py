@@ -96,7 +96,9 @@ class Feed:
         hire: Hire | None = None,
     ) -> None:
         self.recipe, self.world, self.device, self.hire = recipe, world, device, hire
-        self.needs, self.patch_px = module.needs, module.encoder.patch_px
+        # sample_id tells pictures apart, and names those of a loss that is not finite
+        self.needs = tuple(dict.fromkeys((*module.needs, "sample_id")))
+        self.patch_px = module.encoder.patch_px
         self.sampling = sampling_of(module)
         self.held_out = held_out(recipe, self.sampling)
         self.learnt = learnt(recipe)
@@ -123,7 +125,7 @@ class Feed:
         assert source is not None
         return evaluation_batches(
             source,
-            needs=tuple(dict.fromkeys((*self.needs, "sample_id"))),  # to tell pictures apart
+            needs=self.needs,
             sampling=self.sampling,
             world=self.world,
             micro_batch=self.recipe.evaluation_batch,

@@ -128,3 +128,12 @@ def test_micro_batches_drop_alike(tmp_path: Path, collection: Collection, wide: 
         found.append(load_file(made.folder() / "encoder.safetensors"))
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_bad_loss_names_its_samples(tmp_path: Path, collection: Collection, frozen: bool) -> None:
+    """No task asks for the samples' ids; whoever is told to look at them needs them."""
+    changes = {"optim": {"lr": 1e30, "warmup_steps": 1}, "steps": 8, "encoder_frozen": frozen}
+    bad = recipe(tmp_path, collection, **changes)
+    with pytest.raises(ValueError, match=r"NaN or infinite in micro-batches with sample_id \d"):
+        run.finetune(bad, World(), bad.folder())
