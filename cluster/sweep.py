@@ -280,14 +280,15 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
         while not over:
             # not join(): a Ctrl-C within Python 3.11's makes a thread that runs look ended
             over = thread.ended.wait(POLL_S)
+            failed = []
             for job, watch in zip(jobs, watches, strict=True):
                 ended = has_ended(job.folder) or read_final(job.folder) is not None
                 if ended and job.name not in finished:
                     finished.add(job.name)
-                    if bar and has_ended(job.folder):
-                        bar.complete(watch, job.steps)
+                    if not has_ended(job.folder):
+                        failed.append(f"{job.name} failed: {_outcome(job, skipped=False).error}")
                     elif bar:
-                        bar.say(f"{job.name} failed: {_outcome(job, skipped=False).error}")
+                        bar.complete(watch, job.steps)
                 if pulse := patience[job.name].out():
                     ends.end(pulse, patience[job.name])
             for one in ends.found():
@@ -296,6 +297,8 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
                     bar.say(f"{one.folder.name} {said}")
             if bar:
                 bar.update(f"{len(finished)}/{len(jobs)} runs, {thread.at_once} at a time")
+                for said in failed:  # after what led to it, which the bar has just said
+                    bar.say(said)
     except BaseException:
         thread.leave()
         raise

@@ -202,6 +202,7 @@ class Budget:
         if machine.disk_gb is not None and (held := self._held_gb(machine.disk_gb)):
             return (
                 f"the study holds {held:.3g} GB, the budget is machine.disk_gb={machine.disk_gb:g}"
+                f": raise it, or remove what is not needed of {self.folder}"
             )
         return None
 

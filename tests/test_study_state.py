@@ -157,7 +157,9 @@ def test_budgets_say_why_nothing_more_is_started(study: StudyRecipe) -> None:
     assert "machine.hours=1e-12, is used up" in str(refusal(hours=1e-12))
     study.folder().mkdir(parents=True)
     (study.folder() / "big").write_bytes(b"x" * 5000)
-    assert "machine.disk_gb=1e-06" in str(refusal(disk_gb=1e-6))
+    said = str(refusal(disk_gb=1e-6))
+    assert "machine.disk_gb=1e-06: raise it, or remove what is not needed of" in said
+    assert str(study.folder()) in said
     budget = Budget(replace(study, machine=replace(study.machine, failures=1)), runs)
     fail(runs[1])
     assert "1 run failed, the failure budget is machine.failures=1" in str(budget.refusal())

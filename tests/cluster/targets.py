@@ -23,8 +23,9 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
     """Add one per worker and step, keep every step as a checkpoint, go on from the last one.
 
     recipe: steps; kill_at, stop_at, starve_at: the last rank kills or stops itself there, or wants
-    more memory than there is, once; error: {rank or "all": text}; crash: the main rank raises
-    RuntimeError at the first step; pause_s: after each. Told to stop, all do after the same step.
+    more memory than there is, once; error: {rank or "all": text}; warning: what is said before;
+    crash: the main rank raises RuntimeError at the first step; pause_s: after each. Told to stop,
+    all do after the same step.
     """
     import torch
 
@@ -37,6 +38,8 @@ def count(recipe: dict[str, Any], world: World, folder: Path) -> None:
     state = folder / "state.json"
     step, total = json.loads(state.read_text()) if state.exists() else (0, 0)
     logging.getLogger("hpse_dist.targets").info("going on from step %d", step)
+    if "warning" in recipe:
+        logging.getLogger("hpse_dist.targets").warning(recipe["warning"])
     errors = recipe.get("error", {})
     if "all" in errors or str(world.rank) in errors:
         raise ValueError(errors.get("all") or errors[str(world.rank)])

@@ -92,7 +92,10 @@ def test_a_sweep_goes_on_past_a_failed_run_and_a_killed_one(
     recipes = {
         "good": {"steps": 20},
         "killed": {"steps": 20, "kill_at": 8},
-        "bad": {"steps": 20, "error": {"all": "source old: 3 tensors do not fit"}},
+        "bad": {
+            **{"steps": 20, "warning": "it is an old one"},
+            "error": {"all": "source old: 3 tensors do not fit"},
+        },
         "done": {"steps": 20, "error": {"all": "must not be started"}},
     }
     jobs = [Job(name, COUNT, recipe, tmp_path / name, 20) for name, recipe in recipes.items()]
@@ -106,7 +109,8 @@ def test_a_sweep_goes_on_past_a_failed_run_and_a_killed_one(
     assert outcomes["bad"].error == "source old: 3 tensors do not fit"
     assert outcomes["done"].skipped
     captured = capsys.readouterr()
-    assert captured.err == "bad failed: source old: 3 tensors do not fit\n"
+    said = ["bad: it is an old one", "bad failed: source old: 3 tensors do not fit"]
+    assert captured.err.splitlines() == said
     assert captured.out == ""
     assert not (tmp_path / "ray").exists()
 
