@@ -8,6 +8,7 @@ Ray is imported inside functions, see `cluster.connection`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -65,6 +66,7 @@ def launch(
     steps: int | None = None,
     max_failures: int = 3,
     hang_limit_s: float = 90.0,
+    saves: bool = True,
     progress: bool = True,
     debug: bool = False,
 ) -> None:
@@ -76,7 +78,8 @@ def launch(
     machines are lost, most first; data_workers: each worker's, which the target gets as `hire`.
     Crashed workers, and those that do not answer for `hang_limit_s`, are named and started again,
     all of them, up to `max_failures` times, and go on from what the run folder holds. SIGTERM here
-    tells the workers to stop, and returns once they have, as it does at their end. Raises
+    tells a target that `saves` to stop, and this returns once it has, as it does at its end; any
+    other is ended as by Ctrl-C. Raises
     ValueError (ConfigError) for what trying again cannot heal, in a worker's own words;
     ChildProcessError when workers kept crashing; TimeoutError when an existing cluster found no
     room in time.
@@ -87,7 +90,7 @@ def launch(
     forget_final(folder)
     name = f"launch-{uuid.uuid4().hex[:12]}"  # of this command, whatever number of workers
     with (
-        told_to_stop() as told,
+        told_to_stop() if saves else contextlib.nullcontext(bool) as told,
         connected(debug=debug, batches=data_workers > 0) as cluster,
         passed_on(told),
     ):

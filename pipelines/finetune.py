@@ -91,6 +91,7 @@ def predictions(wanted: Wanted, options: argparse.Namespace) -> None:
             device=recipe.machine.device,
             max_failures=recipe.machine.max_failures,
             hang_limit_s=recipe.machine.hang_limit_s,
+            saves=False,
             debug=options.debug,
         )
     print(f"predictions for protocol {wanted.name()}: {folder / wanted.folder()}")

@@ -92,6 +92,7 @@ def carry_out(
             steps=steps,
             max_failures=recipe.machine.max_failures,
             hang_limit_s=recipe.machine.hang_limit_s,
+            saves=target != PLAN,
             debug=options.debug,
         )
 

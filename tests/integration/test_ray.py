@@ -202,3 +202,11 @@ def test_where_nobody_listens_sigterm_ends_a_command_as_ctrl_c_does(cluster: Clu
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60.0)
+
+
+def test_what_saves_nothing_is_ended_by_sigterm_as_by_ctrl_c(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    folder, long = tmp_path / "run", {"steps": 2000, "pause_s": 0.02}
+    with sigterm(lambda: steps_of(folder) > 3), pytest.raises(KeyboardInterrupt):
+        launch(COUNT, long, folder, saves=False)
