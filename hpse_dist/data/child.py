@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from multiprocessing import resource_tracker
 from typing import Any
 
 _CHILD = "from hpse_dist.data.child import _serve; _serve()"
@@ -45,7 +46,6 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment,
-            start_new_session=True,  # so that its workers can be ended with it
         )
 
     def call(self, *arguments: Any) -> None:
@@ -101,6 +101,7 @@ class Child:
                 self._process.wait(5)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()  # where it has no group of its own yet
         self._process.wait()
 
     def close(self) -> None:
@@ -115,6 +116,9 @@ def _serve() -> None:
     """The child: make calls as they come in on standard input, answer each with a line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to the errors
+    # Who frees shared memory is to outlive the group that ends with this process's workers.
+    resource_tracker.ensure_running()
+    os.setsid()
     signal.signal(signal.SIGTERM, lambda *_: _stop(0))
     signal.signal(signal.SIGCHLD, _worker_ended)
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()

@@ -13,10 +13,10 @@ from hpse_dist.data.child import Child
 from tests.waiting import PATIENCE_S, lives, until
 
 
-def call(name: str, timeout_s: float = PATIENCE_S) -> None:
+def call(name: str, *arguments: str, timeout_s: float = PATIENCE_S) -> None:
     child = Child(f"tests.data.child_calls:{name}", timeout_s)
     try:
-        child.call()
+        child.call(*arguments)
     finally:
         child.close()
         assert child._process.poll() is not None
@@ -40,6 +40,14 @@ def test_errors_come_back(name: str, message: str) -> None:
 def test_one_that_hangs_is_ended() -> None:
     with pytest.raises(TimeoutError, match="not done after 2 s"):
         call("wait_for_ever", timeout_s=2)
+
+
+def test_its_shared_memory_is_freed_however_it_ends(tmp_path: Path) -> None:
+    """Else each collection that a full disk stops leaves some in /dev/shm."""
+    with pytest.raises(TimeoutError):
+        call("share_memory_and_be_killed", str(tmp_path / "name"), timeout_s=5)
+    memory = Path("/dev/shm") / (tmp_path / "name").read_text()
+    until(lambda: not memory.exists(), "the memory is freed", 30.0)
 
 
 ORPHAN = """
