@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -92,7 +93,8 @@ def describe(error: BaseException) -> str:
     text = one_line(str(error))
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # often of a write, which names no file
+        # of a write that failed, which often names no file; our own sentences say what to do
+        full = error.strerror in map(os.strerror, (errno.ENOSPC, errno.EDQUOT))
         room = "; make room where the command writes, then give it again: it goes on"
         return one_line(f"{place}{error.strerror}{room if full else ''}")
     if isinstance(error, (ValueError, OSError, RuntimeError)) and text:

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         (ValueError("no video in \x1b]0;a\x07\udc80"), 1, r"in \x1b]0;a\x07\udc80"),
         (OSError(errno.ENOSPC, "No space left on device", "out/a.beton"), 1, "out/a.beton: No"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "device; make room where"),
+        (OSError(errno.ENOSPC, "the disk is full: free space"), 1, "is full: free space\n"),
         (KeyError("x"), 1, "unexpected KeyError: 'x'"),
         (KeyboardInterrupt(), 1, "interrupted"),
     ],
