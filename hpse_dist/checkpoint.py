@@ -38,7 +38,7 @@ from hpse_dist.checkpoint_files import (
     remove,
     set_random_state,
 )
-from hpse_dist.disk import sync
+from hpse_dist.disk import disk_error, sync
 from hpse_dist.safety import as_written
 from hpse_dist.world import World
 
@@ -113,7 +113,7 @@ class Checkpoints:
         self.settle(engine, wait=True)
         failure = self._start(engine, loader, step, before) or self._end(engine)
         if failure is not None:
-            raise OSError(failure)
+            raise disk_error(failure)
         return self.folder / _name(step)
 
     def begin(self, engine: Trained, loader: Positioned, step: int, before: First = None) -> None:
@@ -140,7 +140,7 @@ class Checkpoints:
         if failure is None:
             return
         if self._failures == FAILURES:
-            raise OSError(f"{failure}. It was the {FAILURES}rd checkpoint in a row that failed")
+            raise disk_error(f"{failure}. It was the {FAILURES}rd checkpoint in a row that failed")
         log.warning("%s; training goes on", failure)
 
     def _start(self, engine: Trained, loader: Positioned, step: int, before: First) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -46,6 +47,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that a reader sees whole or not at all."""
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def disk_error(sentence: str) -> OSError:
+    """The error that a sentence tells of; where it quotes a full disk's, with its number: that is
+    no error to try again after. Libraries and other ranks hand on the words alone."""
+    full = (number for number in (errno.ENOSPC, errno.EDQUOT) if os.strerror(number) in sentence)
+    number = next(full, None)
+    return OSError(sentence) if number is None else OSError(number, sentence)
 
 
 def nobody_holds(path: Path) -> bool:
