@@ -39,6 +39,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         if draft.stat().st_mode != mode:
             draft.chmod(mode)
         draft.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that fails names no file
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

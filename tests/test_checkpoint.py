@@ -120,7 +120,9 @@ def test_what_must_be_on_the_disk_before_is_there_or_nothing_is(
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OSError, match=r"step_00000002: .* could not be written \(No space left") as e:
+    with pytest.raises(
+        OSError, match=r"step_00000002: .* could not be written \(No space left"
+    ) as e:
         checkpoints.save(engine, loader, 2, before=full)
     assert e.value.errno == errno.ENOSPC, "else it would be tried again and again"
     assert names(tmp_path) == ["step_00000001"]

@@ -26,6 +26,7 @@ import numpy as np
 from hpse_dist.arrays import read_npz
 from hpse_dist.body.joints import PARENTS
 from hpse_dist.body.smpl_files import read_pickled_arrays
+from hpse_dist.disk import whole_file, write_text
 from hpse_dist.metrics.average_precision import keypoint_ap
 from hpse_dist.metrics.pose2d import COCO_SIGMAS
 from hpse_dist.protocols.base import Protocol
@@ -81,11 +82,12 @@ def write(protocol: Protocol, examples: Examples, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = examples.arrays
     if protocol.layout == "freihand":
-        path.write_text(json.dumps(_as_freihand(examples)), encoding="utf-8")
+        write_text(path, json.dumps(_as_freihand(examples)))
     elif protocol.layout == "3dpw":
         _write_3dpw(examples, path)
     else:
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+        with whole_file(path) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return path
 
 
@@ -206,7 +208,7 @@ def _in_camera(rotations: np.ndarray) -> np.ndarray:
 def write_coco(examples: Examples, path: Path, *, truth: bool) -> Path:
     """Results, or annotations, from joints2d (N, 17, 3) in pixels, image, score or area (N,)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_as_coco(examples, truth)), encoding="utf-8")
+    write_text(path, json.dumps(_as_coco(examples, truth)))
     return path
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.examples import Examples
-from hpse_dist.protocols.files import score_files
+from hpse_dist.protocols.files import score_files, write
 from hpse_dist.protocols.score import Regressor, score
 from hpse_dist.report.tables import METRICS
 from pipelines import run_command
@@ -390,3 +392,22 @@ def test_joints_in_a_picture_by_hand() -> None:
     found = score(protocol, Examples("mine", {"joints2d": mine}), Examples("t", {"joints2d": true}))
     assert found.figures["pck_005"] == pytest.approx(100 / 3)
     assert found.figures["pck_01"] == pytest.approx(200 / 3)
+
+
+def test_a_full_disk_leaves_no_torn_file_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = PROTOCOLS["crop-pck"]
+    examples, _ = made(protocol)
+    path = write(protocol, examples, tmp_path / "predictions.npz")
+    whole = path.read_bytes()
+
+    def torn(file: Any, **_: Any) -> None:
+        with open(file, "wb") if isinstance(file, Path) else file as opened:
+            opened.write(b"PK")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez_compressed", torn)
+    with pytest.raises(OSError, match=r"No space left on device: .*predictions\.npz"):
+        write(protocol, examples, path)
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
