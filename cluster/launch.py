@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,9 @@ def launch(
     from cluster.data_workers import hiring  # late: Ray's controller imports this module
 
     folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):  # Ray would tell of an actor that died
+        pass
     forget_final(folder)
     name = f"launch-{uuid.uuid4().hex[:12]}"  # of this command, whatever number of workers
     with (

@@ -328,3 +328,13 @@ def test_fewer_workers_are_asked_for_as_machines_are_lost(
 def test_the_interface_of_an_address() -> None:
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("192.0.2.1") is None  # of nobody, by RFC 5737
+
+
+def test_a_place_that_cannot_be_written_is_told_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own words for it are of an actor that died."""
+    monkeypatch.setattr(launching, "connected", lambda **_: pytest.fail("Ray was started"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"Not a directory: .*file"):
+        launch("os:getcwd", {}, tmp_path / "file" / "run")
