@@ -77,11 +77,16 @@ def test_freihands_file_is_scored_as_freihand_does(tmp_path: Path) -> None:
         1000 * np.linalg.norm(f - t, axis=-1).mean()
         for f, t in zip(fitted, (xyz, verts), strict=True)
     ]
-    f5 = np.mean([published.freihand_f(f, v, 0.005) for f, v in zip(fitted[1], verts, strict=True)])
+    f5, f15 = (
+        np.mean([published.freihand_f(f, v, near) for f, v in zip(fitted[1], verts, strict=True)])
+        for near in (0.005, 0.015)
+    )
     assert figures["joint_aligned"] == pytest.approx(error[0], rel=1e-6)
     assert figures["mesh_aligned"] == pytest.approx(error[1], rel=1e-6) and error[1] < 12
     assert figures["f_5"] == pytest.approx(f5, rel=1e-6)
+    assert figures["f_15"] == pytest.approx(f15, rel=1e-6) and f15 > f5
     assert figures["joint_auc"] == pytest.approx(published.freihand_auc(fitted[0], xyz), rel=1e-6)
+    assert figures["mesh_auc"] == pytest.approx(published.freihand_auc(fitted[1], verts), rel=1e-6)
     own = {"joints3d": np.stack([m[3] for m in (mine[0],)])}, {"joints3d": xyz[3:]}
     hands = [Examples("", {**side, "id": np.array(["x"])}) for side in own]
     assert score(PROTOCOLS["synthetic-hand"], *hands).figures["pa_mpjpe"] > 20  # told apart there
@@ -107,6 +112,33 @@ def test_hands_without_a_label_are_not_judged(tmp_path: Path) -> None:
             assert value == pytest.approx(best, abs=1e-4), name
     none = Examples("", some.arrays | {"vertices_known": 0 * known})
     assert set(score(protocol, mine, none).figures) == {"joint_aligned", "joint_auc"}
+
+
+def test_a_hand_without_a_mesh_counts_in_no_figure_of_meshes() -> None:
+    protocol = PROTOCOLS["synthetic-hand"]
+    mine, true = made(protocol)
+    mesh = true["vertices"].copy()
+    mesh[2] = np.nan
+    known = np.array([1, 1, 0, 1, 1, 1])
+    some = Examples("", true.arrays | {"vertices": mesh, "vertices_known": known})
+    mine["vertices"][4] += np.random.default_rng(0).normal(0, 0.02, mesh[4].shape)
+    figures = score(protocol, mine, some).figures
+    five = np.array([0, 1, 3, 4, 5])
+    alone = score(protocol, mine.taken(five), true.taken(five)).figures
+    assert figures == pytest.approx(alone) and figures["pa_pve"] > 1
+    fitted = published.freihand_aligned(mine["vertices"][4], mesh[4])
+    for name, near in (("f_5", 0.005), ("f_15", 0.015)):
+        wanted = (4 * 100 + published.freihand_f(fitted, mesh[4], near)) / 5
+        assert figures[name] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "matrix", [np.ones(5), np.ones((2, 5), np.int64), np.array([[1.0, np.nan]])]
+)
+def test_a_regressor_is_a_table_of_finite_numbers(matrix: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "r.npy", matrix)
+    with pytest.raises(ValueError, match=r"r\.npy: a regressor is a table of numbers"):
+        Regressor.read(tmp_path / "r.npy")
 
 
 def test_a_mesh_without_a_root_is_not_placed() -> None:
