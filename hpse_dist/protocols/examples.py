@@ -21,7 +21,7 @@ import numpy as np
 
 TEXT = ("id", "sequence", "person")
 WHOLE = ("mesh_vertices", "mesh_faces")  # one for the whole set: the body that `vertex` is about
-_WIDTHS = {"joints3d": (3, 4), "vertices": (3,), "joints2d": (2, 3)}
+WIDTHS = {"joints3d": (3, 4), "vertices": (3,), "joints2d": (2, 3)}
 _DIMENSIONS = {
     **dict.fromkeys(("joints3d", "vertices", "joints2d", "part_map", "mask"), 3),
     **dict.fromkeys(("probability", "vertex", "part"), 2),
@@ -127,8 +127,8 @@ def _check(where: str, arrays: dict[str, np.ndarray]) -> None:
                 f"{where}: {name} must have {_DIMENSIONS[name]} dimensions, one row to an example, "
                 f"found shape {_shape(array.shape)}"
             )
-        if name in _WIDTHS and array.shape[-1] not in _WIDTHS[name]:
-            allowed = " or ".join(map(str, _WIDTHS[name]))
+        if name in WIDTHS and array.shape[-1] not in WIDTHS[name]:
+            allowed = " or ".join(map(str, WIDTHS[name]))
             raise ValueError(
                 f"{where}: {name} must have {allowed} numbers to a place, found shape "
                 f"{_shape(array.shape)}"
@@ -143,7 +143,7 @@ def _check_numbers(where: str, name: str, array: np.ndarray, arrays: dict[str, n
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     bad = ~np.isfinite(array)
-    if name in ("joints3d", "joints2d") and array.shape[-1] == max(_WIDTHS[name]):
+    if name in ("joints3d", "joints2d") and array.shape[-1] == max(WIDTHS[name]):
         bad &= ~(array[..., -1:] == 0)  # a place that is not known may hold anything
     if name == "vertices" and "vertices_known" in arrays:
         bad &= arrays["vertices_known"][:, None, None].astype(bool)

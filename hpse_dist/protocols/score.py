@@ -24,7 +24,7 @@ from hpse_dist.metrics.pose3d import pa_pve, pve
 from hpse_dist.metrics.surface import part_iou, person_iou
 from hpse_dist.protocols.base import Protocol
 from hpse_dist.protocols.dense import dense_figures
-from hpse_dist.protocols.examples import Examples, matched
+from hpse_dist.protocols.examples import WIDTHS, Examples, matched
 from hpse_dist.protocols.joints import Figures, joint_figures
 
 _AT_ONCE = 64  # examples with meshes
@@ -70,6 +70,7 @@ def score(
         return Score(protocol.name, dense_figures(protocol, predicted, true), len(true))
     count, found = len(true), len(predicted)
     predicted, true = matched(predicted, true, protocol.complete)
+    _check_predicted(predicted, true)
     used = ""
     if protocol.kind == "body":
         if "joints3d" not in predicted or "joints3d" not in true:
@@ -253,6 +254,26 @@ def _in_pieces(
         rows = np.arange(start, min(start + step, len(true)))
         pieces.append(judge(mine.taken(rows), true.taken(rows)))
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _check_predicted(predicted: Examples, true: Examples) -> None:
+    """ValueError for predicted places that are no numbers where the truth knows them: confidence 0
+    excuses ground truth alone, or who says nothing of hard examples would have the better mean."""
+    for name in ("joints3d", "joints2d", "vertices"):
+        if name not in predicted:
+            continue
+        bad = ~np.isfinite(predicted[name]).all(-1)
+        if name == "vertices" and "vertices_known" in true:
+            bad &= true["vertices_known"][:, None].astype(bool)
+        elif name in true and true[name].shape == (*bad.shape, max(WIDTHS[name])):
+            bad &= true[name][..., -1] > 0
+        rows = np.flatnonzero(bad.any(1))
+        if len(rows):
+            raise ValueError(
+                f"{predicted.where}: {name} of {len(rows)} of {len(predicted)} predictions are no "
+                f"numbers (NaN or infinite), such as of {predicted.name(rows[0])}; predict every "
+                "place, whatever its confidence"
+            )
 
 
 def _double(array: np.ndarray) -> Tensor:

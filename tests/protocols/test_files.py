@@ -263,6 +263,16 @@ def _nan_prediction(mine: dict[str, Any], true: dict[str, Any]) -> None:
     mine["joints3d"][1, 0, 0] = np.inf
 
 
+def _nan_unsure(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    """Left out, these would make the mean better: they are what a model finds hard."""
+    mine["joints3d"] = np.concatenate([mine["joints3d"], np.ones((6, 24, 1))], -1)
+    mine["joints3d"][[2, 4], 3] = [np.nan, np.nan, np.nan, 0.0]
+
+
+def _nan_mesh(mine: dict[str, Any], true: dict[str, Any]) -> None:
+    mine["vertices"][3], mine["vertices_known"] = np.nan, np.arange(6) != 3
+
+
 def _joint_set(mine: dict[str, Any], true: dict[str, Any]) -> None:
     mine["joints3d"] = mine["joints3d"][:, :17]
 
@@ -297,6 +307,11 @@ def _nothing(mine: dict[str, Any], true: dict[str, Any]) -> None:
     [
         (_nan_label, "true.npz: joints3d of example s2 is not a number"),
         (_nan_prediction, "mine.npz: joints3d of example s1 is not a number"),
+        (
+            _nan_unsure,
+            "joints3d of 2 of 6 predictions are no numbers (NaN or inf",
+        ),
+        (_nan_mesh, "vertices of 1 of 6 predictions are no numbers (NaN or inf"),
         (_joint_set, "17 joints, and protocol synthetic-24 needs the 24 of smpl24"),
         (_vertices, "its meshes have 40 vertices, and protocol synthetic-24 compares meshes of 50"),
         (_twice, "example s1 is there twice"),
