@@ -32,11 +32,15 @@ def in_order(ranks: Sequence[Sequence[Columns]]) -> dict[str, np.ndarray]:
     batches = [batch for round_ in zip(*ranks, strict=True) for batch in round_]
     names = dict.fromkeys(name for batch in batches for name in batch)
     valid = np.concatenate([batch["valid"] for batch in batches])
-    return {
+    columns = {
         name: np.concatenate([_column(batch, name) for batch in batches])[valid]
         for name in names
         if name != "valid"
     }
+    for column in columns.values():
+        if np.isinf(column).any():  # some predictions are no numbers: the others are not the model
+            column[:] = np.nan
+    return columns
 
 
 def _column(batch: Columns, name: str) -> np.ndarray:

@@ -181,11 +181,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Means of the module's metrics over all valid examples of all ranks, with its summary.
 
-    Each metric is (B,), one value per example; NaN: this example has none. Rows with `valid`
-    False are padding. Sums are float64 and added in rank order, so a mean depends on the number
-    of ranks by rounding alone. Collective; every rank brings as many batches. `also` are called
-    with the module and each batch; `kept` is given each batch's sample ids, `valid` and metrics of
-    this rank.
+    Each metric is (B,), one value per example; NaN: this example has none; infinite: its prediction
+    is no number, and then the mean is none either. Rows with `valid` False are padding. Sums are
+    float64 and added in rank order, so a mean depends on the number of ranks by rounding alone.
+    Collective; every rank brings as many batches. `also` are called with the module and each batch;
+    `kept` is given each batch's sample ids, `valid` and metrics of this rank.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
@@ -205,6 +205,14 @@ def evaluate(
                 counts[name] = counts[name] + keep.sum() if name in counts else keep.sum()
         mine = {name: (sums[name].item(), int(counts[name].item())) for name in sums}
         means = _means(engine.gather(mine))
+        if lost := sorted(name for name, mean in means.items() if math.isinf(mean)):
+            if engine.world.is_main:
+                _log.warning(
+                    "held-out predictions are not finite (NaN or infinite): %s have no value; "
+                    "take a lower learning rate, or precision: fp32",
+                    ", ".join(lost),
+                )
+            means |= dict.fromkeys(lost, math.nan)
         return means | module.summary(means)
 
 

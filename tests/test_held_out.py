@@ -10,11 +10,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from torch import Tensor
 
 from hpse_dist.config import build, digest, dump
 from hpse_dist.data.collection import Collection, write_collection
 from hpse_dist.data.derive import split, subset
 from hpse_dist.examples import FILE
+from hpse_dist.fields import Batch
 from hpse_dist.predict import Wanted, predict
 from hpse_dist.recipe import FinetuneRecipe, HeldOut, PretrainRecipe, check_recipe
 from hpse_dist.records import Provenance
@@ -22,6 +24,7 @@ from hpse_dist.report import write_report
 from hpse_dist.report.lineage import JUDGED, parts
 from hpse_dist.report.runs import read_study
 from hpse_dist.run import finetune
+from hpse_dist.tasks.pose2d import Pose2d
 from hpse_dist.world import World
 from pipelines import run_command
 from pipelines.finetune import main, parser
@@ -176,6 +179,29 @@ def test_what_a_recipe_names_has_to_suffice(
     alone = recipe(tmp_path, apart["val"])
     with pytest.raises(ValueError, match="val holds no frames of split train; name it as held_out"):
         check_recipe(alone, "recipe.yaml")
+
+
+def test_a_prediction_that_is_no_number_leaves_no_figure(
+    tmp_path: Path, whole: Collection, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Left out of the mean, as a row without its label is, it would make the model look better."""
+    predict_ = Pose2d.predict
+
+    def broken(self: Pose2d, batch: Batch) -> dict[str, Tensor]:
+        made = predict_(self, batch)
+        made["joints2d"][0] = math.nan
+        return made
+
+    monkeypatch.setattr(Pose2d, "predict", broken)
+    made = recipe(tmp_path, whole)
+    finetune(made, World(), made.folder())
+    found = figures(made.folder())
+    assert math.isnan(found["joint_error"]), found
+    assert found["pck_005"] <= 100.0, "there a wrong place counts as wrong"
+    assert "not finite (NaN or infinite): joint_error have no value" in caplog.text
+    table = pq.read_table(made.folder() / FILE)
+    assert all(math.isnan(value) for value in table["metric/joint_error"].to_pylist())
+    assert not any(math.isnan(value) for value in table["metric/pck_005"].to_pylist())
 
 
 def test_runs_of_before_keep_their_hash(tmp_path: Path, whole: Collection) -> None:

@@ -271,8 +271,8 @@ def _check_predicted(predicted: Examples, true: Examples) -> None:
         if len(rows):
             raise ValueError(
                 f"{predicted.where}: {name} of {len(rows)} of {len(predicted)} predictions are no "
-                f"numbers (NaN or infinite), such as of {predicted.name(rows[0])}; predict every "
-                "place, whatever its confidence"
+                f"numbers (NaN or infinite), such as of {predicted.name(int(rows[0]))}; predict "
+                "every place, whatever its confidence"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -53,5 +54,12 @@ class Task(Objective):
 
     @torch.no_grad()
     def metrics(self, batch: Batch) -> dict[str, Tensor]:
-        """The errors of this model's own predictions, per example."""
-        return self.errors(self.predict(batch), batch)
+        """The errors of this model's own predictions, per example; infinite where a prediction is
+        no number: NaN, which says that a label lacks, would leave it out of the mean."""
+        prediction = self.predict(batch)
+        rows = [value.isfinite().flatten(1).all(1) for value in prediction.values()]
+        lost = ~torch.stack(rows).all(0)
+        figures = self.errors(prediction, batch)
+        return {
+            n: value.masked_fill(value.isnan() & lost, math.inf) for n, value in figures.items()
+        }
