@@ -23,12 +23,12 @@ def passed_on(told: Callable[[], bool]) -> Iterator[None]:
     """While inside, a driver that is `told` to stop tells the workers of its job."""
     from ray.experimental import internal_kv
 
-    key, said = _key(), threading.Event()
+    said = threading.Event()
 
     def look() -> None:
         if told() and not said.is_set():
             with contextlib.suppress(Exception):  # the head is away: again in a moment
-                internal_kv._internal_kv_put(key, b"stop")
+                internal_kv._internal_kv_put(_key(), b"stop")
                 said.set()
 
     try:
@@ -37,7 +37,7 @@ def passed_on(told: Callable[[], bool]) -> Iterator[None]:
     finally:
         if said.is_set():  # the job may have other runs afterwards
             with contextlib.suppress(Exception):
-                internal_kv._internal_kv_del(key)
+                internal_kv._internal_kv_del(_key())
 
 
 def told_by_driver() -> bool:
@@ -64,4 +64,6 @@ def heard() -> Iterator[None]:
 def _key() -> str:
     import ray
 
+    if not ray.is_initialized():  # asked for its job, Ray would start a cluster
+        raise ConnectionError("Ray has ended")
     return f"hpse_dist:stop:{ray.get_runtime_context().get_job_id()}"
