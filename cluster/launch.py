@@ -80,10 +80,9 @@ def launch(
     Crashed workers, and those that do not answer for `hang_limit_s`, are named and started again,
     all of them, up to `max_failures` times, and go on from what the run folder holds. SIGTERM here
     tells a target that `saves` to stop, and this returns once it has, as it does at its end; any
-    other is ended as by Ctrl-C. Raises
-    ValueError (ConfigError) for what trying again cannot heal, in a worker's own words;
-    ChildProcessError when workers kept crashing; TimeoutError when an existing cluster found no
-    room in time.
+    other is ended as by Ctrl-C. Raises ValueError (ConfigError) for what trying again cannot heal,
+    in a worker's own words; ChildProcessError when workers kept crashing; TimeoutError when an
+    existing cluster found no room in time.
     """
     from cluster.data_workers import hiring  # late: Ray's controller imports this module
 

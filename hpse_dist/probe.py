@@ -133,11 +133,10 @@ def shelve(encoder: FrozenEncoder, subset: Subset, sight: Sight) -> Shelf:
         "patch_px": encoder.patch_px,
         "depth_order": to_dict(sight.depth_order) if sight.depth_order else None,
     }
-    if lacks := {*sight.needs} & {name for one in sight.beside for name in one.fields} - {
-        *source.collection.fields
-    }:
-        shapes = {name: one.fields.get(name) for one in sight.beside for name in lacks}
-        of_labels["lacks"] = sorted((name, str(shape)) for name, shape in shapes.items())
+    beside = {name: str(field) for one in sight.beside for name, field in one.fields.items()}
+    lacks = {*sight.needs} & beside.keys() - {*source.collection.fields}
+    if lacks:  # zeros of these shapes
+        of_labels["lacks"] = {name: beside[name] for name in sorted(lacks)}
 
     def tokens_of(batch: Batch) -> dict[str, torch.Tensor]:
         wide = torch.autocast(sight.device.type, torch.bfloat16, enabled=sight.precision == "bf16")

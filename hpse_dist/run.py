@@ -320,7 +320,10 @@ def _card(
         "global_batch": recipe.global_batch,
         "recipe_hash": recipe.hash(),
         "collections": data,
-        "judged_on": [{**_described(one, recipe), "split": one.split} for one in recipe.judged()],
+        "judged_on": [
+            {**_described(one, recipe), "split": one.split, "besides": one is not recipe.held_out}
+            for one in recipe.judged()
+        ],
         **({} if poses in (None, *OWN_POSES) else {"poses": poses}),
         "metrics": figures["metrics"],
     }

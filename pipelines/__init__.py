@@ -92,11 +92,11 @@ def describe(error: BaseException) -> str:
     """An error as one line for the user; one that no user caused says that it is ours."""
     text = one_line(str(error))
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename is not None else ""
+        where = f"{error.filename}: " if error.filename is not None else ""
         # of a write that failed, which often names no file; our own sentences say what to do
         full = error.strerror in map(os.strerror, (errno.ENOSPC, errno.EDQUOT))
         room = "; make room where the command writes, then give it again: it goes on"
-        return one_line(f"{place}{error.strerror}{room if full else ''}")
+        return one_line(f"{where}{error.strerror}{room if full else ''}")
     if isinstance(error, (ValueError, OSError, RuntimeError)) and text:
         return text
     return (

@@ -21,7 +21,7 @@ from hpse_dist.predict import Wanted, predict
 from hpse_dist.recipe import FinetuneRecipe, HeldOut, PretrainRecipe, check_recipe
 from hpse_dist.records import Provenance
 from hpse_dist.report import write_report
-from hpse_dist.report.lineage import JUDGED, parts
+from hpse_dist.report.lineage import JUDGED, TEST, parts
 from hpse_dist.report.runs import read_study
 from hpse_dist.run import finetune
 from hpse_dist.tasks.pose2d import Pose2d
@@ -220,11 +220,11 @@ def test_a_test_set_that_was_made_anew_is_another(
     tmp_path: Path, whole: Collection, apart: dict[str, Collection]
 ) -> None:
     test = subset(apart["val"], tmp_path / "test", {"split": ("val",)})
-    made = recipe(tmp_path, whole, tests=[place(test)])
+    made = recipe(tmp_path, whole, tests=[place(test)], held_out=place(apart["test"], "test"))
     finetune(made, World(), made.folder())
     card = parts(read_study(made.folder()).runs[0])
-    (judged,) = [part for part in card if part.what == JUDGED]
-    assert judged.name == "test, split val" and judged.own
+    named = {part.what: part.name for part in card if part.what in (JUDGED, TEST)}
+    assert named == {JUDGED: "test, split test", TEST: "test, split val"}
     for file in test.folder.iterdir():
         if file.is_file():
             file.unlink()

@@ -16,7 +16,8 @@ from hpse_dist.stamps import counts
 
 # of published weights; compared in lower case
 _COMMERCIAL = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0")
-JUDGED = "held out"  # a collection that figures are measured on and nothing was learnt from
+# what figures are measured on: named instead of the run's own held-out people, or besides
+JUDGED, TEST = "held out", "test"
 _MOST_SOURCES = 32  # a chain that is longer is no chain of sources
 
 
@@ -26,7 +27,7 @@ class Part:
 
     name: str
     what: str
-    """collection, poses, weights or, of the run itself, what it holds out"""
+    """collection, poses, weights or, of the run itself, what it names to be measured on"""
     via: str
     """The run that used it."""
     licence: str
@@ -66,7 +67,8 @@ def parts(run: Run) -> list[Part]:
         found += [_collection(row, via, depth == 0) for row in card.get("collections", ())]
         for row in card.get("judged_on", ()) if depth == 0 else ():
             split = {"name": f"{row.get('name', '')}, split {row.get('split', '')}"}
-            found.append(replace(_collection({**row, **split}, via, True), what=JUDGED))
+            what = TEST if row.get("besides") else JUDGED
+            found.append(replace(_collection({**row, **split}, via, True), what=what))
         if poses := card.get("poses"):  # motion capture, of whose licence no file says anything
             found.append(Part(str(poses), "poses", via, "unknown", None))
         weights = _weights(card, via)
@@ -133,16 +135,17 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def findings(study: Study) -> list[Finding]:
     """For each finished fine-tuning run, its sources' collections against those it is judged on;
-    its own too where it is judged on others."""
+    its own too against others that it names."""
     found = []
     for run in study.of_kind("finetune"):
         chain = parts(run)
         collections = [part for part in chain if part.what == "collection"]
-        named = [part for part in chain if part.what == JUDGED]
-        for judged in named or [part for part in collections if part.own]:
+        judged_on = [part for part in chain if part.what == JUDGED]
+        judged_on = judged_on or [part for part in collections if part.own]
+        for judged in (*judged_on, *(part for part in chain if part.what == TEST)):
             for part in collections:
                 # splits of one collection share no subject
-                if not part.own or (named and part.frames != judged.frames):
+                if not part.own or (judged.what != part.what and part.frames != judged.frames):
                     stamp = _stamp(part, judged)
                     one = Finding(run.name, part.via, part.name, judged.name, stamp, part.own)
                     found.append(one)
@@ -236,7 +239,7 @@ def commercial(study: Study) -> str:
     seen = set()
     for run in study.runs:
         for part in parts(run):
-            if part.what == JUDGED:  # nothing was learnt from it
+            if part.what in (JUDGED, TEST):  # nothing was learnt from it
                 continue
             seen.add((part.what, part.name))
             if part.commercial is not True:

@@ -84,6 +84,21 @@ def test_what_a_run_is_judged_on_is_no_data_of_its_and_may_leak(tmp_path, study,
     assert "bench" not in capsys.readouterr().out
 
 
+def test_tests_besides_leave_what_is_held_out_as_it_was(tmp_path, study):
+    """A source that has seen the run's own held-out people is told all the same."""
+    seen = collection(tmp_path, "web", **{"sha-demo": STAMP, "sha-bench": CLEAN})
+    cards(study, seen, collection(tmp_path, "demo"))
+    bench = collection(tmp_path, "bench") | {"split": "test", "besides": True}
+    for run in read_study(study).of_kind("finetune"):
+        card = json.loads((run.folder / "card.json").read_text())
+        (run.folder / "card.json").write_text(json.dumps(card | {"judged_on": [bench]}))
+    (said,) = leak_warnings(read_study(study))
+    assert "held-out frames of demo are touched" in said
+    pairs = {(one.collection, one.judged) for one in findings(read_study(study))}
+    assert pairs == {("web", "demo"), *((name, "bench, split test") for name in ("web", "demo"))}
+    assert "test bench, split test" in write_report(study).read_text(encoding="utf-8")
+
+
 def test_clean_and_unchecked_collections_are_told_apart(tmp_path, study):
     web = collection(tmp_path, "web", **{"sha-demo": CLEAN})
     cards(study, web, collection(tmp_path, "demo"))
