@@ -194,7 +194,8 @@ class _Trials(threading.Thread):
         self.left, self.ended = threading.Event(), threading.Event()
 
     def leave(self) -> None:
-        """End without waiting for the trials, which end with the connection to Ray."""
+        """End without waiting for the trials: whoever shares the connection to Ray, as a notebook's
+        next sweep does, finds nothing of them running and nothing held."""
         self.left.set()
         self.join(_LEAVE_S)
 
@@ -219,6 +220,7 @@ class _Trials(threading.Thread):
     def _tuner(self, name: str) -> Any:
         for switch, value in SWITCHES.items():
             os.environ.setdefault(switch, value)
+        import ray
         from ray import tune
 
         class Stopper(tune.Stopper):
@@ -234,10 +236,14 @@ class _Trials(threading.Thread):
                 return told() and not any(pulse_file(one).exists() for one in self._folders)
 
         class Leaving(tune.Callback):  # which Tune copies, so it holds nothing
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
+            def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
                 thread = threading.current_thread()
                 if isinstance(thread, _Trials) and thread.left.is_set():
-                    raise SystemExit  # an Exception would have Tune wait for the trials' ends
+                    for actor in [trial.temporary_state.ray_actor for trial in trials]:
+                        if actor is not None:
+                            ray.kill(actor)
+                    # on which Tune gives back what the trials held, at once since they are dead
+                    raise InterruptedError
 
         resources = {"CPU": self.need.cpus}
         if self.need.gpus:

@@ -118,7 +118,10 @@ def test_a_sweep_goes_on_past_a_failed_run_and_a_killed_one(
 def test_an_interrupted_sweep_has_left_tune_before_ray_ends(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Tune's next call without a connection would start another Ray."""
+    """Tune's next call without a connection would start another Ray, and a trial left over would
+    keep its CPUs from the next sweep."""
+    import ray
+
     folder = tmp_path / "long"
     job = Job("long", COUNT, {"steps": 200, "pause_s": 0.1}, folder, 200)
 
@@ -136,6 +139,8 @@ def test_an_interrupted_sweep_has_left_tune_before_ray_ends(
         signal.signal(signal.SIGINT, before)
     assert "ray-tune" not in {thread.name for thread in threading.enumerate()}
     assert not (tmp_path / "ray").exists()
+    whole = ray.cluster_resources()["CPU"]
+    until(lambda: ray.available_resources().get("CPU") == whole, "the trial's CPUs", 20.0)
 
 
 def test_a_trial_that_hangs_is_ended_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
