@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 
-from hpse_dist.data.decode import provided_by
 from hpse_dist.data.items import Source, has_items
 from hpse_dist.data.loader import evaluation_batches
+from hpse_dist.data.mixing import provided_by
 from hpse_dist.engine import Engine
 from hpse_dist.fields import Batch
 

@@ -14,7 +14,8 @@ from cluster.launch import launch
 from hpse_dist.config import ConfigError
 from hpse_dist.predict import Wanted, predict
 from hpse_dist.protocols import PROTOCOLS, named
-from hpse_dist.recipe import FinetuneRecipe, HeldOut, check_recipe, load_checked
+from hpse_dist.recipe import FinetuneRecipe, HeldOut
+from hpse_dist.recipe_checks import check_recipe, load_checked
 from hpse_dist.run_folder import is_done, kept_scores
 from hpse_dist.whole_set import judged
 from hpse_dist.world import World

@@ -10,7 +10,8 @@ from cluster.launch import launch
 from cluster.worker import resolve
 from hpse_dist.config import ConfigError
 from hpse_dist.data.decoding import NO_CREW
-from hpse_dist.recipe import PretrainRecipe, TrainingRecipe, load_checked
+from hpse_dist.recipe import PretrainRecipe, TrainingRecipe
+from hpse_dist.recipe_checks import load_checked
 from hpse_dist.run_folder import check_folder, is_done
 from hpse_dist.world import World
 from pipelines import command_parser, planning, run_command

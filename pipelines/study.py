@@ -11,7 +11,8 @@ from cluster.one_by_one import carry_out_here
 from cluster.study import carry_out
 from cluster.sweep import Outcome
 from hpse_dist.config import load
-from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, load_checked, located
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, located
+from hpse_dist.recipe_checks import load_checked
 from hpse_dist.report import write_report
 from hpse_dist.report.live import LivePage
 from hpse_dist.run_folder import check_folder, is_done

@@ -32,6 +32,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.examples",
         "hpse_dist.study_recipe",
     ],
+    ["hpse_dist.recipe_checks"],
     ["hpse_dist.recipe hpse_dist.machine"],
     ["hpse_dist.train", "hpse_dist.probe", "hpse_dist.live_probe", "hpse_dist.whole_set"],
     ["hpse_dist.pace"],

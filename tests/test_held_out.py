@@ -18,7 +18,8 @@ from hpse_dist.data.derive import split, subset
 from hpse_dist.examples import FILE
 from hpse_dist.fields import Batch
 from hpse_dist.predict import Wanted, predict
-from hpse_dist.recipe import FinetuneRecipe, HeldOut, PretrainRecipe, check_recipe
+from hpse_dist.recipe import FinetuneRecipe, HeldOut, PretrainRecipe
+from hpse_dist.recipe_checks import check_recipe
 from hpse_dist.records import Provenance
 from hpse_dist.report import write_report
 from hpse_dist.report.lineage import JUDGED, TEST, parts

@@ -20,7 +20,8 @@ from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.predict import Wanted, predict
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.files import FILES, read, score_files
-from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, check_fields, load_checked
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
+from hpse_dist.recipe_checks import check_fields, load_checked
 from hpse_dist.report import write_report
 from hpse_dist.run import finetune
 from hpse_dist.world import World

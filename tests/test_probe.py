@@ -16,9 +16,9 @@ from hpse_dist import run
 from hpse_dist.config import ConfigError, build
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.decode import provided_by
 from hpse_dist.data.items import Source
 from hpse_dist.data.loader import Loader
+from hpse_dist.data.mixing import provided_by
 from hpse_dist.feed import ProbeFeed, make_feed
 from hpse_dist.fields import missing
 from hpse_dist.models.encoder import Encoder, build_encoder

@@ -28,7 +28,8 @@ from hpse_dist.guard import INCIDENTS_FILE, read_incidents
 from hpse_dist.log import read_metrics
 from hpse_dist.models.encoder import build_encoder
 from hpse_dist.objectives.completion import Completion
-from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, check_fields
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
+from hpse_dist.recipe_checks import check_fields
 from hpse_dist.report.runs import state_of
 from hpse_dist.run import _card, finetune, pretrain
 from hpse_dist.run_folder import held

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from hpse_dist.data.augment import AugmentConfig, augment
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.decode import provided
 from hpse_dist.data.depth_order import FIELDS as DEPTH_FIELDS
 from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
 from hpse_dist.data.items import FLAGS, Items
 from hpse_dist.data.mirror import Mirror, chosen, mirror_of, mirrored
+from hpse_dist.data.mixing import provided
 from hpse_dist.data.prefetch import Buffer
 from hpse_dist.draws import uniform
 from hpse_dist.fields import FIELDS, Batch, missing

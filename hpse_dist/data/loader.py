@@ -18,11 +18,12 @@ from hpse_dist.data.ahead import Ahead
 from hpse_dist.data.augment import AugmentConfig
 from hpse_dist.data.budget import check_budget, evaluation_room, training_room
 from hpse_dist.data.collection import Collection
-from hpse_dist.data.decode import Decoder, Rows, provided
+from hpse_dist.data.decode import Decoder, Rows
 from hpse_dist.data.decoding import NO_CREW, Crew, Hire, Incident, Kind, Reading, Sampling
 from hpse_dist.data.depth_order import DepthOrderConfig
 from hpse_dist.data.finish import Finish
 from hpse_dist.data.items import Items, Source, read_items
+from hpse_dist.data.mixing import provided
 from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
 from hpse_dist.data.prefetch import Buffer, Prefetcher
 from hpse_dist.data.resident import Resident

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
-from hpse_dist.data.decode import provided_by
 from hpse_dist.data.derive import merge
+from hpse_dist.data.mixing import provided_by
 from hpse_dist.data.sheets import write_sheets
 from hpse_dist.records import FrameRecord
 from tests.data import made_rig

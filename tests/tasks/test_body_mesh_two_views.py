@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from hpse_dist.config import build
 from hpse_dist.models.decoder import DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
-from hpse_dist.recipe import FinetuneRecipe, check_fields
+from hpse_dist.recipe import FinetuneRecipe
+from hpse_dist.recipe_checks import check_fields
 from hpse_dist.run import finetune, pretrain
 from hpse_dist.tasks.body_mesh_two_views import BodyMeshTwoViews, BodyMeshTwoViewsConfig
 from hpse_dist.world import World
