@@ -115,6 +115,7 @@ cd "$root"
 case "${1:-}" in
     setup) setup; say "Installed. Next: bash cluster/local.sh demo" ;;
     demo) setup; demo ;;
-    test) setup; "$venv/bin/python" -m pytest "${@:2}" ;;
+    # a crash in C or C++, at the interpreter's end too, says where it was
+    test) setup; PYTHONFAULTHANDLER=1 "$venv/bin/python" -m pytest "${@:2}" ;;
     *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac
