@@ -1,4 +1,5 @@
-"""What a finished run measured example by example: `examples.parquet` in its folder.
+"""What a finished run measured example by example: `examples.parquet` in its folder, and
+`examples_<collection>_<split>.parquet` for each set of frames that its recipe names besides.
 
 One row for each held-out example in the order of evaluation, which is the same for every run on the
 same collection: its ids, the conditions of `data.conditions`, and a column for each metric, NaN
@@ -47,7 +48,7 @@ def _column(batch: Columns, name: str) -> np.ndarray:
     return batch.get(name, np.full(len(batch["valid"]), np.nan, np.float32))
 
 
-def write_examples(folder: Path, collection: Collection, columns: Columns) -> Path:
+def write_examples(path: Path, collection: Collection, columns: Columns) -> None:
     """Write the file; columns: `sample_id` of the frame, of a pair its first, and the metrics."""
     frames = collection.frames
     ids = columns["sample_id"]
@@ -56,7 +57,5 @@ def write_examples(folder: Path, collection: Collection, columns: Columns) -> Pa
     table |= {name: frames[name].take(at) for name in ("subject", "sequence", "camera")}
     table |= dict(conditions(collection, ids))
     table |= {f"metric/{name}": value for name, value in columns.items() if name != "sample_id"}
-    path = folder / FILE
     with whole_file(path) as draft:
         pq.write_table(pa.table(table), draft, compression="zstd")
-    return path

@@ -47,7 +47,7 @@ class Wanted:
 
     def folder(self) -> Path:
         """Of its files, in that of the run."""
-        return Path(FOLDER, f"{self.on.path.name}_{self.on.split}") if self.on else Path(FOLDER)
+        return Path(FOLDER, self.on.tag()) if self.on else Path(FOLDER)
 
 
 def predict(wanted: Wanted, world: World, folder: Path) -> None:

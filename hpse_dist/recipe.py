@@ -133,6 +133,10 @@ class HeldOut:
     def __str__(self) -> str:
         return f"{self.path.name}, split {self.split}"
 
+    def tag(self) -> str:
+        """Their name where a name of a file or of a scalar is asked for."""
+        return f"{self.path.name}_{self.split}"
+
     def by(self, protocol: str) -> str:
         """How tables call a protocol's figures on these frames."""
         return f"{protocol} on {self}"

@@ -27,7 +27,7 @@ from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.data.loader import Loader
 from hpse_dist.disk import write_text
 from hpse_dist.engine import Engine
-from hpse_dist.examples import in_order, write_examples
+from hpse_dist.examples import FILE, in_order, write_examples
 from hpse_dist.feed import Feed, judged, make_feed, sources_of
 from hpse_dist.guard import DataGuard, Guard
 from hpse_dist.live_probe import LiveProbe
@@ -274,16 +274,19 @@ class _Watch:
         if self.engine.world.is_main:
             whole = found.pop(protocol).figures if protocol in found else {}
             known = {n: value for n, value in (whole | means).items() if math.isfinite(value)}
-            found[protocol] = Score(protocol, known, len(in_order(ranks)["sample_id"]))
+            columns, file = in_order(ranks), f"examples_{test.tag()}.parquet"
+            write_examples(self.record.folder / file, source.collection, columns)
+            found[protocol] = Score(protocol, known, len(columns["sample_id"]), each=file)
             keep_scores(self.record.folder, {test.by(name): one for name, one in found.items()})
-            place = f"tests/{test.path.name}_{test.split}"
-            self.record.scalars(step, {f"{place}/{n}": value for n, value in known.items()})
+            scalars = {f"tests/{test.tag()}/{name}": value for name, value in known.items()}
+            self.record.scalars(step, scalars)
 
     def _keep(self, mine: list[dict[str, np.ndarray]]) -> None:
         """Write the examples of all ranks; collective."""
         ranks = self.engine.gather(mine)
         if self.engine.world.is_main and self.feed.held_out is not None:
-            write_examples(self.record.folder, self.feed.held_out.collection, in_order(ranks))
+            path = self.record.folder / FILE
+            write_examples(path, self.feed.held_out.collection, in_order(ranks))
 
     def figures(self) -> dict[str, Any]:
         """Final metrics and their history, out of the committed log (main process)."""

@@ -91,6 +91,10 @@ def test_figures_are_of_what_the_recipe_names(
     assert set(found) == {"crop-pck on test, split test", f"crop-pck on {whole.name}, split val"}
     for score in found.values():
         assert score["examples"] == len(rows[0])
+        each = pq.read_table(named.folder() / score["each"])
+        assert each.column_names == rows[0].column_names
+        for name in ("subject", *(n for n in each.column_names if n.startswith("metric/"))):
+            assert each[name].to_pylist() == pytest.approx(rows[1][name].to_pylist(), nan_ok=True)
         for name, value in score["figures"].items():
             assert value == pytest.approx(expected[name], rel=1e-6), name
     assert not (usual.folder() / "scores.json").exists()

@@ -60,6 +60,8 @@ class Score:
     """Examples of ground truth."""
     regressor: str = ""
     """sha256 of the regressor that was used."""
+    each: str = ""
+    """Name of the file in the run's folder with what each example gave; empty: none was kept."""
 
 
 def score(

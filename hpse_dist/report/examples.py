@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from hpse_dist.report.runs import Run
 from hpse_dist.report.statistics import Interval, crossed_interval, interval
 
-FILE = "examples.parquet"
 CONDITIONS = ("view_deg", "in_sight", "pose_distance")
 
 
@@ -39,9 +38,9 @@ class Comparison:
     """How many people the examples are of; 0: compared by the seeds' means alone."""
 
 
-def read_examples(folder: Path) -> Examples | None:
-    """The examples of a finished run; None where it has left none."""
-    path = folder / FILE
+def read_examples(run: Run) -> Examples | None:
+    """What a finished run measured by its protocol; None where it has left none."""
+    path = run.folder / run.examples
     return _read(path, path.stat().st_mtime_ns) if path.is_file() else None
 
 
@@ -69,7 +68,7 @@ def _read(path: Path, changed: int) -> Examples:
 def stacked(runs: Sequence[Run], name: str) -> tuple[np.ndarray, Examples] | None:
     """A metric of runs that measured the same examples by their protocol, (runs, E), and the
     examples; else None."""
-    found = [read_examples(run.folder) if run.examples else None for run in runs]
+    found = [read_examples(run) for run in runs]
     known = [each for each in found if each is not None and name in each.metrics]
     if not known or len(known) < len(found):
         return None

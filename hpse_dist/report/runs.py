@@ -14,6 +14,7 @@ from hpse_dist.safety import as_written, parsed_json
 
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
+EXAMPLES_FILE = "examples.parquet"
 STARTS_FILE = "starts.json"
 SWEEP_FILE = "sweep.json"
 STOPPED_FILE = "stopped_early.json"
@@ -66,8 +67,10 @@ class Run:
     """Figures by other protocols, and of its files of predictions, by the protocol."""
     history: tuple[Mapping[str, float], ...] = ()
     """Evaluations on held-out subjects, each with its step."""
-    examples: bool = True
-    """Whether examples in its folder were measured by its protocol."""
+    examples: str = EXAMPLES_FILE
+    """File in its folder of what each example gave by its protocol; empty where none can be."""
+    scored: Mapping[str, str] = field(default_factory=dict)
+    """The same for other protocols, where examples were kept."""
     training: tuple[Mapping[str, float], ...] = ()
     """What training logged, each with its step."""
     panels: Mapping[str, Path] = field(default_factory=dict)
@@ -148,6 +151,7 @@ def _read_run(folder: Path, planned: Mapping[str, Any]) -> Run:
     source = report.get("source", planned.get("source", ""))
     if isinstance(source, Mapping):
         source = source.get("name", "")
+    scores = _scores(folder / SCORES_FILE) if done else {}
     return Run(
         folder=folder,
         name=str(planned.get("name") or report.get("name") or folder.resolve().name),
@@ -173,7 +177,8 @@ def _read_run(folder: Path, planned: Mapping[str, Any]) -> Run:
         recipe_hash=str(report.get("recipe_hash", "")),
         metrics=_numbers(report.get("metrics", {})) if done else {},
         protocol=str(report.get("protocol", "")),
-        scores=_scores(folder / SCORES_FILE) if done else {},
+        scores={name: _numbers(row.get("figures", {})) for name, row in scores.items()},
+        scored={name: _file_of(row) for name, row in scores.items()},
         history=tuple(history),
         training=tuple(row for row in map(_numbers, rows) if not any("/" in key for key in row)),
         panels=_panels(folder / "panels"),
@@ -277,16 +282,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _scores(path: Path) -> dict[str, dict[str, float]]:
-    """What the whole held-out set, or scored files of predictions, gave: protocol -> figures."""
+def _scores(path: Path) -> dict[str, Mapping[str, Any]]:
+    """What the whole held-out set, other frames, or scored files of predictions gave: how tables
+    call the protocol -> its `protocols.score.Score`."""
     rows = _json(path) if path.is_file() else {}
     return {
-        f"{name} ({row['regressor'][:8]})" if row.get("regressor") else name: _numbers(
-            row.get("figures", {})
-        )
+        f"{name} ({row['regressor'][:8]})" if row.get("regressor") else name: row
         for name, row in rows.items()
         if isinstance(row, Mapping)
     }
+
+
+def _file_of(score: Mapping[str, Any]) -> str:
+    """The file of the run's own folder that has a score's examples."""
+    name = str(score.get("each", ""))
+    return name if Path(name).name == name else ""
 
 
 def _held_out(rows: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -74,8 +74,9 @@ def judged(study: Study) -> list[Run]:
     """Finished fine-tuning runs with their metrics, one for each protocol that a run has figures
     of: what its files of predictions scored joins what it measured itself by the same protocol.
 
-    By another protocol than its own a run has final figures alone: its history and its examples
-    hold figures of the same names, but not of the same meaning.
+    By another protocol than its own, or on other frames, a run has final figures alone, and
+    examples where they were kept: its history holds figures of the same names, but not of the same
+    meaning.
     """
     found = []
     for run in study.of_kind("finetune"):
@@ -85,8 +86,9 @@ def judged(study: Study) -> list[Run]:
         if run.done:
             for protocol, metrics in figures.items():
                 one = replace(run, protocol=protocol, metrics=metrics)
-                own = protocol == run.protocol
-                found.append(one if own else replace(one, history=(), examples=False))
+                if protocol != run.protocol:
+                    one = replace(one, history=(), examples=run.scored.get(protocol, ""))
+                found.append(one)
     return found
 
 

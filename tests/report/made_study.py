@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from hpse_dist.report.runs import EXAMPLES_FILE
+
 FINAL = {  # PA-MPJPE in mm by source and seed
     "random": (71.2, 69.0, 72.4),
     "completion": (61.0, 63.5, 60.1),
@@ -78,7 +80,9 @@ def _wide_run(folder: Path, row: dict, examples: bool) -> None:
         make_examples(folder, name, final, seed)
 
 
-def make_examples(folder: Path, name: str, mean: float, seed: int, people: int = 10) -> None:
+def make_examples(
+    folder: Path, name: str, mean: float, seed: int, people: int = 10, *, file: str = EXAMPLES_FILE
+) -> None:
     """Sixty examples of ten people whose mean is exactly `mean`; from behind is 8 worse."""
     rng = np.random.default_rng(7)  # the same people for all; a little of its own for every run
     count = 6 * people
@@ -95,7 +99,7 @@ def make_examples(folder: Path, name: str, mean: float, seed: int, people: int =
         "pose_distance": np.linspace(0.1, 0.6, count, dtype=np.float32),
         f"metric/{name}": (values - values.mean() + mean).astype(np.float32),
     }
-    pq.write_table(pa.table(table), folder / "examples.parquet")
+    pq.write_table(pa.table(table), folder / file)
 
 
 def plan_row(folder: Path, name: str, kind: str, source: str, task: str, seed: int) -> dict:

@@ -18,7 +18,7 @@ from hpse_dist.report.examples import read_examples
 from hpse_dist.report.export import csv_rows, latex, markdown, printed
 from hpse_dist.report.learning import LabelCurve, convergence, label_studies, spreads
 from hpse_dist.report.overview import headline, overview
-from hpse_dist.report.runs import Study, read_study
+from hpse_dist.report.runs import Study, read_run, read_study
 from hpse_dist.report.statistics import Interval, LabelsNeeded
 from hpse_dist.report.tables import answer, task_tables
 from tests.report.made_study import (
@@ -82,7 +82,7 @@ def test_people_without_a_name_are_each_somebody_else(tmp_path: Path) -> None:
         folder.mkdir()
         table = pa.table({"sample_id": range(123), "subject": who})
         pq.write_table(table, folder / "examples.parquet")
-        found = read_examples(folder)
+        found = read_examples(read_run(folder))
         assert found is not None
         assert found.people[0] == name and found.people[-1] == "example 122"
         assert len(set(found.people)) == 121
@@ -90,19 +90,24 @@ def test_people_without_a_name_are_each_somebody_else(tmp_path: Path) -> None:
 
 def test_by_another_protocol_a_run_has_final_figures_alone(tmp_path: Path) -> None:
     """Examples and history are of its own protocol, also where the metric has the same name."""
-    rows = []
+    rows, file = [], "examples_emdb_test.parquet"
     for source, own, scored in (("random", 70.0, 90.0), ("good", 60.0, 95.0)):
         for seed in range(2):
             name = f"{source}-{seed}"
             folder = make_finetuning(tmp_path / name, source, seed, own + seed)
             make_examples(folder, "pa_mpjpe", own + seed, seed)
+            make_examples(folder, "pa_mpjpe", scored + seed, seed, file=file)
             score = {"figures": {"pa_mpjpe": scored + seed}, "regressor": ""}
-            (folder / "scores.json").write_text(json.dumps({"3dpw-14": score}))
+            on = {
+                "synthetic-24 on emdb, split test": score | {"each": file},
+                "synthetic-24 on rich, split test": score | {"each": f"../{name}/examples.parquet"},
+            }
+            (folder / "scores.json").write_text(json.dumps({"3dpw-14": score} | on))
             rows.append(plan_row(tmp_path, name, "finetune", source, "body_mesh", seed))
     plan = {"study": "s", "baseline": "random", "runs": rows}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     study = read_study(tmp_path)
-    mine, other = task_tables(study)
+    mine, other, tested, elsewhere = task_tables(study)
     assert (mine.protocol, other.protocol) == ("synthetic-24", "3dpw-14")
     better, worse = mine.rows[0].against, other.rows[1].against
     assert better is not None and (better.seeds, better.people) == (2, 10)
@@ -110,6 +115,13 @@ def test_by_another_protocol_a_run_has_final_figures_alone(tmp_path: Path) -> No
     assert worse.difference.mean == pytest.approx(5.0)
     assert breakdowns(study, mine) and convergence(study, mine)
     assert (breakdowns(study, other), convergence(study, other)) == ([], [])
+    # other frames have examples of their own
+    paired = tested.rows[1].against
+    assert paired is not None and (paired.seeds, paired.people) == (2, 10)
+    assert paired.difference.mean == pytest.approx(5.0)
+    assert breakdowns(study, tested) and not convergence(study, tested)
+    unpaired = elsewhere.rows[1].against
+    assert unpaired is not None and unpaired.people == 0, "no file outside the run's folder is read"
 
 
 def test_labels_to_match_the_baseline_with_all(study: Study) -> None:
