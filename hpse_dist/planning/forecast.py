@@ -191,11 +191,11 @@ def _decoded(plan: Plan, gpus: int) -> float:
 
 
 def _evaluating(plan: Plan, recipe: TrainingRecipe, world: int) -> float:
-    """Seconds of all evaluations of the run."""
-    if not plan.evaluation_rows:
-        return 0.0
-    batches = math.ceil(plan.evaluation_rows / (recipe.evaluation_batch * world))
-    return math.ceil(recipe.steps / recipe.evaluate_every) * batches * plan.evaluation_s
+    """Seconds of all evaluations of the run, and of its tests in the end."""
+    together = recipe.evaluation_batch * world
+    times = math.ceil(recipe.steps / recipe.evaluate_every)
+    batches = times * math.ceil(plan.evaluation_rows / together)
+    return (batches + math.ceil(plan.test_rows / together)) * plan.evaluation_s
 
 
 def readable(plan: Plan, recipe: TrainingRecipe, ahead: list[Forecast], memory: list[str]) -> str:

@@ -24,10 +24,10 @@ import torch.distributed as dist
 from hpse_dist.accounting import Clock
 from hpse_dist.collectives import gather_objects
 from hpse_dist.data.decoding import Hire
-from hpse_dist.data.items import read_items
+from hpse_dist.data.items import Source, read_items
 from hpse_dist.data.loader import Loader
 from hpse_dist.engine import Engine
-from hpse_dist.feed import Feed, make_feed, sources_of
+from hpse_dist.feed import Feed, judged, make_feed, sources_of
 from hpse_dist.fields import Batch
 from hpse_dist.planning.candidates import enough_threads, from_main, slowest
 from hpse_dist.planning.plan import (
@@ -124,7 +124,8 @@ class Measurement:
         chosen = best(trials, recipe.global_batch, world.size)
         threads = enough_threads(loading, next(t for t in trials if t.setting == chosen))
         feed = self._feed(threads, chosen.micro_batch)
-        together, evaluation_s, rows = self._together(chosen, feed)
+        together, evaluation_s = self._together(chosen, feed)
+        evaluation_rows, test_rows = self._judged(feed)
         found = [together, *self._in_memory(chosen, threads, together, loading)]
         if found[-1].samples_per_s > (1 + WAITING) * together.samples_per_s:
             found.reverse()
@@ -148,7 +149,8 @@ class Measurement:
             chosen=chosen,
             loader_threads=threads,
             evaluation_s=evaluation_s,
-            evaluation_rows=rows,
+            evaluation_rows=evaluation_rows,
+            test_rows=test_rows,
         )
 
     # -- the loader
@@ -247,9 +249,9 @@ class Measurement:
             log.info("%s", error)
             return []
 
-    def _together(self, chosen: Setting, feed: Feed) -> tuple[Together, float, int]:
-        """The chosen setting with the feed's loader for the time that is left; seconds of a batch
-        of the evaluation, and its rows."""
+    def _together(self, chosen: Setting, feed: Feed) -> tuple[Together, float]:
+        """The chosen setting with the feed's loader for the time that is left, and the seconds of a
+        batch of the evaluation."""
         recipe, world = self.recipe, self.world
         accumulation = recipe.global_batch // (world.size * chosen.micro_batch)
         engine = engine_with(chosen, recipe, world, self.device, accumulation)
@@ -274,7 +276,7 @@ class Measurement:
                     break
             used = time.process_time() - cores
             rates = clock.rates(world.size)
-            evaluation_s, rows = self._evaluation(engine, feed)
+            evaluation_s = self._evaluation(engine, feed)
         finally:
             loader.close()
             engine.close()
@@ -288,21 +290,35 @@ class Measurement:
             spread=(max(times) - min(times)) / 2 / statistics.median(times),
             loader=feed.recipe.machine.loader,
         )
-        return together, evaluation_s, rows
+        return together, evaluation_s
 
     def _counted(self, engine: Engine, clock: Clock, batches: Iterator[Batch]) -> None:
         with clock.updating():
             update(engine, clock, batches)
 
-    def _evaluation(self, engine: Engine, feed: Feed) -> tuple[float, int]:
-        """Seconds of one batch of the evaluation, and how many samples it has; 0 without one."""
-        if feed.held_out is None:
-            return 0.0, 0
+    def _evaluation(self, engine: Engine, feed: Feed) -> float:
+        """Seconds of one batch of an evaluation; 0 where there is none."""
+        if not (sources := [*self._held_out(feed), *self._tests(feed)]):
+            return 0.0
         rows = self.recipe.evaluation_batch * self.world.size
-        pictures = feed.evaluation(2 * rows)
+        pictures = feed.pictures(2 * rows, sources[0])
         next(pictures)  # starts the decoding
         with engine.evaluating() as module:
             seconds = seconds_of(lambda: [module.metrics(batch) for batch in pictures], self.device)
-        held = len(read_items(feed.held_out, feed.sampling).first)
+        return slowest(seconds)
+
+    def _judged(self, feed: Feed) -> tuple[int, int]:
+        """How many samples an evaluation has, and all tests in the end."""
+        held, tests = (
+            sum(len(read_items(source, feed.sampling).first) for source in sources)
+            for sources in (self._held_out(feed), self._tests(feed))
+        )
         limit = self.recipe.evaluate_limit
-        return slowest(seconds), held if limit is None else min(held, limit)
+        return held if limit is None else min(held, limit), tests
+
+    def _held_out(self, feed: Feed) -> list[Source]:
+        return [] if feed.held_out is None else [feed.held_out]
+
+    def _tests(self, feed: Feed) -> list[Source]:
+        tests = getattr(self.recipe, "tests", ())
+        return [judged(one, self.recipe, feed.sampling) for one in tests]

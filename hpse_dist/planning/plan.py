@@ -142,6 +142,8 @@ class Plan:
     """One batch of the evaluation, on all ranks at once."""
     evaluation_rows: int
     """Held-out samples of one evaluation."""
+    test_rows: int = 0
+    """Samples of the sets that a fine-tuned model is measured on in the end."""
     other_loaders: tuple[Together, ...] = ()
     """The same with another loader, where waiting for data made that worth a look."""
 

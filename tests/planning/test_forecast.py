@@ -27,6 +27,8 @@ def test_what_was_measured_is_what_is_said(recipe: PretrainRecipe) -> None:
     assert said.measured and said.samples_per_s == pytest.approx(64 / 4.5)
     assert said.hours == pytest.approx((800 * 4.5 + 4 * 2 * 2.0) / 3600)
     assert said.cost == pytest.approx(said.hours * 2 * 3.0)
+    tested = forecast(made_plan(test_rows=130), recipe, 1, 2)  # two batches more, once
+    assert 3600 * (tested.hours - said.hours) == pytest.approx(2 * 2.0)
 
 
 def test_more_trainers_share_the_micro_steps(recipe: PretrainRecipe) -> None:

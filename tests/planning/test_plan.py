@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+from hpse_dist.config import build
 from hpse_dist.data import resident
+from hpse_dist.data.derive import subset
 from hpse_dist.models.blocks import Block
 from hpse_dist.planning import candidates, measure, trials
 from hpse_dist.planning.candidates import enough_threads, micro_batches, resized
@@ -32,13 +34,13 @@ from hpse_dist.planning.plan import (
     stored,
 )
 from hpse_dist.planning.trials import Budget, Trials
-from hpse_dist.recipe import PretrainRecipe
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
 from hpse_dist.report.runs import read_study
 from hpse_dist.run import pretrain
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.planning.made_plan import DDP, made_plan
-from tests.test_run import losses, pretraining
+from tests.test_run import losses, pretraining, recipe_of
 
 CPU = torch.device("cpu")
 
@@ -73,6 +75,19 @@ def test_auto_measures_once_and_trains_the_same(
     other = replace(recipe, name="other", seed=5)
     pretrain(other, World(), other.folder())
     assert read_plan(other.folder() / PLAN_FILE) == made  # of the cache
+
+
+def test_what_is_tested_in_the_end_is_counted(tmp_path: Path) -> None:
+    """Also where nothing of what is trained on is held out."""
+    whole = made_collection()
+    learnt = subset(whole, tmp_path / "learnt", {"split": ("train",)})
+    tests = [{"path": str(whole.folder)}]
+    task = {"name": "pose2d", "head_dim": 16}
+    recipe = build(FinetuneRecipe, recipe_of(tmp_path, learnt, task=task, tests=tests))
+    recipe = replace(recipe, machine=replace(recipe.machine, plan_seconds=0.1))
+    made = Measurement(recipe, World(), torch.device("cpu")).plan()
+    held = whole.frames["split"].to_pylist().count("val")
+    assert (made.evaluation_rows, made.test_rows) == (0, held) and made.evaluation_s > 0
 
 
 def test_fewer_trainers_than_were_asked_for_are_measured(
