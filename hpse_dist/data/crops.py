@@ -168,7 +168,7 @@ def prepare_frame(record: FrameRecord, config: CollectionConfig, pictures: Pictu
     height, width = image.shape[:2]
     inside = _inside_ratio(record.box, height, width)
     if inside < config.min_inside_ratio:
-        raise Unusable(f"only {inside:.0%} of the box lies inside the picture")
+        raise Unusable(f"{inside:.0%} of the box lie inside the picture, below min_inside_ratio")
     labels = _check_labels(record, height, width)
     person = person_grid(record, place, height, width)
     row = {
@@ -256,7 +256,7 @@ def _check_box(box: tuple[float, float, float, float], min_side_px: float) -> No
         raise Unusable("the box is empty")
     longer = max(x1 - x0, y1 - y0)
     if longer < min_side_px:
-        raise Unusable(f"the box is {longer:.0f} px, below {min_side_px:.0f}")
+        raise Unusable(f"the box is {longer:.0f} px, below min_side_px")
 
 
 def _inside_ratio(box: tuple[float, float, float, float], height: int, width: int) -> float:

@@ -110,7 +110,7 @@ class HandStudio(Studio):
             picture = render(moment, camera, intrinsics, size, rng, self.config.supersample)
             mask = picture.part_map == part
             if mask.mean() < self.config.least_share:
-                seen = f"the {side} hand covers {100 * mask.mean():.0f} % of its crop"
+                seen = f"the {side} hand covers {mask.mean():.0%} of its crop, below least_share"
                 yield Reject(f"{source_of(place)}, {side} hand", seen)
                 continue
             record = self.frame(

@@ -184,7 +184,7 @@ class TestWriting:
         rejects = made.rejects.to_pylist()
         assert rejects[0] == {"source": "a.mp4, frame 3", "reason": "truncated video"}
         assert rejects[-1]["source"] == "no file"
-        assert made.manifest["counts"]["rejects"]["the box is N px, below N"] == 4
+        assert made.manifest["counts"]["rejects"]["the box is N px, below min_side_px"] == 4
 
     def test_nothing_usable_is_an_error_that_says_why(self, tmp_path):
         with pytest.raises(ValueError, match=r"2 x clip N is cut; such as a\.mp4: clip 7 is cut"):

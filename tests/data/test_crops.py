@@ -119,11 +119,11 @@ def test_without_a_mask_the_person_is_the_ellipse_in_the_box():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"box": (10, 10, 30, 45)}, "the box is 35 px, below 40"),
+        ({"box": (10, 10, 30, 45)}, "the box is 35 px, below min_side_px"),
         ({"box": (80, 10, 60, 150)}, "the box is empty"),
         ({"box": (10, 80, 150, 80)}, "the box is empty"),
-        ({"box": (150, 10, 250, 90)}, "only 10% of the box"),
-        ({"box": (200, 200, 300, 300)}, "only 0% of the box"),
+        ({"box": (150, 10, 250, 90)}, "10% of the box lie inside"),
+        ({"box": (200, 200, 300, 300)}, "0% of the box lie inside"),
         ({"box": (np.nan, 10, 60, 150)}, "box holds NaN"),
         ({"labels": {"joints2d": np.full((24, 3), np.nan)}}, "joints2d holds NaN"),
         ({"labels": {"joints3d": np.ones((24, 3))}}, "joints3d has shape"),

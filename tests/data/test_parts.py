@@ -108,13 +108,13 @@ def test_an_empty_first_part_says_nothing_of_fields(tmp_path: Path) -> None:
 def test_a_source_of_which_all_is_left_out_is_told_early_and_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    small = {"the box is N px, below N": 600}
+    small = {"the box is N px, below min_side_px": 600}
     some = todo(tmp_path)
     for number in range(4):
         some.done(number, replace(part(number, frames=0), rejects=small))
         assert len(caplog.messages) == (number > 0)
     assert "all of the first 1200 records" in caplog.text
-    assert "1200 x the box is N px, below N" in caplog.text
+    assert "1200 x the box is N px, below min_side_px" in caplog.text
 
     caplog.clear()
     other = todo(tmp_path / "other")
