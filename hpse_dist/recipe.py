@@ -194,6 +194,8 @@ class TrainingRecipe:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, found {value}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be between 0 and {2**63 - 1}, found {self.seed}")
         if self.optim.warmup_steps >= self.steps:
             raise ValueError(
                 f"optim.warmup_steps must be fewer than the run's steps, {self.steps}; found "

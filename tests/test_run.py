@@ -396,6 +396,12 @@ def test_counts_below_one_are_refused_by_name(
         pretraining(tmp_path, collection, **{key: 0})
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_beyond_torchs_is_refused(collection: Collection, tmp_path: Path, seed: int) -> None:
+    with pytest.raises(ConfigError, match=rf"seed must be between 0 and 9\d+, found {seed}"):
+        pretraining(tmp_path, collection, seed=seed)
+
+
 @pytest.mark.parametrize("weight", [0, -1.0, "nan", "inf"])
 def test_a_weight_that_is_no_share_is_refused(
     collection: Collection, tmp_path: Path, weight: float | str
