@@ -44,7 +44,7 @@ from hpse_dist.world import World
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 2  # 1: DeepSpeed's own files, of one world size and one stage
 FAILURES = 3  # checkpoints in a row that may fail before a run ends
 _DRAFT = ".saving_"
 _NAME = re.compile(r"^step_(\d{8,})$")
@@ -316,11 +316,11 @@ class Checkpoints:
             shutil.rmtree(leftover)
 
     def _check_recipe(self, folder: Path, manifest: dict[str, Any]) -> None:
-        if manifest["schema"] > SCHEMA:
+        if manifest["schema"] != SCHEMA:
+            age = "a newer" if manifest["schema"] > SCHEMA else "an older"
             raise ValueError(
-                f"{folder}: written by a newer version of this program (schema "
-                f"{manifest['schema']}, known are up to {SCHEMA}); update it, or start another "
-                "run folder"
+                f"{folder}: written by {age} version of this program (schema {manifest['schema']}, "
+                f"this one reads {SCHEMA}); go on with that version, or start another run folder"
             )
         if manifest["recipe_hash"] != self.recipe_hash:
             raise ValueError(

@@ -255,17 +255,18 @@ def test_a_kill_while_a_step_is_saved_again_loses_neither(
     assert names(tmp_path) == ["step_00000001"]
 
 
-def test_a_checkpoint_of_another_recipe_or_a_newer_program_is_an_error_and_stays(
+def test_a_checkpoint_of_another_recipe_or_program_is_an_error_and_stays(
     tmp_path: Path, engine: Engine, loader: TinyLoader
 ) -> None:
     path = Checkpoints(tmp_path, 1, 2, "abc").save(engine, loader, 1) / "manifest.json"
     with pytest.raises(ValueError, match="saved by another recipe"):
         Checkpoints(tmp_path, 1, 2, "xyz").resume(engine, loader)
-    manifest = {**json.loads(path.read_text()), "schema": SCHEMA + 1}
-    del manifest["sha256"]
-    path.write_text(json.dumps({**manifest, "sha256": digest_of(manifest)}))
-    with pytest.raises(ValueError, match="newer version of this program"):
-        Checkpoints(tmp_path, 1, 2, "abc").resume(engine, loader)
+    for schema, age in ((SCHEMA - 1, "an older"), (SCHEMA + 1, "a newer")):
+        manifest = {**json.loads(path.read_text()), "schema": schema}
+        del manifest["sha256"]
+        path.write_text(json.dumps({**manifest, "sha256": digest_of(manifest)}))
+        with pytest.raises(ValueError, match=f"written by {age} version of this program"):
+            Checkpoints(tmp_path, 1, 2, "abc").resume(engine, loader)
     assert names(tmp_path) == ["step_00000001"]
 
 
