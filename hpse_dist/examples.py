@@ -24,6 +24,11 @@ FILE = "examples.parquet"
 Columns = Mapping[str, np.ndarray]
 
 
+def file_on(tag: str) -> str:
+    """The file's name for frames that are called so; see `recipe.HeldOut.tag`."""
+    return f"examples_{tag}.parquet"
+
+
 def in_order(ranks: Sequence[Sequence[Columns]]) -> dict[str, np.ndarray]:
     """What `train.evaluate` kept on every rank as one column each, in the order of evaluation.
 

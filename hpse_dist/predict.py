@@ -3,6 +3,7 @@
 predictions/<file>  predictions/<ground truth>    in the layout of the protocol's own server
 predictions/<collection>_<split>/...              the same for frames that the run was not judged on
 scores.json                                       what they scored, by protocol; reports show it
+examples_<collection>_<split>.parquet             of such frames, what each example gave
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from hpse_dist.data.items import Source
 from hpse_dist.data.loader import evaluation_batches
+from hpse_dist.examples import file_on, in_order, write_examples
 from hpse_dist.feed import held_out, judged, learnt, sampling_of
 from hpse_dist.models.frozen import thawed
 from hpse_dist.protocols import Protocol, named
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import FILES, score_files, write, write_coco
+from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import FinetuneRecipe, HeldOut
 from hpse_dist.run_folder import check_data, check_folder, is_done, keep_scores
 from hpse_dist.source import fill_finished
 from hpse_dist.starting import engine_of, set_up_process, task_model
+from hpse_dist.train import evaluate
 from hpse_dist.whole_set import Arrays, Collector
 from hpse_dist.world import World
 
@@ -83,18 +89,24 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
             beside=learnt(recipe),
         )
         collector = Collector(protocol, source.collection)
-        with engine.evaluating() as whole:
-            for batch in batches:
-                collector(whole, batch)
+        kept: list[dict[str, np.ndarray]] = []
+        evaluate(engine, batches, [collector], kept)
         mine, true = collector.gathered(engine)
+        ranks = engine.gather(kept)
     finally:
         engine.close()
-    if world.is_main:
-        _kept(wanted, protocol, mine, true, folder)
+    if not world.is_main or (score := _scored(wanted, protocol, mine, true, folder)) is None:
+        return
+    if wanted.on is not None and protocol.name == recipe.protocol():  # by which metrics measure
+        score = replace(score, each=file_on(wanted.on.tag()))
+        write_examples(folder / score.each, source.collection, in_order(ranks))
+    keep_scores(folder, {wanted.name(): score})
 
 
-def _kept(wanted: Wanted, protocol: Protocol, mine: Arrays, true: Arrays, folder: Path) -> None:
-    """Write both files, score them as anybody's, and keep the figures."""
+def _scored(
+    wanted: Wanted, protocol: Protocol, mine: Arrays, true: Arrays, folder: Path
+) -> Score | None:
+    """Write both files and score them as anybody's; None where that needs a regressor."""
     names = FILES[protocol.layout]
     paths = [folder / wanted.folder() / name for name in names]
     sides = [Examples(str(path), side) for path, side in zip(paths, (mine, true), strict=True)]
@@ -105,5 +117,5 @@ def _kept(wanted: Wanted, protocol: Protocol, mine: Arrays, true: Arrays, folder
             write(protocol, side, path)
     if protocol.regressor and "joints3d" not in mine:
         log.warning("%s: not scored, that needs the regressor %s", paths[0], protocol.regressor)
-        return
-    keep_scores(folder, {wanted.name(): score_files(protocol, paths[0], paths[1])})
+        return None
+    return score_files(protocol, paths[0], paths[1])

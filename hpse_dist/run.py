@@ -27,7 +27,7 @@ from hpse_dist.data.leakage import KEY as LEAKAGE
 from hpse_dist.data.loader import Loader
 from hpse_dist.disk import write_text
 from hpse_dist.engine import Engine
-from hpse_dist.examples import FILE, in_order, write_examples
+from hpse_dist.examples import FILE, file_on, in_order, write_examples
 from hpse_dist.feed import Feed, judged, make_feed, sources_of
 from hpse_dist.guard import DataGuard, Guard
 from hpse_dist.live_probe import LiveProbe
@@ -274,7 +274,7 @@ class _Watch:
         if self.engine.world.is_main:
             whole = found.pop(protocol).figures if protocol in found else {}
             known = {n: value for n, value in (whole | means).items() if math.isfinite(value)}
-            columns, file = in_order(ranks), f"examples_{test.tag()}.parquet"
+            columns, file = in_order(ranks), file_on(test.tag())
             write_examples(self.record.folder / file, source.collection, columns)
             found[protocol] = Score(protocol, known, len(columns["sample_id"]), each=file)
             keep_scores(self.record.folder, {test.by(name): one for name, one in found.items()})

@@ -149,8 +149,12 @@ def test_a_finished_run_predicts_frames_that_it_never_heard_of(
     assert f"({found['examples']} examples)" in said
     assert found["figures"]["joint_error"] == pytest.approx(figures(folder)["joint_error"], abs=0.1)
     assert [path.name for path in (folder / "predictions").iterdir()] == ["test_test"]
+    own, each = (pq.read_table(folder / name) for name in (FILE, found["each"]))
+    for name in ("subject", "metric/joint_error"):
+        assert each[name].to_pylist() == pytest.approx(own[name].to_pylist(), nan_ok=True)
     predict(Wanted(recipe(tmp_path, whole)), World(), folder)  # its own, beside them
     assert set(scores(folder)) == {"crop-pck on test, split test", "crop-pck"}
+    assert not scores(folder)["crop-pck"]["each"], "what the run itself has kept"
     page = write_report(folder).read_text(encoding="utf-8")
     assert "crop-pck on test, split test" in page and "Measured on test, split test." in page
 

@@ -123,9 +123,8 @@ def test_results_of_coco_are_in_the_pixels_of_whole_pictures(
     protocol = PROTOCOLS["coco-keypoints"]
     mine, true = whole_set._about(collection, protocol, mine, true)
     recipe = build(FinetuneRecipe, recipe_of(tmp_path, collection, task={"name": "pose2d"}))
-    module._kept(Wanted(recipe, protocol.name), protocol, mine, true, tmp_path)
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["coco-keypoints"]["figures"]["ap"] == pytest.approx(100.0)
+    score = module._scored(Wanted(recipe, protocol.name), protocol, mine, true, tmp_path)
+    assert score is not None and score.figures["ap"] == pytest.approx(100.0)
     first = json.loads((tmp_path / "predictions" / "results.json").read_text())[0]
     x, y, side = table["crop"].to_pylist()[0]
     wanted = joints[0, 0] * side + [x, y]
