@@ -20,7 +20,15 @@ from hpse_dist.report.meanings import Metric
 from hpse_dist.report.overview import Cell, Overview, cell_name, overview
 from hpse_dist.report.runs import Study
 from hpse_dist.report.statistics import Interval
-from hpse_dist.report.tables import SourceRow, TaskTable, costs, doubles, metric, task_tables
+from hpse_dist.report.tables import (
+    SourceRow,
+    TaskTable,
+    costs,
+    doubles,
+    metric,
+    silent,
+    task_tables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +47,8 @@ class Printed:
 
 def write_tables(study: Study, folder: Path) -> list[Path]:
     """Everything that the page shows: one CSV file each, and tables.tex and tables.md; logs which
-    runs are in no table because another of their seed is."""
-    for sentence in doubles(study):
+    runs are in no table because another of their seed is, or in no mean for want of a figure."""
+    for sentence in (*doubles(study), *silent(study, task_tables(study))):
         log.warning("%s", sentence)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: rows for name, rows in csv_rows(study).items() if rows}

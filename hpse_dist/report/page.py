@@ -24,6 +24,7 @@ from hpse_dist.report.tables import (
     figure,
     gains,
     metric,
+    silent,
     spoken,
     task_tables,
 )
@@ -63,7 +64,7 @@ def render(study: Study) -> str:
         "kicker": _kicker(study),
         "answers": answers if tables or not sentence else [sentence],
         "progress": results.progress(study),
-        "warnings": [*leak_warnings(study), *doubles(study)],
+        "warnings": [*leak_warnings(study), *doubles(study), *silent(study, tables)],
         "overview": results.overview_table(whole, ink),
         "results": [results.result(table, tables, study, ink) for table in tables],
         "footing": results.FOOTING,

@@ -80,15 +80,22 @@ def judged(study: Study) -> list[Run]:
     """
     found = []
     for run in study.of_kind("finetune"):
-        figures = {run.protocol: dict(run.metrics)} if run.metrics else {}
-        for protocol, scores in run.scores.items():
-            figures[protocol] = {**scores, **figures.get(protocol, {})}
         if run.done:
-            for protocol, metrics in figures.items():
+            for protocol, metrics in _figures(run).items():
+                if not metrics:
+                    continue
                 one = replace(run, protocol=protocol, metrics=metrics)
                 if protocol != run.protocol:
                     one = replace(one, history=(), examples=run.scored.get(protocol, ""))
                 found.append(one)
+    return found
+
+
+def _figures(run: Run) -> dict[str, dict[str, float]]:
+    """What a run has figures of, by protocol: its own, of which it may lack all, and others."""
+    found = {run.protocol: dict(run.metrics)}
+    for protocol, scores in run.scores.items():
+        found[protocol] = {**scores, **found.get(protocol, {})}
     return found
 
 
@@ -165,6 +172,34 @@ def doubles(study: Study) -> list[str]:
     return told
 
 
+def silent(study: Study, tables: Sequence[TaskTable]) -> list[str]:
+    """A sentence for each source in a table with finished runs that have no figure to rank by, as
+    where they diverged: its mean is of the others, and would be worse with them."""
+    told = []
+    for table in tables:
+        what = metric(table.ranked_by)
+        for row in table.rows:
+            runs = [
+                (run, _figures(run))
+                for run in study.of_kind("finetune")
+                if (run.task, run.source, run.state) == (table.task, row.source, "done")
+                and run.settings == row.settings
+            ]
+            found = {
+                run.folder.name: figures[table.protocol]
+                for run, figures in runs
+                if table.protocol in figures
+            }
+            mute = [name for name, figures in found.items() if table.ranked_by not in figures]
+            if mute:
+                told.append(
+                    f"{row.source} on {spoken(table.task)}: {' and '.join(mute)} ended without a "
+                    f"{what.label}, as where predictions are no numbers. The mean shown is of the "
+                    f"other {len(found) - len(mute)} of {len(found)} runs: it flatters the source."
+                )
+    return told
+
+
 def _ended(runs: Sequence[Run]) -> Sequence[Run]:
     """Those that no sweep stopped early; all where none went to its end."""
     return [run for run in runs if run.state != STOPPED] or runs
@@ -176,17 +211,15 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def best_settings(runs: Sequence[Run], name: str) -> dict[int, Run]:
-    """The runs by seed of the point of the grid with the best mean, among those of most seeds; one
-    that a sweep stopped early only where none went to its end."""
-    found = list(by_settings(_ended(runs)).values())
-    most = max(len(seeds) for seeds in found)
+    """The runs by seed of the point of the grid with the best mean, among those where most seeds
+    have that figure; one that a sweep stopped early only where none went to its end."""
     sign = -1.0 if metric(name).better == "higher" else 1.0
 
-    def rank(seeds: Mapping[int, Run]) -> float:
-        mean = interval(run.metrics.get(name, math.nan) for run in seeds.values()).mean
-        return sign * mean if math.isfinite(mean) else math.inf
+    def rank(seeds: Mapping[int, Run]) -> tuple[int, float]:
+        value = interval(run.metrics.get(name, math.nan) for run in seeds.values())
+        return -value.n, sign * value.mean if value.n else math.inf
 
-    return min((seeds for seeds in found if len(seeds) == most), key=rank)
+    return min(by_settings(_ended(runs)).values(), key=rank)
 
 
 def _ordered_metrics(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -15,11 +15,13 @@ from hpse_dist.report.statistics import interval
 from hpse_dist.report.tables import (
     _task_table,
     answer,
+    best_settings,
     costs,
     doubles,
     figure,
     gains,
     metric,
+    silent,
     task_tables,
 )
 from tests.report.made_study import FINAL, make_study
@@ -196,6 +198,31 @@ def test_of_runs_of_one_seed_the_first_is_shown_and_the_others_are_named() -> No
     assert doubles(study_of(a=[1.0, 2.0], b=[3.0])) == doubles(Study("s", tried)) == []
     early = replace(twice[0], state=STOPPED)  # of no table: another went to its end
     assert doubles(Study("s", (early, *runs))) == []
+
+
+def test_finished_runs_without_a_figure_are_told() -> None:
+    """Their means would be worse with them: a source gained by diverging."""
+    study = study_of(random=[60.0, 62.0, 61.0], a=[50.0, 90.0, 51.0])
+    of_a = {run.seed: run for run in study.runs if run.source == "a"}
+    study = replace(
+        study,
+        runs=tuple(
+            replace(run, state="done", metrics={} if run is of_a[1] else run.metrics)
+            for run in study.runs
+        ),
+    )
+    (table,) = tables = task_tables(study)
+    assert table.rows[0].source == "a" and table.rows[0].metrics["pa_mpjpe"].n == 2
+    (told,) = silent(study, tables)
+    assert told.startswith("a on body mesh: a-1 ended without a PA-MPJPE")
+    assert "the other 2 of 3 runs" in told
+    assert silent(study_of(a=[1.0]), task_tables(study_of(a=[1.0]))) == []
+
+
+def test_settings_that_diverged_on_a_seed_do_not_win() -> None:
+    runs = study_of(a=[60.0, 61.0], b=[50.0, math.nan]).runs
+    tried = [replace(run, settings={"lr": 1 if run.source == "a" else 9}) for run in runs]
+    assert {run.source for run in best_settings(tried, "pa_mpjpe").values()} == {"a"}
 
 
 def test_a_figure_below_zero_has_a_minus_and_nothing_is_minus_nothing() -> None:
