@@ -69,9 +69,11 @@ class Overview:
     @property
     def counted(self) -> str:
         """What the average is over, in words."""
-        if self.shares == 1:
+        also = ["label share"] * (self.shares > 1)
+        also += ["protocol"] * (len({table.task for table in self.tables}) < self.cells)
+        if not also:
             return f"{self.cells} tasks"
-        return f"{self.cells} combinations of task and label share"
+        return f"{self.cells} combinations of {' and '.join(['task', *also])}"
 
 
 def overview(study: Study, tables: Sequence[TaskTable]) -> Overview | None:

@@ -120,6 +120,8 @@ def test_by_another_protocol_a_run_has_final_figures_alone(tmp_path: Path) -> No
     assert paired is not None and (paired.seeds, paired.people) == (2, 10)
     assert paired.difference.mean == pytest.approx(5.0)
     assert breakdowns(study, tested) and not convergence(study, tested)
+    whole = overview(study, task_tables(study))
+    assert whole is not None and whole.counted == "4 combinations of task and protocol"
     unpaired = elsewhere.rows[1].against
     assert unpaired is not None and unpaired.people == 0, "no file outside the run's folder is read"
 
