@@ -147,7 +147,8 @@ def _read_run(folder: Path, planned: Mapping[str, Any]) -> Run:
     said = folder / ("report.json" if state != STOPPED else STOPPED_FILE)
     report = _json(said) if said.is_file() else {}
     figures, rows = _numbers(report), _rows(folder / "metrics.jsonl")
-    history = [_numbers(row) for row in report.get("history", [])] or _held_out(rows)
+    told = [_numbers(row) for row in report.get("history", [])]
+    history = [row for row in told if "step" in row] or _held_out(rows)
     source = report.get("source", planned.get("source", ""))
     if isinstance(source, Mapping):
         source = source.get("name", "")
@@ -277,7 +278,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             row = parsed_json(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if "step" in _numbers(row):
             rows.append(row)
     return rows
 

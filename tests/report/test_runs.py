@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpse_dist.report import write_report
 from hpse_dist.report.runs import read_run, read_study
 from tests.report.made_study import make_finetuning, make_pretraining, make_study
 
@@ -67,6 +68,18 @@ def test_a_torn_line_and_figures_that_are_none_are_left_out(tmp_path: Path) -> N
     run = make_finetuning(tmp_path / "run", "random", 0, 70.0)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 2, "loss": 3.0}\n{"st')
     assert [dict(row) for row in read_run(run).training] == [{"step": 1}, {"step": 2, "loss": 3.0}]
+
+
+@pytest.mark.parametrize("step", ["true", "1e309", "1" + 400 * "0", '"1"', "null"])
+def test_a_row_without_a_step_is_left_out(tmp_path: Path, step: str) -> None:
+    run = make_finetuning(tmp_path / "run", "random", 0, 70.0)
+    row = f'{{"step": {step}, "loss": 1.0, "pa_mpjpe": 70.0}}'
+    (run / "metrics.jsonl").write_text(f'{row}\n{{"step": 2, "loss": 3.0}}\n')
+    report = json.dumps(json.loads((run / "report.json").read_text()) | {"history": ["ROW"]})
+    (run / "report.json").write_text(report.replace('"ROW"', row))
+    found = read_run(run)
+    assert (len(found.training), found.history) == (1, ())
+    assert write_report(run).is_file()
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:
