@@ -5,8 +5,8 @@ Arrays by name, one row to an example:
     joints3d (N, J, 3 or 4)  metres; the fourth number, of ground truth, is above 0 where known
     vertices (N, V, 3)       metres; with vertices_known (N,) where some have none
     joints2d (N, J, 2 or 3)  0..1 of the crop; the third number as above
-    label (N,), probability (N, K)      classes
-    part_map (N, H, W)       body part of each pixel, 0 the background
+    label (N,), probability (N, K)      classes, from 0; 0..1 of each
+    part_map (N, H, W)       body part of each pixel 0..255, 0 the background
     vertex (N, P)            dense pose: the body's vertex at each point; -1 none, or no point
     part (N, P), mask (N, H, W)         part of each point, pixels of the person
     id, sequence, person (N,) text, time, image, score, area (N,)
@@ -27,6 +27,8 @@ _DIMENSIONS = {
     **dict.fromkeys(("probability", "vertex", "part"), 2),
     **dict.fromkeys(("label", "id", "image", "score", "vertices_known"), 1),
 }
+_RANGES = {"label": (0, 2**31 - 1), "probability": (0, 1), "part_map": (0, 255)}
+_ROUNDING = 1e-3  # what a softmax of 16 bits has beyond 1
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,12 @@ def _check(where: str, arrays: dict[str, np.ndarray]) -> None:
 def _check_numbers(where: str, name: str, array: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
     if array.dtype.kind not in "biufU" or (array.dtype.kind == "U") != (name in TEXT):
         raise ValueError(f"{where}: {name} holds {array.dtype}, which it cannot be")
+    if name in _RANGES and array.size:
+        low, high = _RANGES[name]
+        if array.min() < low - _ROUNDING or array.max() > high + _ROUNDING:
+            raise ValueError(
+                f"{where}: {name} must be {low} to {high}, found {array.min():g} to {array.max():g}"
+            )
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     bad = ~np.isfinite(array)

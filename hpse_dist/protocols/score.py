@@ -192,7 +192,7 @@ def _classes(predicted: Examples, true: Examples) -> dict[str, float]:
     label = torch.from_numpy(true["label"].astype(np.int64))
     if "probability" in predicted:
         probability = _double(predicted["probability"])
-        if int(label.max()) >= probability.shape[1] or int(label.min()) < 0:
+        if int(label.max()) >= probability.shape[1]:
             raise ValueError(
                 f"{predicted.where}: probabilities of {probability.shape[1]} classes, and "
                 f"{true.where} has class {int(label.max())}"

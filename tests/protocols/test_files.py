@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -429,6 +430,27 @@ def test_classes_are_scored_from_probabilities_or_labels() -> None:
             Examples("mine", {"probability": chances}),
             Examples("truth", {"label": np.array([0, 1, 2, 3])}),
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "sentence"),
+    [
+        ("label", -1, "label must be 0 to 2147483647, found -1 to 2"),
+        ("probability", 7.5, "probability must be 0 to 1, found 0 to 7.5"),  # logits
+        ("probability", -0.5, "probability must be 0 to 1, found -0.5 to 1"),
+        ("part_map", -1, "part_map must be 0 to 255, found -1 to 4"),
+        ("part_map", 10**9, "part_map must be 0 to 255, found 0 to 1e+09"),
+    ],
+)
+def test_classes_and_parts_beyond_their_range_are_one_sentence(
+    name: str, wrong: float, sentence: str
+) -> None:
+    """In tables of classes they would count for another one, or take all memory."""
+    for side in made(PROTOCOLS["part-pixels" if name == "part_map" else "classes"]):
+        if name in side:
+            side[name].flat[0] = wrong
+            with pytest.raises(ValueError, match=re.escape(f"{side.where}: {sentence}")):
+                side.taken(np.arange(len(side)))
 
 
 def test_joints_in_a_picture_by_hand() -> None:
