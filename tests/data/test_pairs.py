@@ -12,8 +12,10 @@ import pytest
 
 from hpse_dist.data.crops import CollectionConfig, Pictures, prepare_frame
 from hpse_dist.data.descriptors import covisibility, pose_distances, surface_cells
+from hpse_dist.data.mining.made import MadePerson, made_frames
 from hpse_dist.data.pairs import POSE, VIEW, PairsConfig, mine, pair_counts, view_weight
 from hpse_dist.data.shards import FRAME_SCHEMA
+from hpse_dist.geometry.boxes import iou
 from hpse_dist.records import FrameRecord
 from tests.data import made_rig
 
@@ -116,15 +118,62 @@ def test_time_gaps_are_spread_log_uniformly():
     assert gaps.min() < 0.25 and gaps.max() > 2.7
 
 
-def test_pairs_stay_in_their_split_and_shard(records):
-    whole = table(records)
-    split = pa.array(["val" if i % 2 else "train" for i in range(len(records))])
-    mixed = whole.set_column(whole.schema.get_field_index("split"), "split", split)
-    for pair in mine(mixed, ALL).to_pylist():
-        assert (pair["a"] - pair["b"]) % 2 == 0
+def test_pairs_stay_in_their_split_sequence_and_shard(records):
+    whole, names = table(records), pa.array(["train", "val"] * (len(records) // 2))
+    for column in ("split", "sequence"):
+        mixed = whole.set_column(whole.schema.get_field_index(column), column, names)
+        found = mine(mixed, ALL)
+        assert {*found["kind"].to_pylist()} == {VIEW, POSE}
+        for pair in found.to_pylist():
+            assert (pair["a"] - pair["b"]) % 2 == 0, column
     shards = [i // 20 for i in range(len(records))]
     for pair in mine(table(records, shards), ALL).to_pylist():
         assert pair["a"] // 20 == pair["b"] // 20
+
+
+@pytest.mark.parametrize("both_orders", [True, False])
+def test_pairs_lie_shard_after_shard_and_each_order_after_the_other(records, both_orders):
+    shards = [3 - i // 20 for i in range(len(records))]
+    pairs = mine(table(records, shards), dataclasses.replace(ALL, both_orders=both_orders))
+    places = [
+        (shards[pair["a"]], pair["kind"], pair["a"] > pair["b"], sorted((pair["a"], pair["b"])))
+        for pair in pairs.to_pylist()
+    ]
+    assert places == sorted(places)
+    assert len({place[:3] for place in places}) == 4 * 2 * (1 + both_orders)
+
+
+def test_a_shards_pairs_are_its_own():
+    """Whatever lies beside it: poses and surfaces are read from the middle of the table."""
+    frames = made_frames([MadePerson(6, 30), MadePerson(5, 20), MadePerson(1, 40)])
+    shards = np.repeat([0, 1, 2], [180, 100, 40])
+    place = frames.schema.get_field_index("shard")
+    frames = frames.set_column(place, frames.schema.field(place), pa.array(shards, pa.int32()))
+    alone = [mine(frames.filter(shards == shard), ALL) for shard in range(3)]
+    assert mine(frames, ALL).equals(pa.concat_tables(alone).replace_schema_metadata())
+
+
+def test_cross_view_pairs_are_of_one_millisecond():
+    rig = made_frames([MadePerson(12, 9, gap_s=0.002)])
+    assert {pair["time_gap_s"] for pair in of_kind(mine(rig, ALL), VIEW)} == {0.0}
+
+
+def test_joints_in_the_picture_are_held_to_the_rule_of_joints():
+    frames = made_frames([MadePerson(1, 30)])
+    kinds = pa.array(["joints2d"] * 30)
+    frames = frames.set_column(frames.schema.get_field_index("pose_kind"), "pose_kind", kinds)
+    config = dataclasses.replace(ALL, pose_distance=(0, 5), silhouette_distance=(5, 9))
+    distances = mine(frames, config)["pose_distance"].to_numpy()
+    assert len(distances) > 20 and (distances < 5).all()
+
+
+def test_one_camera_at_one_moment_is_one_view(records):
+    """Two crops of a person from one picture, which a detector may well give."""
+    twice = [record for record in records[:3] for _ in range(2)]
+    config = dataclasses.replace(ALL, view_angle_deg=(0, 90), both_orders=False)
+    found = of_kind(mine(table(twice), config), VIEW)
+    assert len(found) == 3 * 2 * 2
+    assert all(twice[pair["a"]].camera != twice[pair["b"]].camera for pair in found)
 
 
 def test_people_without_a_name_pair_along_their_track_only(records):
@@ -166,12 +215,36 @@ def test_same_table_same_pairs_in_any_row_order(records):
     assert not mine(frames, dataclasses.replace(ALL, seed=1)).equals(once)
 
 
-def test_least_overlap_of_surfaces(records):
-    overlaps = [pair["overlap"] for pair in of_kind(mine(table(records), ALL), VIEW)]
-    limit = float(np.median(overlaps))
-    some = of_kind(mine(table(records), dataclasses.replace(ALL, min_view_overlap=limit)), VIEW)
-    assert 0 < len(some) < len(overlaps) or limit == max(overlaps)
-    assert all(pair["overlap"] >= limit - 1e-6 for pair in some)
+def test_least_overlap_of_surfaces():
+    rig = made_frames([MadePerson(12, 3)])  # the nearer two cameras, the more do both see
+    overlaps = [pair["overlap"] for pair in of_kind(mine(rig, ALL), VIEW)]
+    fewest, limit, most = np.unique(overlaps)[[0, len(np.unique(overlaps)) // 2, -1]]
+    assert fewest < limit < most
+    some = of_kind(mine(rig, dataclasses.replace(ALL, min_view_overlap=float(limit))), VIEW)
+    kept = [overlap for overlap in overlaps if overlap >= limit]
+    assert sorted(pair["overlap"] for pair in some) == sorted(kept)
+
+
+def test_a_surface_that_is_not_known_drops_no_pair():
+    rig = made_frames([MadePerson(12, 1)])
+    surfaces = rig["surface"].to_pylist()
+    surfaces[6] = None
+    place = rig.schema.get_field_index("surface")
+    rig = rig.set_column(place, "surface", pa.array(surfaces, pa.binary()))
+    kept = of_kind(mine(rig, dataclasses.replace(ALL, min_view_overlap=1.0)), VIEW)
+    assert kept == [pair for pair in of_kind(mine(rig, ALL), VIEW) if 6 in (pair["a"], pair["b"])]
+    assert {pair["overlap"] for pair in kept} == {None}
+
+
+def test_overlap_is_of_surfaces_where_they_are_known_and_else_of_boxes():
+    config = dataclasses.replace(ALL, pose_distance=(0, 9))
+    rig, video = (made_frames([MadePerson(cameras, 9)]) for cameras in (3, 1))
+    found = of_kind(mine(rig, config), POSE)
+    assert {pair["overlap"] for pair in found} == {1.0}  # a camera sees one half at all times
+    boxes = np.array(video["box"].to_pylist())
+    found = of_kind(mine(video, config), POSE)
+    overlaps = [iou(boxes[pair["a"]], boxes[pair["b"]]) for pair in found]
+    assert [pair["overlap"] for pair in found] == pytest.approx(overlaps) and max(overlaps) < 1
 
 
 def test_no_frames_and_lone_frames(records):

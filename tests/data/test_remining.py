@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,6 +136,11 @@ def test_nothing_left_says_which_rule_removed_how_much(
     with pytest.raises(ValueError, match=r"angle above 11 270.*are kept as they were"):
         write_pairs(Collection.open(folder), narrow)
     assert Collection.open(folder).pairs.equals(before)
+    for other in ("max_view_per_moment", "max_pose_per_frame"):  # of one kind alone
+        before = write_pairs(Collection.open(folder), PairsConfig(**{other: 0})).pairs
+        with pytest.raises(ValueError, match="are kept as they were"):
+            write_pairs(Collection.open(folder), replace(narrow, **{other: 0}))
+        assert Collection.open(folder).pairs.equals(before)
 
 
 def test_no_candidates_at_all_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

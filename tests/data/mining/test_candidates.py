@@ -19,7 +19,8 @@ def test_small_pieces_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     config = PairsConfig(max_view_per_moment=9, max_per_subject=200)
     whole = mine(frames, config)
     monkeypatch.setattr(candidates, "AT_ONCE", 70)  # a moment of 12 cameras has 66
-    assert mine(frames, config).equals(whole)
+    again = mine(frames, config)
+    assert again.equals(whole) and pair_counts(again) == pair_counts(whole)
     shard = Frames(frames, Names.of(frames), np.arange(frames.num_rows))
     views = [len(pairs) for pairs, _ in candidates.view_candidates(shard, config)]
     poses = [len(pairs) for pairs in candidates.pose_candidates(shard, config)]
@@ -39,6 +40,8 @@ def test_a_crowded_moment_is_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None
     views = table.filter(table["kind"].to_numpy() == VIEW)
     used = np.concatenate([views["a"].to_numpy(), views["b"].to_numpy()])
     assert len(np.unique(used[used < 100])) > 90, "every camera has a part in it"
+    apart = (views["b"].to_numpy() - views["a"].to_numpy())[views["b"].to_numpy() < 100]
+    assert apart.max() > 50, "not neighbours alone"
 
 
 def test_a_gap_takes_the_frame_nearest_to_it() -> None:
@@ -51,6 +54,17 @@ def test_a_gap_takes_the_frame_nearest_to_it() -> None:
     gaps = pairs["time_gap_s"].to_numpy()[pairs["a"].to_numpy() % 3 == 0]
     assert len(gaps) == 400
     assert (gaps < 1.5).mean() == pytest.approx(np.log(1.5 / 0.9) / np.log(2.1 / 0.9), abs=0.08)
+
+
+def test_gaps_on_the_limits_count_however_times_are_rounded() -> None:
+    """0.4 - 0.1 is more than 0.3, and 0.5 - 0.2 is less."""
+    frames = made_frames([MadePerson(1, 60, gap_s=0.1)])
+    config = PairsConfig(
+        time_gap_s=(0.3, 0.5), pose_distance=(0, 9), max_pose_per_frame=8, both_orders=False
+    )
+    pairs = mine(frames, config)
+    steps = pairs["b"].to_numpy() - pairs["a"].to_numpy()
+    assert np.bincount(steps).tolist() == [0, 0, 0, 57, 56, 55]
 
 
 def test_frames_that_can_be_in_no_pair_are_counted() -> None:

@@ -80,6 +80,23 @@ def test_nothing_is_over_its_cap_and_all_is_counted(rigs: pa.Table, cap: str) ->
         assert pair_counts(table)["pose"] == pair_counts(free)["pose"]
 
 
+def test_caps_go_from_narrow_to_wide(rigs: pa.Table) -> None:
+    """The other way round the narrow one takes from what the wide one has left: fewer stay."""
+    both = dataclasses.replace(FREE, max_per_camera_pair=5, max_per_subject=20)
+    # the small rig has 4 pairs of cameras
+    assert owners(rigs, mine(rigs, both), VIEW) == {"person00000": 20, "person00001": 4 * 5}
+
+
+def test_strangers_whose_tracks_have_one_name_are_two_people() -> None:
+    """A track lives in its sequence."""
+    videos = made_frames([MadePerson(1, 60), MadePerson(1, 60)])
+    for name, value in (("subject", ""), ("track", "0")):
+        column = pa.array([value] * 120)
+        videos = videos.set_column(videos.schema.get_field_index(name), name, column)
+    found = owners(videos, mine(videos, dataclasses.replace(FREE, max_per_subject=7)), POSE)
+    assert found == {"": 2 * 7}
+
+
 def test_a_cap_keeps_the_spread_of_angles_and_gaps(rigs: pa.Table) -> None:
     free = mine(rigs, FREE)
     for seed in range(3):
