@@ -128,7 +128,31 @@ def test_what_must_be_on_the_disk_before_is_there_or_nothing_is(
     assert names(tmp_path) == ["step_00000001"]
 
 
+def test_all_of_it_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+    tmp_path: Path, engine: Engine, loader: TinyLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves a name without what it names."""
+    done: list[int | str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(handle: int) -> None:
+        done.append(os.fstat(handle).st_ino)
+        sync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    path = Checkpoints(tmp_path, 1, 1, "abc").save(engine, loader, 1)
+    now = done.index("renamed")
+    assert {*done[:now]} >= {each.stat().st_ino for each in [*path.iterdir(), path]}
+    assert done[now + 1 :] == [tmp_path.stat().st_ino]
+
+
 def test_random_states_are_plain_values() -> None:
+    np.random.randn(), random.gauss(0, 1)  # numpy and Python draw two and keep one
     state = json.loads(json.dumps(random_state()))
     a = torch.randn(2), np.random.randn(3), random.gauss(0, 1)
     set_random_state(state)
@@ -181,6 +205,20 @@ def test_every_byte_of_the_manifest_counts(
     assert problem_of(path.parent) is None
 
 
+def test_a_manifest_of_another_shape_is_a_broken_one(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    path = Checkpoints(tmp_path, 1, 1, "abc").save(engine, loader, 1) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    for about in (None, {}):
+        forged = {**manifest, "files": {"random-00000.json": about}}
+        path.write_text(json.dumps({**forged, "sha256": digest_of(forged)}))
+        assert "not readable" in (problem_of(path.parent) or "")
+    path.write_text("[]")
+    assert "not readable" in (problem_of(path.parent) or "")
+
+
 def _read(path: Path) -> object:
     try:
         return json.loads(path.read_bytes())
@@ -223,10 +261,29 @@ def test_debris_of_a_kill_is_cleared(tmp_path: Path, engine: Engine, loader: Tin
     assert names(tmp_path) == ["step_00000001"]
 
 
-@pytest.mark.parametrize(("killed_in", "step"), [("rename", "saving"), ("rmtree", "removing")])
-def test_a_kill_while_a_step_is_saved_again_loses_neither(
+def test_what_could_not_be_removed_before_is_in_nobodys_way(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 1, "abc")
+    checkpoints.save(engine, loader, 1)
+    (tmp_path / ".removing_step_00000001").mkdir()
+    (tmp_path / ".removing_step_00000001" / "held").touch()
+    checkpoints.save(engine, loader, 2)
+    assert names(tmp_path) == ["step_00000002"]
+
+
+@pytest.mark.parametrize(
+    ("killed_in", "doomed", "cursor"),
+    [
+        ("rename", "step_00000001", 0),  # both are there: the one that has the name
+        ("rename", ".saving_step_00000001", 32),
+        ("rmtree", ".removing_step_00000001", 32),
+    ],
+)
+def test_a_kill_while_a_step_is_saved_again_leaves_one(
     killed_in: str,
-    step: str,
+    doomed: str,
+    cursor: int,
     tmp_path: Path,
     engine: Engine,
     loader: TinyLoader,
@@ -238,7 +295,7 @@ def test_a_kill_while_a_step_is_saved_again_loses_neither(
     loader.load_state_dict({"epoch": 0, "cursor": 32})
 
     owner = Path if killed_in == "rename" else shutil
-    real, doomed = getattr(owner, killed_in), f".{step}_step_00000001"
+    real = getattr(owner, killed_in)
 
     def killed(path: Path, *rest: Any, **options: Any) -> Any:
         if path.name == doomed and path.exists():
@@ -251,7 +308,7 @@ def test_a_kill_while_a_step_is_saved_again_loses_neither(
             checkpoints.save(engine, loader, 1)
     again = TinyLoader(World())
     assert Checkpoints(tmp_path, 1, 1, "abc").resume(engine, again) == 1
-    assert again.state_dict() == {"epoch": 0, "cursor": 32}
+    assert again.state_dict() == {"epoch": 0, "cursor": cursor}
     assert names(tmp_path) == ["step_00000001"]
 
 
@@ -314,6 +371,21 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert loader.cursor == 0
     got = engine.full_state_dict()
     assert all(torch.equal(want[name], got[name]) for name in want)
+
+
+def test_a_checkpoint_is_none_before_all_ranks_have_written_theirs(
+    tmp_path: Path, engine: Engine, loader: TinyLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 2, "abc")
+    checkpoints.begin(engine, loader, 1)
+    mine = next(thread for thread in threading.enumerate() if thread.name == "checkpoint")
+    mine.join()
+    with monkeypatch.context() as another:
+        another.setattr(engine, "any_rank", lambda flag: True)
+        checkpoints.settle(engine)
+        assert names(tmp_path) == [".saving_step_00000001"]
+    checkpoints.settle(engine)
+    assert names(tmp_path) == ["step_00000001"]
 
 
 def test_a_disk_that_is_full_for_a_while_does_not_end_a_run(
@@ -393,6 +465,31 @@ def test_going_back_takes_the_newest_early_enough_or_the_oldest(
     for step in (4, 6):
         checkpoints.save(engine, loader, step)
     assert checkpoints.go_back(engine, 1) == 2, "the oldest"
+
+
+def test_names_of_more_digits_come_after_those_of_fewer(
+    tmp_path: Path, engine: Engine, loader: TinyLoader
+) -> None:
+    checkpoints = Checkpoints(tmp_path, 1, 1, "abc")
+    for step in (99_999_999, 100_000_000):
+        checkpoints.save(engine, loader, step)
+    assert names(tmp_path) == ["step_100000000"]
+    assert checkpoints.resume(engine, loader) == 100_000_000
+
+
+def test_a_store_that_fails_while_a_run_resumes_is_one_sentence(
+    tmp_path: Path, engine: Engine, loader: TinyLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to all ranks, or they would wait for the main one's choice."""
+    checkpoints = Checkpoints(tmp_path, 1, 1, "abc")
+    flip_a_byte(checkpoints.save(engine, loader, 1) / "state-00000.safetensors")
+
+    def stale(*_: object) -> Path:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "store")
+
+    monkeypatch.setattr(Path, "rename", stale)
+    with pytest.raises(ValueError, match="Stale file handle: 'store'"):
+        checkpoints.resume(engine, loader)
 
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:
