@@ -116,7 +116,7 @@ def estimate(runs: Sequence[PlannedRun]) -> dict[str, Estimate]:
     known = _finished(sorted(outs))
     found = {}
     for run in runs:
-        like = known.get(_size(run.kind, to_dict(run.recipe)), [])
+        like = known.get(_size(to_dict(run.recipe)), [])
         if like:
             per_step = statistics.median(report["seconds"] / report["steps"] for report in like)
             memory = max(report.get("cost", {}).get("memory_mb", 0.0) for report in like)
@@ -135,18 +135,18 @@ def _finished(outs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     for done in sorted(marks):
         report = _json(done.with_name("report.json"))
         if report.get("seconds") and report.get("steps"):
-            size = _size(report.get("kind", ""), read_yaml(done.with_name("recipe.yaml")))
+            size = _size(read_yaml(done.with_name("recipe.yaml")))
             found.setdefault(size, []).append(report)
     return found
 
 
-def _size(kind: str, recipe: Mapping[str, Any]) -> str:
+def _size(recipe: Mapping[str, Any]) -> str:
     """Runs of one size do the same arithmetic in a step on as many workers of one engine."""
     machine = recipe.get("machine", {})
     about = {key: recipe.get(key) for key in SIZED_BY}
     about |= {key: machine.get(key) for key in ("workers", "micro_batch", "engine")}
     foreign = str(recipe.get("source", "")).partition(":")
-    return digest({"kind": kind, "weights": foreign[2], **about})
+    return digest({"weights": foreign[2], **about})
 
 
 def _modelled(recipe: PretrainRecipe | FinetuneRecipe) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hpse_dist.report.runs import RESTART_S, STOPPED_FILE, state_of
 from hpse_dist.run_folder import held
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import StudyMachine, StudyRecipe
-from hpse_dist.study_state import Budget, describe, estimate, free_finished, state
+from hpse_dist.study_state import Budget, _time, describe, estimate, free_finished, state
 from tests.data.made_collection import made_collection
 
 RECIPE = """
@@ -92,6 +93,7 @@ def test_a_folder_of_another_recipe_is_refused(study: StudyRecipe) -> None:
     changed = replace(first, recipe=replace(first.recipe, steps=7))
     word, said = state(changed)
     assert word == "refused" and "different in steps; give this one another name" in said
+    assert said in describe([changed])[0]
 
 
 def test_a_source_made_anew_refuses_what_was_tuned_from_the_old_one(study: StudyRecipe) -> None:
@@ -102,6 +104,8 @@ def test_a_source_made_anew_refuses_what_was_tuned_from_the_old_one(study: Study
     (first.folder / "card.json").write_text(json.dumps({"recipe_hash": "another"}))
     word, said = state(tuned)
     assert word == "refused" and "before that was made anew by another recipe" in said
+    (first.folder / "card.json").unlink()
+    assert state(tuned)[0] == "done", "what was made of a source that is gone still counts"
 
 
 def test_a_run_on_data_made_anew_since_is_refused(study: StudyRecipe, tmp_path: Path) -> None:
@@ -136,12 +140,50 @@ def test_estimates_come_from_runs_of_the_same_size(study: StudyRecipe) -> None:
     assert "done" in lines[1] and "80 s" in lines[2] and "1.2 GB  after 1" in lines[2]
 
 
+def test_estimates_are_the_middle_of_their_like_in_any_study(study: StudyRecipe) -> None:
+    tuned = plan(study)[2]
+    several = replace(tuned.recipe.machine, engine="ddp", micro_batch=16)
+    tuned = replace(tuned, recipe=replace(tuned.recipe, machine=several))
+    beside = study.folder().with_name("another")
+    for number, (seconds, memory) in enumerate(((40.0, 10.0), (50.0, 30.0), (900.0, 20.0))):
+        like = replace(tuned, folder=(beside if number else study.folder()) / f"like{number}")
+        finish(like, seconds=seconds, cost={"memory_mb": memory})
+    found = estimate([tuned])[tuned.name]
+    assert (found.seconds, found.memory_mb) == (50.0, 30.0)
+    assert found.basis.startswith("3 finished runs of the same size")
+    for change in (
+        {"machine": replace(several, workers=2)},
+        {"source": "timm:other"},
+        {"global_batch": 64},
+    ):
+        unlike = replace(tuned, recipe=replace(tuned.recipe, **change))
+        assert "no finished run" in estimate([unlike])[tuned.name].basis, change
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (math.nan, "-"),
+        (89.0, "89 s"),
+        (600.0, "10 min"),
+        (5400.0, "1.5 h"),
+        (864000.0, "10 days"),
+    ],
+)
+def test_times_are_as_rough_as_estimates(seconds: float, text: str) -> None:
+    assert _time(seconds) == text
+
+
 def test_a_modelled_estimate_grows_with_the_encoder(study: StudyRecipe) -> None:
     run = plan(study)[1]
     encoder = replace(run.recipe.encoder, dim=256)
     larger = replace(run, recipe=replace(run.recipe, encoder=encoder))
     small, large = (estimate([each])[run.name] for each in (run, larger))
     assert 3 < large.seconds / small.seconds < 4.5 and large.memory_mb > small.memory_mb
+    fp32 = replace(run, recipe=replace(run.recipe, precision="fp32"))
+    assert estimate([fp32])[run.name].memory_mb > small.memory_mb
+    pairs = plan(study)[0]
+    assert estimate([pairs])[pairs.name].seconds == 2 * small.seconds, "two pictures to a sample"
     foreign = replace(run, recipe=replace(run.recipe, source="timm:resnet50"))
     assert "none for timm:resnet50" in estimate([foreign])[run.name].basis
     assert " - " in describe([foreign])[0] + " "
@@ -154,9 +196,14 @@ def test_budgets_say_why_nothing_more_is_started(study: StudyRecipe) -> None:
         return Budget(replace(study, machine=replace(study.machine, **machine)), runs).refusal()
 
     assert refusal() is None and refusal(hours=1.0, failures=1, disk_gb=1.0) is None
-    assert "machine.hours=1e-12, is used up" in str(refusal(hours=1e-12))
+    slow = Budget(replace(study, machine=replace(study.machine, hours=2.0)), runs)
+    slow.began -= 1.9 * 3600
+    assert slow.refusal() is None
+    slow.began -= 0.1 * 3600
+    assert "the time budget, machine.hours=2, is used up" in str(slow.refusal())
     study.folder().mkdir(parents=True)
     (study.folder() / "big").write_bytes(b"x" * 5000)
+    (study.folder() / "gone").symlink_to("nowhere")  # as a file that a run removes meanwhile
     said = str(refusal(disk_gb=1e-6))
     assert "machine.disk_gb=1e-06: raise it, or remove what is not needed of" in said
     assert str(study.folder()) in said
