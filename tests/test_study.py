@@ -95,6 +95,17 @@ def test_fine_tuning_runs_are_the_recipe_with_few_changes(values: dict, tmp_path
     assert found.source == str(tmp_path / "old run")
 
 
+def test_sources_that_are_there_are_folders_under_the_root_or_words(
+    values: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPSE_ROOT", str(tmp_path))
+    values["sources"] |= {"near": {"run": "runs/old"}, "theirs": {"run": "timm:vit_small"}}
+    runs = {run.name: run.recipe for run in plan(build(StudyRecipe, values))}
+    for arm, source in (("near", str(tmp_path / "runs/old")), ("theirs", "timm:vit_small")):
+        recipe = runs[f"{arm}-mesh-seed0"]
+        assert isinstance(recipe, FinetuneRecipe) and recipe.source == source
+
+
 def test_the_plan_is_the_same_each_time_and_starts_nothing(values: dict, tmp_path: Path) -> None:
     study = build(StudyRecipe, values)
     assert plan(study) == plan(study)
@@ -106,6 +117,11 @@ def test_seeds_interleave_sources(values: dict) -> None:
     names = [run.name for run in plan(build(StudyRecipe, values)) if run.kind == "finetune"]
     assert all("seed0" in name for name in names[:5])
     assert all("seed3" in name for name in names[5:])
+    values["tasks"]["other"] = values["tasks"]["mesh"]
+    names = [run.name for run in plan(build(StudyRecipe, values)) if run.kind == "finetune"]
+    assert [name.partition("-")[2] for name in names[::5]] == [
+        *("mesh-seed0", "mesh-seed3", "other-seed0", "other-seed3")
+    ]
 
 
 def test_label_fractions_are_an_axis(values: dict, tmp_path: Path) -> None:
@@ -122,6 +138,8 @@ def test_label_fractions_are_an_axis(values: dict, tmp_path: Path) -> None:
         assert (run.label_fraction == 0.05) == ("labels5-" in run.name)
     rows = json.loads((write_plan(study, plan(study)) / "plan.json").read_text())["runs"]
     assert "label_fraction" not in rows[0] and rows[2]["label_fraction"] == 0.05
+    few = plan(build(StudyRecipe, values | {"label_fractions": [0.001, 0.005]}))
+    assert few[2].name == "random-mesh-labels0.1-seed0" and few[7].name.endswith("labels0.5-seed0")
 
 
 def test_the_plan_is_written_for_the_report(values: dict, tmp_path: Path) -> None:
@@ -129,6 +147,7 @@ def test_the_plan_is_written_for_the_report(values: dict, tmp_path: Path) -> Non
     folder = write_plan(study, plan(study))
     document = json.loads((folder / "plan.json").read_text())
     assert (document["study"], document["baseline"]) == ("study", "random")
+    assert (document["runs"][0]["name"], document["runs"][0]["seed"]) == ("completion", 4)
     assert document["runs"][2] == {
         "name": "random-mesh-seed0",
         "kind": "finetune",
@@ -199,6 +218,8 @@ def test_the_grid_is_an_axis_with_stable_names(values: dict) -> None:
 def test_keys_of_one_last_part_are_told_apart(values: dict) -> None:
     grid = {"encoder.name": ["vit_s"], "task.name": ["body_mesh"], "optim.clip": [1.0]}
     names = [run.name for run in plan(build(StudyRecipe, values | {"grid": grid}))]
+    switch = plan(build(StudyRecipe, values | {"grid": {"encoder_frozen": [True, False]}}))
+    assert switch[2].name == "random-mesh-encoder_frozenTrue-seed0"
     assert "random-mesh-encoder.namevit_s-task.namebody_mesh-clip1-seed0" in names
 
 
@@ -209,6 +230,7 @@ def test_an_arm_may_start_from_an_arm(values: dict, tmp_path: Path) -> None:
         "third": {"pretrain": str(tmp_path / "mae.yaml"), "starts_from": "second"},
         "second": {"pretrain": recipe, "starts_from": "completion", "overrides": ["steps=5"]},
         **values["sources"],
+        "fourth": {"pretrain": recipe, "starts_from": "second", "overrides": ["steps=6"]},
         "tuned": {"pretrain": recipe, "starts_from": "found"},
     }
     runs = {run.name: run for run in plan(build(StudyRecipe, values))}
@@ -218,6 +240,7 @@ def test_an_arm_may_start_from_an_arm(values: dict, tmp_path: Path) -> None:
     assert runs["completion-second"].after == ("completion",)
     assert runs["completion-second"].recipe.source == str(runs["completion"].folder)
     assert runs["third-mesh-seed0"].after == ("mae-third",)
+    assert runs["completion-fourth"].after == ("completion-second",)
     assert runs["completion-tuned"].after == ()
     assert runs["completion-tuned"].recipe.source == str(tmp_path / "old run")
     assert names.count("completion") == 1

@@ -137,6 +137,13 @@ def test_freihand_of_exact_and_of_lost_hands() -> None:
     assert (
         curve_area(true + 9, true).tolist() == f_score(true + 9, true, 15.0).tolist() == [0.0] * 2
     )
+    rounded = true.clone()
+    rounded[..., 0] += 5e-8  # metres, left of an alignment
+    assert curve_area(rounded, true).tolist() == [100.0] * 2
+    two = torch.tensor([[[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]])
+    on_the_limit = two + torch.tensor([[[0.005, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    for a, b in ((two, on_the_limit), (on_the_limit, two)):
+        assert f_score(a, b, 5.0).tolist() == [50.0], "a point on the limit is not nearer"
     on_the_last = true.clone()
     on_the_last[..., 0] += 0.049999
     assert curve_area(on_the_last, true).tolist() == pytest.approx([100 * 0.5 / 99] * 2)
@@ -259,6 +266,18 @@ def test_someone_missed_and_someone_made_up_lower_the_precision() -> None:
     assert average_precision(missed)["ap"] == pytest.approx(100 * 91 / 101)
     made_up = [*exact[:4], Matches(np.zeros((2, 0)), np.array([0.99, 0.95]))]
     assert average_precision(made_up)["ap"] == pytest.approx(80.0)
+
+
+def test_twenty_predictions_of_a_picture_count() -> None:
+    """COCO's limit: the surest, whatever their order; the rest might as well not be there."""
+    rng = np.random.default_rng(7)
+    tables, scores = [rng.uniform(size=(30, 14)) for _ in range(4)], [rng.uniform(size=30)] * 4
+    given = average_precision([Matches(t, s) for t, s in zip(tables, scores, strict=True)])
+    surest = np.argsort(-scores[0])[:20]
+    wanted = published.average_precision(
+        [table[surest] for table in tables], [scores[0][surest]] * 4, np.linspace(0.5, 0.95, 10)
+    )
+    assert given["ap"] == pytest.approx(wanted, abs=1e-6) and 5 < wanted < 95
 
 
 def test_geodesic_point_similarity() -> None:

@@ -19,6 +19,9 @@ def test_joints_are_measured_by_the_persons_side() -> None:
     torch.testing.assert_close(joint_error(mine, true, known), torch.tensor([5.625]))
     assert pck(mine, true, known, 0.05).tolist() == [50.0]
     assert pck(mine, true, known, 0.1).tolist() == [100.0]
+    square = torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
+    on_the_limit = square + torch.tensor([0.25, 0.0])
+    assert pck(on_the_limit, square, known[:, :2], 0.25).tolist() == [100.0]
 
 
 def test_a_picture_without_joints_has_no_figure() -> None:
@@ -36,6 +39,7 @@ def test_part_iou_is_the_mean_over_parts_in_sight() -> None:
     assert math.isnan(found[1])
     assert part_iou(mine[:1], torch.clamp(true[:1], max=1), 3).tolist() == pytest.approx([100 / 6])
     torch.testing.assert_close(person_iou(mine, true), torch.tensor([100 * 4 / 6, 0.0]))
+    assert person_iou(true[1:], true[1:]).isnan().all(), "nobody is there, and nobody was found"
 
 
 def test_share_of_counts_among_its_own() -> None:
