@@ -87,7 +87,7 @@ def pa_mpjpe(predicted: Tensor, true: Tensor, known: Tensor | None = None) -> Te
     enough = counted.sum(dim=1) >= 3
     weights = torch.where(enough[:, None], counted, True).double()
     # A joint that is not counted may hold anything, NaN included; it must not touch the alignment.
-    true = torch.where(counted[..., None], true, predicted)
+    predicted, true = (side.where(counted[..., None], 0.0) for side in (predicted, true))
     distance = _distances(align(predicted, true, weights), true)
     return _masked_mean(distance, counted & enough[:, None]).to(kind)
 

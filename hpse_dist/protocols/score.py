@@ -144,7 +144,7 @@ def _joints(
             f"{protocol.regressor}"
         )
     labelled = _meshes_known(examples)
-    joints = torch.einsum("jv,nvc->njc", matrix, vertices.where(labelled[:, None, None], 0.0))
+    joints = torch.einsum("jv,nvc->njc", matrix, vertices)
     return joints, labelled[:, None].expand(joints.shape[:2]).to(joints.dtype)
 
 
@@ -157,7 +157,8 @@ def _meshes(protocol: Protocol, predicted: Examples, true: Examples) -> tuple[Te
                 f"protocol {protocol.name} compares meshes of {wanted}"
             )
     known = _meshes_known(true)[:, None, None]  # another's vertices may be anything, NaN too
-    return _double(predicted["vertices"]), _double(true["vertices"]).where(known, 0.0)
+    mine, there = (_double(side["vertices"]).where(known, 0.0) for side in (predicted, true))
+    return mine, there
 
 
 def _meshes_known(examples: Examples) -> Tensor:
@@ -171,7 +172,7 @@ def _hand(protocol: Protocol, predicted: Examples, true: Examples) -> Figures:
     mine, _ = _joints(protocol, predicted, None)
     there, seen = _joints(protocol, true, None)
     whole, labelled = (seen > 0).all(1), _meshes_known(true)  # a hand is fitted whole or not at all
-    joints = mine, there.where(whole[:, None, None], 0.0)
+    joints = [side.where(whole[:, None, None], 0.0) for side in (mine, there)]
     mesh = _meshes(protocol, predicted, true)
     fitted = hand.freihand_align(*joints), hand.freihand_align(*mesh)
     of_joints = {
@@ -228,7 +229,7 @@ def _pixels(protocol: Protocol, predicted: Examples, true: Examples) -> Figures:
             f"{predicted.where}: {mine.shape[1]} joints, and {true.where} has {there.shape[1]}"
         )
     known = there[..., 2] > 0 if there.shape[2] == 3 else torch.ones_like(there[..., 0]) > 0
-    mine, there = mine[..., :2], there[..., :2].where(known[..., None], 0.0)
+    mine, there = mine[..., :2], there[..., :2]
     return {
         "joint_error": joint_error(mine, there, known),
         "pck_005": pck(mine, there, known, 0.05),
@@ -241,7 +242,7 @@ def _found(figures: dict[str, float], both: int, people: int, predictions: int) 
     f1 = 2 * both / (people + predictions)
     found = {"f1": 100 * f1}
     for name, of in (("nmje", "mpjpe"), ("nmve", "pve")):
-        if of in figures and f1 > 0:
+        if of in figures:
             found[name] = figures[of] / f1
     return found
 

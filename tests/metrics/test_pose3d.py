@@ -62,6 +62,9 @@ def test_unknown_joints_do_not_count() -> None:
     known[:, 5] = 0
     assert torch.equal(mpjpe(guess, true, known), torch.zeros(6))
     assert pa_mpjpe(guess, true, known).max() < 1e-3
+    guess[:, 5] = torch.nan  # nor does it take the other joints with it
+    assert torch.equal(mpjpe(guess, true, known), torch.zeros(6))
+    assert pa_mpjpe(guess, true, known).max() < 1e-3
 
 
 def test_examples_without_labels_are_nan_and_the_others_untouched() -> None:

@@ -115,6 +115,21 @@ def test_hands_without_a_label_are_not_judged(tmp_path: Path) -> None:
     assert set(score(protocol, mine, none).figures) == {"joint_aligned", "joint_auc"}
 
 
+@pytest.mark.parametrize("name", ["freihand", "synthetic-hand"])
+def test_what_truth_does_not_know_a_prediction_may_leave_out(name: str) -> None:
+    mine, true = (dict(side.arrays) for side in made(PROTOCOLS[name]))
+    true["vertices_known"] = mine["vertices_known"] = np.array([1, 1, 0, 1, 1, 1])
+    mine["vertices"][2] = np.nan
+    true["joints3d"][4, :, 3] = 0.0
+    mine["joints3d"] = np.concatenate((mine["joints3d"], true["joints3d"][..., 3:]), -1)
+    mine["joints3d"][4, :, :3] = np.nan
+    for figure, value in score(
+        PROTOCOLS[name], Examples("mine", mine), Examples("truth", true)
+    ).figures.items():
+        best = 100.0 if METRICS[figure].better == "higher" else 0.0
+        assert value == pytest.approx(best, abs=1e-4), figure
+
+
 def test_a_hand_without_a_mesh_counts_in_no_figure_of_meshes() -> None:
     protocol = PROTOCOLS["synthetic-hand"]
     mine, true = made(protocol)
@@ -170,7 +185,8 @@ def test_joints_of_a_mesh_need_the_regressor_and_its_hash_is_kept(tmp_path: Path
     both = [Examples("", {"vertices": side}) for side in (mine, true)]
     regressor = Regressor.read(tmp_path / "regressor.npy")
     first = score(protocol, *(side.taken(np.array([0])) for side in both), regressor).figures
-    other = Examples("", {"vertices": true, "vertices_known": np.array([1, 0])})
+    half = np.where([[[True]], [[False]]], true, np.nan)
+    other = Examples("", {"vertices": half, "vertices_known": np.array([1, 0])})
     assert score(protocol, both[0], other, regressor).figures == pytest.approx(first)
     with pytest.raises(ValueError, match=r"needs joints of h36m17, or --regressor with J_"):
         score_files(protocol, *paths)
@@ -451,6 +467,16 @@ def test_classes_and_parts_beyond_their_range_are_one_sentence(
             side[name].flat[0] = wrong
             with pytest.raises(ValueError, match=re.escape(f"{side.where}: {sentence}")):
                 side.taken(np.arange(len(side)))
+
+
+def test_a_part_that_is_nowhere_in_truth_is_a_wrong_one() -> None:
+    true, mine = (np.array([[row]]) for row in ([1, 2, 0, 0], [1, 5, 0, 5]))
+    sides = (Examples("", {"part_map": side}) for side in (mine, true))
+    figures = score(PROTOCOLS["part-pixels"], *sides).figures
+    assert figures == pytest.approx({"part_iou": (100 + 0) / 2, "person_iou": 100 * 2 / 3})
+    turned = Examples("mine", {"part_map": mine.reshape(1, 2, 2)})
+    with pytest.raises(ValueError, match=r"mine: part maps of \(2, 2\) pixels, and t has \(1, 4\)"):
+        score(PROTOCOLS["part-pixels"], turned, Examples("t", {"part_map": true}))
 
 
 def test_joints_in_a_picture_by_hand() -> None:
