@@ -179,7 +179,7 @@ def steps_to(
         if not math.isfinite(over):
             continue
         if over <= 0:
-            if before is None or before[1] <= over:
+            if before is None:
                 return float(step)
             return before[0] + (step - before[0]) * before[1] / (before[1] - over)
         before = (float(step), over)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def test_the_t_interval_is_scipys(rng: np.random.Generator) -> None:
 def test_seeds_that_agree_to_the_last_digit_leave_no_doubt() -> None:
     assert interval([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 2, 0.0)
     assert interval([0.0, 0.0]).p == 1.0
+    assert interval([2.0, 2.0]).excludes_zero and not interval([0.0, 0.0]).excludes_zero
 
 
 def test_a_paired_difference_is_scipys_paired_test(rng: np.random.Generator) -> None:
@@ -101,6 +103,43 @@ def test_both_ways_by_hand() -> None:
     half = stats.t.ppf(0.975, 2) * error
     assert (found.low, found.high) == pytest.approx((1 - half, 1 + half))
     assert found.p == pytest.approx(2 * stats.t.sf(1 / error, 2)) and found.n == 3
+
+
+def test_both_ways_of_unequal_units_with_gaps(rng: np.random.Generator) -> None:
+    """Three seeds, four people with one to three examples, some not measured."""
+    people = np.array(["a", "b", "b", "c", "c", "c", "d"])
+    places = np.unique(people, return_inverse=True)[1]
+    both = 0
+    for _ in range(10):
+        values = rng.normal(size=(3, 7)) + 2 * rng.normal(size=(3, 1)) + rng.normal(size=4)[places]
+        values[0, 1] = values[1, 4] = math.nan
+        known = np.argwhere(np.isfinite(values)).tolist()
+        units = [((seed, people[example]), values[seed, example]) for seed, example in known]
+        seeds, persons = (_variance([(key[way], value) for key, value in units]) for way in (0, 1))
+        crossed = seeds + persons - _variance(units)
+        both += crossed > max(seeds, persons)
+        half = stats.t.ppf(0.975, 2) * math.sqrt(max(crossed, seeds, persons))
+        mean = np.nanmean(values)
+        found = crossed_interval(values, people)
+        assert (found.low, found.high) == pytest.approx((mean - half, mean + half))
+    assert both > 0
+
+
+def _variance(units: list[tuple[Any, float]]) -> float:
+    """Of the mean of numbers with the cluster that each is in."""
+    mean = np.mean([value for _, value in units])
+    sums: dict[Any, float] = {}
+    for key, value in units:
+        sums[key] = sums.get(key, 0.0) + value - mean
+    count = len(sums)
+    return count / (count - 1) * sum(each**2 for each in sums.values()) / len(units) ** 2
+
+
+def test_examples_that_were_not_measured_are_left_out(rng: np.random.Generator) -> None:
+    values, clusters = rng.normal(size=12), np.repeat(np.arange(4), 3)
+    whole = np.append(values, [math.nan, math.inf]), np.append(clusters, [0, 9])
+    assert clustered_interval(*whole) == clustered_interval(values, clusters)
+    assert bootstrap_interval(*whole, draws=50) == bootstrap_interval(values, clusters, draws=50)
 
 
 def test_one_seed_or_one_person_leaves_the_other_way(rng: np.random.Generator) -> None:
@@ -197,6 +236,7 @@ def test_area_under_a_curve_of_logarithmic_steps() -> None:
     # linear in log steps from 8 to 4: mean 6, whatever the points between
     assert area_under([10, 100, 1000], [8.0, 6.0, 4.0]) == pytest.approx(6.0)
     assert math.isnan(area_under([10], [1.0]))
+    assert area_under([0, 10, 1000], [9.0, 4.0, 4.0]) == pytest.approx(4.0)  # step 0 has no place
 
 
 def test_labels_to_match_on_a_known_line(rng: np.random.Generator) -> None:
@@ -212,6 +252,12 @@ def test_labels_to_match_on_a_known_line(rng: np.random.Generator) -> None:
     assert math.log10(found.latest / found.share) == pytest.approx(half / 20, rel=0.02)
     score = labels_to_match(shares, -line - noise, np.full(4, -70.0), "higher")
     assert score == found
+
+
+def test_labels_to_match_at_a_share_that_was_run() -> None:
+    """Where the line bends."""
+    found = labels_to_match([0.01, 0.05, 1.0], np.array([[100.0, 70.0, 60.0]]), np.array([70.0]))
+    assert found.share == pytest.approx(0.05, rel=1e-9)
 
 
 def test_labels_that_never_suffice_and_that_always_do() -> None:
