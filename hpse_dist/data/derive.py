@@ -78,7 +78,7 @@ def merge(
         importer=importers[0] if len(importers) == 1 else "merged",
         licence="; ".join(licences),
         commercial=all(part["commercial"] is True for part in parts),
-        citation="; ".join(dict.fromkeys(part["citation"] for part in parts)),
+        citation="; ".join(dict.fromkeys(part["citation"] for part in parts if part["citation"])),
         joint_set=collections[0].manifest["joint_set"],
         details={"parts": parts},
     )

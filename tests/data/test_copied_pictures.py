@@ -54,6 +54,24 @@ def test_pictures_of_every_part_are_bit_identical(whole: Collection, tmp_path: P
     ]
 
 
+def test_jpeg_is_decoded_for_a_collection_of_raw_pictures(
+    whole: Collection, tmp_path: Path
+) -> None:
+    records = [
+        replace(record, subject="s9", sequence="s9", split="train")
+        for record in made_rig.frames(1, moments=1, cameras=1)
+    ]
+    config = replace(whole.config, image_mode="raw")
+    raw = write_collection(tmp_path / "raw", records, config, made_rig.PROVENANCE)
+    both = merge([raw, whole], tmp_path / "both")
+    assert both.verify() == [] and both.config.image_mode == "raw"
+    images = [
+        one.read(one.frames["sample_id"].to_pylist(), ["image"])["image"]
+        for one in (raw, whole, both)
+    ]
+    assert np.array_equal(np.concatenate(images[:2]), images[2])
+
+
 def test_what_is_no_jpeg_is_not_stored(tmp_path: Path) -> None:
     spec = beton.ShardSpec(crop_px=16)
     row = {"sample_id": np.array(0), "image": np.zeros(0, np.uint8)}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hpse_dist.data import derive
 from hpse_dist.data.bodies import check_body
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
-from hpse_dist.data.derive import merge, split, subset
+from hpse_dist.data.derive import keys_and_values, merge, split, subset
 from hpse_dist.data.leakage import compare, guard
 from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.data.publish import write_manifest
@@ -27,18 +29,25 @@ FREE = made_rig.PROVENANCE
 LAB = replace(FREE, importer="lab", licence="research only", commercial=False, citation="a paper")
 
 
+CONFIG = CollectionConfig(
+    crop_px=32, label_px=16, min_side_px=20, frames_per_shard=8, image_mode="raw"
+)
+
+
 def made(
-    folder: Path, subjects: dict[int, str], provenance: Provenance = FREE, labels: bool = True
+    folder: Path,
+    subjects: dict[int, str],
+    provenance: Provenance = FREE,
+    labels: bool = True,
+    **changes: Any,
 ) -> Collection:
-    """Subjects by number with their splits."""
+    """Subjects by number with their splits; changes: of the config."""
     records = []
     for record in made_rig.frames(max(subjects) + 1, moments=3, cameras=2, labels=labels):
         number = int(record.subject[1:])
         if number in subjects:
             records.append(replace(record, split=subjects[number]))
-    config = CollectionConfig(
-        crop_px=32, label_px=16, min_side_px=20, frames_per_shard=8, image_mode="raw"
-    )
+    config = replace(CONFIG, **changes)
     return write_pairs(write_collection(folder, records, config, provenance), PairsConfig())
 
 
@@ -49,7 +58,8 @@ def splits(collection: Collection) -> dict[str, set[str]]:
     return found
 
 
-def test_a_subset_keeps_everything_of_the_frames_it_keeps(tmp_path):
+def test_a_subset_keeps_everything_of_the_frames_it_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr(derive, "_CHUNK", 5)
     whole = made(tmp_path / "whole", {0: "train", 1: "train", 2: "val"}, LAB)
     part = subset(whole, tmp_path / "part", {"subject": ("s1", "s2"), "camera": ("cam0", "cam1")})
     assert part.num_frames == 12 and part.verify() == []
@@ -65,6 +75,8 @@ def test_a_subset_keeps_everything_of_the_frames_it_keeps(tmp_path):
     assert whole.frames.take(old).drop_columns(dropped) == part.frames.drop_columns(dropped)
     assert part.manifest["pairs"]["config"] == whole.manifest["pairs"]["config"]
     assert part.pairs.num_rows > 0
+    with pytest.raises(ValueError, match="track or split, found time"):
+        subset(whole, tmp_path / "none", {"time": ("0.0",)})
     with pytest.raises(ValueError, match="no frame of subject s9"):
         subset(whole, tmp_path / "none", {"subject": ("s9",)})
     with pytest.raises(ValueError, match="exists already"):
@@ -72,46 +84,107 @@ def test_a_subset_keeps_everything_of_the_frames_it_keeps(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "part"}
 
 
+def test_a_frame_that_lacks_labels_lacks_them_still(tmp_path):
+    records = list(made_rig.frames(1, moments=4, cameras=2))
+    for record in records[::2]:
+        record.labels, record.intrinsics, record.split = {}, None, "train"
+    whole = write_collection(tmp_path / "whole", records, CONFIG, FREE)
+    part = subset(whole, tmp_path / "part", {"subject": ("s0",)})
+    assert part.frames == whole.frames and part.rejects.num_rows == 0
+    assert part.frames["has_body"].to_pylist() == [False, True] * 4
+
+
+def test_labels_that_a_collection_left_out_are_another_ones(tmp_path):
+    """Which labels are kept is said of one importing, not of what is made of its collection."""
+    records = list(made_rig.frames(2, moments=2, cameras=2))
+    config = replace(CONFIG, labels=("parts",))
+    few = write_collection(tmp_path / "few", records[:4], config, FREE)
+    both = merge([few, made(tmp_path / "all", {1: "train"})], tmp_path / "both")
+    assert "joints3d" not in few.fields and "joints3d" in both.fields and both.config.labels == ()
+
+
+def test_keys_may_be_given_twice_and_need_values():
+    found = keys_and_values(["test=a,b", "val=c", "test=d"])
+    assert found == {"test": ("a", "b", "d"), "val": ("c",)}
+    for text in ("test", "test="):
+        with pytest.raises(ValueError, match=f"needed as key=value,value, found '{text}'"):
+            keys_and_values([text])
+
+
 def test_merging_one_dataset_never_trains_on_a_held_out_subject(tmp_path):
     one = made(tmp_path / "one", {0: "train", 1: "train"})
-    two = made(tmp_path / "two", {1: "val", 2: "train"})
+    two = write_pairs(
+        made(tmp_path / "two", {0: "test", 1: "val", 2: "train"}), PairsConfig(seed=3)
+    )
     both = merge([one, two], tmp_path / "both")
-    assert splits(both) == {"s0": {"train"}, "s1": {"val"}, "s2": {"train"}}
+    assert splits(both) == {"s0": {"test"}, "s1": {"val"}, "s2": {"train"}}
     assert both.num_frames == 18 and both.verify() == []
+    assert both.manifest["pairs"]["config"] == one.manifest["pairs"]["config"]
     reasons = set(both.rejects["reason"].to_pylist())
-    assert reasons == {"its subject is in split val of another collection, here it is in train"}
+    assert reasons == {
+        f"its subject is in split {where} of another collection, here it is in train"
+        for where in ("test", "val")
+    }
     again = merge([one, made(tmp_path / "copy", {0: "train"})], tmp_path / "again")
     assert again.num_frames == 12
     assert set(again.rejects["reason"].to_pylist()) == {"in an earlier collection already"}
 
 
-def test_namesakes_are_not_merged_into_one_person(tmp_path):
+@pytest.mark.parametrize("named", [{"subject": "s0"}, {"subject": "", "track": "s0"}])
+def test_namesakes_are_not_merged_into_one_person(tmp_path, named):
     """Two own rigs, or synthetic people of two seeds: same names, moments and cameras."""
-    one = made(tmp_path / "one", {0: "train"})
     records = list(made_rig.frames(2, moments=3, cameras=2))
-    elsewhere = [replace(r, subject="s0", sequence="s0-q0") for r in records if r.subject == "s1"]
-    repainted = [replace(r, image=255 - r.image) for r in records if r.subject == "s0"]
-    for name, frames in (("elsewhere", elsewhere), ("repainted", repainted)):
-        other = write_collection(tmp_path / name, frames, one.config, FREE)
+    people = [
+        [replace(r, sequence="s0-q0", split="train", **named) for r in person]
+        for person in (records[:6], records[6:])
+    ]
+    one = write_collection(tmp_path / "one", people[0], CONFIG, FREE)
+    repainted = [replace(r, image=255 - r.image) for r in people[0]]
+    for name, frames in (("elsewhere", people[1]), ("repainted", repainted)):
+        other = write_collection(tmp_path / name, frames, CONFIG, FREE)
         with pytest.raises(ValueError, match=f"{name}: s0 of s0-q0 is another, or elsewhere, than"):
             merge([one, other], tmp_path / "both")
     assert not (tmp_path / "both").exists()
 
 
+def test_one_person_twice_is_no_namesake(tmp_path):
+    """Labelled a little otherwise, compressed once more, or in another sequence."""
+    one = made(tmp_path / "one", {0: "train"})
+    records = [replace(r, split="train") for r in made_rig.frames(1, moments=3, cameras=2)]
+    moved, away = ([tuple(edge + by for edge in r.box) for r in records] for by in (1, 30))
+    others = {
+        "relabelled": [replace(r, box=box) for r, box in zip(records, moved, strict=True)],
+        "recompressed": [replace(r, image=r.image ^ 3) for r in records],
+        "later": [
+            replace(r, box=box, sequence="s0-q1") for r, box in zip(records, away, strict=True)
+        ],
+    }
+    counts = [
+        merge(
+            [one, write_collection(tmp_path / name, frames, CONFIG, FREE)], tmp_path / f"{name} too"
+        ).num_frames
+        for name, frames in others.items()
+    ]
+    assert counts == [12, 6, 12]
+
+
 def test_merging_datasets_keeps_people_licences_and_labels_apart(tmp_path):
-    free = made(tmp_path / "free", {0: "train"}, labels=False)
+    free = made(tmp_path / "free", {0: "train"}, labels=False, frames_per_shard=4)
     lab = made(tmp_path / "lab", {0: "val", 1: "train"}, LAB)
     both = merge([free, lab], tmp_path / "both")
     assert splits(both) == {"made/s0": {"train"}, "lab/s0": {"val"}, "lab/s1": {"train"}}
     manifest = both.manifest
     assert manifest["commercial"] is False and manifest["importer"] == "merged"
     assert manifest["licence"] == "free: CC0-1.0; lab: research only"
+    assert manifest["citation"] == "nobody; a paper"
     assert [part["name"] for part in manifest["details"]["parts"]] == ["free", "lab"]
     assert "joints3d" in both.fields  # which the first shards' frames do not carry
     assert both.frames["has_body"].to_pylist() == [False] * 6 + [True] * 12
     found = compare(both, made(tmp_path / "test", {1: "test"}, LAB), ("subjects",))
     assert found.subjects == 1  # known under its own name
-    deeper = merge([both, made(tmp_path / "more", {5: "train"})], tmp_path / "deeper")
+    more = made(tmp_path / "more", {5: "train"}, replace(FREE, citation=""))
+    deeper = merge([more, both], tmp_path / "deeper")
+    assert deeper.manifest["citation"] == manifest["citation"]
     assert set(splits(deeper)) == {"made/s0", "lab/s0", "lab/s1", "made/s5"}
     assert len(deeper.manifest["details"]["parts"]) == 3
 
@@ -152,6 +225,37 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
         )
     with pytest.raises(ValueError, match="two collections or more"):
         merge([one], tmp_path / "both")
+    for number, (key, value) in enumerate((("crop_px", 48), ("box_scale", 1.5), ("label_px", 32))):
+        other = made(tmp_path / str(number), {1: "train"}, **{key: value})
+        with pytest.raises(
+            ValueError, match=f"{number}: {key} is {value}, of .*; prepare one again"
+        ):
+            merge([one, other], tmp_path / "both")
+    record = next(made_rig.frames(1, moments=1, cameras=1))
+    record.labels = {"joints2d": record.labels["joints2d"][:17]}
+    other = write_collection(tmp_path / "other", [replace(record, subject="s9")], CONFIG, FREE)
+    with pytest.raises(ValueError, match="other: joints2d is "):
+        merge([one, other], tmp_path / "both")
+
+
+def test_people_without_names_are_merged_once_and_split_by_sequence(tmp_path):
+    """Two in each picture of two films, where only box and time tell frames apart."""
+    boxes = {record.subject: record.box for record in made_rig.frames(2, moments=1, cameras=1)}
+    records = [
+        replace(
+            record, subject="", sequence=film, source=film, split="train", box=boxes[record.subject]
+        )
+        for record in made_rig.frames(2, moments=3, cameras=1)
+        for film in ("walk", "run")
+    ]
+    whole = write_collection(tmp_path / "whole", records, CONFIG, FREE)
+    walk = subset(whole, tmp_path / "walk", {"sequence": ("walk",)})
+    both = merge([walk, whole], tmp_path / "both")
+    assert both.num_frames == whole.num_frames == 12
+    assert both.rejects["reason"].to_pylist() == ["in an earlier collection already"] * 6
+    apart = split(whole, tmp_path / "apart", {"val": ("walk",)})
+    columns = (apart.frames[name].to_pylist() for name in ("sequence", "split"))
+    assert {*zip(*columns, strict=True)} == {("walk", "val"), ("run", "train")}
 
 
 def test_a_collection_of_before_a_label_was_known_is_read(tmp_path):
