@@ -18,6 +18,7 @@ from hpse_dist.report.examples import read_examples
 from hpse_dist.report.export import csv_rows, latex, markdown, printed
 from hpse_dist.report.learning import LabelCurve, convergence, label_studies, spreads
 from hpse_dist.report.overview import headline, overview
+from hpse_dist.report.results import overview_table
 from hpse_dist.report.runs import Study, read_run, read_study
 from hpse_dist.report.statistics import Interval, LabelsNeeded
 from hpse_dist.report.tables import answer, task_tables
@@ -54,6 +55,17 @@ def test_the_average_gap_is_the_mean_of_all_cells(study: Study) -> None:
     first, second = headline(found, 0)
     assert first.startswith("good wins over 6 combinations of task and label share: on average")
     assert "sure beyond chance" in first and second == "good has the lowest error in 6 of these 6."
+
+
+def test_the_best_of_every_cell_is_marked(study: Study) -> None:
+    whole = overview(study, task_tables(study))
+    table = overview_table(whole, dict.fromkeys(("random", "good", "bad"), ""))
+    assert table is not None and len(table["rows"]) == 6
+    for row in table["rows"]:
+        marked = [cell["best"] for cell in row["cells"]]
+        assert [name for (name, _), best in zip(table["columns"], marked, strict=True) if best] == [
+            "good"
+        ]
 
 
 def test_sources_are_compared_on_the_same_people(study: Study) -> None:
