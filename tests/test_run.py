@@ -440,3 +440,14 @@ def test_collections_of_other_joints_are_refused_before_the_start(
         named = {part: {"name": "pose2d"}, "collections": uses}
         with pytest.raises(ValueError, match=r"joints are own24, of .* smpl24; they do not mix"):
             check_fields(build(kind, recipe_of(tmp_path, collection, **named)))
+
+
+def test_crops_of_two_sizes_are_refused_before_the_start(
+    tmp_path: Path, collection: Collection
+) -> None:
+    shutil.copytree(collection.folder, tmp_path / "other")
+    config = {**collection.manifest["config"], "crop_px": 32}
+    write_manifest(tmp_path / "other", {**collection.manifest, "config": config})
+    uses = [{"path": str(folder)} for folder in (collection.folder, tmp_path / "other")]
+    with pytest.raises(ValueError, match=r"other: its crops have 32 pixels, those .* do not mix"):
+        check_fields(pretraining(tmp_path, collection, collections=uses))
