@@ -105,9 +105,15 @@ class Classify(Task):
     def _label(self, batch: Batch) -> Tensor:
         """(B,) labelled class; looked at on the CPU only, a GPU stops at a wrong one."""
         label = batch["label"]
-        if at_hand(label) and len(label) and int(label.max()) >= self.config.num_classes:
+        if not at_hand(label) or not len(label):
+            return label
+        if int(label.max()) >= self.config.num_classes:
             raise ValueError(
                 f"label: a picture has class {int(label.max())} and the recipe says num_classes "
                 f"{self.config.num_classes}; set it to the collection's (its manifest names them)"
+            )
+        if int(label.min()) < 0:
+            raise ValueError(
+                "label: a picture of the collection has no class; prepare it without such pictures"
             )
         return label
