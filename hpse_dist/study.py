@@ -250,6 +250,12 @@ def _check_folders(runs: tuple[PlannedRun, ...]) -> None:
     owners: dict[Path, PlannedRun] = {}
     for run in runs:
         other = owners.setdefault(run.folder, run)
+        alike = run.kind == "finetune" and (run.source, run.task) == (other.source, other.task)
+        if other is not run and alike:
+            raise ConfigError(
+                f"study: two runs of {run.path} would be in {run.folder}: values of the grid, or "
+                "label fractions, that are one number; leave one of them out"
+            )
         if other is not run:
             raise ConfigError(
                 f"study: {run.path} and {other.path} both make {run.folder}; give one another name"

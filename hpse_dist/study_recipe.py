@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,20 @@ from hpse_dist.config import check_name
 from hpse_dist.recipe import located
 
 PLANNED = ("name", "seed", "source", "source_name", "label_fraction")  # the plan's own keys
+_SET = ("name", "seed", "source", "source_name", "machine.workers", "machine.out")  # in every run
+
+
+def check_overrides(section: str, overrides: Sequence[str], varied: Collection[str]) -> None:
+    """ValueError where an override of fine-tuning would be undone by what the plan itself sets.
+
+    section: where they stand; varied: the keys that are tried in several values, as a grid's.
+    """
+    for key in (text.partition("=")[0] for text in overrides):
+        if key in (*_SET, *varied):
+            whose = "what is varied" if key in varied else "the plan's own"
+            raise ValueError(
+                f"{section}: {key} is {whose}, so setting it would change nothing; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,11 @@ class StudySource:
         if (self.overrides or self.starts_from) and self.pretrain is None:
             raise ValueError(
                 "overrides and starts_from change a pre-training recipe; name one under pretrain"
+            )
+        if self.starts_from and any(text.startswith("source=") for text in self.overrides):
+            raise ValueError(
+                f"starts_from ({self.starts_from}) and an override of source both say what the "
+                "pre-training starts from; keep one of them"
             )
 
 
@@ -108,6 +128,8 @@ class StudyRecipe:
                 )
             if not values:
                 raise ValueError(f"grid: {key} has no values; give at least one")
+        varied = [*self.grid, *(["label_fraction"] if self.label_fractions else [])]
+        check_overrides("overrides", self.overrides, varied)
 
     def folder(self) -> Path:
         return located(self.machine.out) / self.name

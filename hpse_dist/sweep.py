@@ -25,7 +25,13 @@ from hpse_dist.report.meanings import METRICS
 from hpse_dist.report.runs import STOPPED, STOPPED_FILE, SWEEP_FILE
 from hpse_dist.report.tables import metric
 from hpse_dist.study import PlannedRun, plan
-from hpse_dist.study_recipe import PLANNED, StudyMachine, StudyRecipe, StudySource
+from hpse_dist.study_recipe import (
+    PLANNED,
+    StudyMachine,
+    StudyRecipe,
+    StudySource,
+    check_overrides,
+)
 
 UNFINISHED = "unfinished"
 RANKING = [name for name, what in METRICS.items() if what.better]
@@ -135,6 +141,8 @@ class SweepRecipe:
                     f"space: {key} is the sweep's own or decides no result; name hyper-parameters "
                     "such as optim.lr"
                 )
+        for name, one in self.rounds.items():
+            check_overrides(f"rounds.{name}.overrides", one.overrides, self.space)
 
     def folder(self) -> Path:
         return located(self.machine.out) / self.name

@@ -185,13 +185,36 @@ def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None
         ({"grid": {"machine.workers": [1, 2]}}, "decides no result"),
         ({"grid": {"optim.lr": []}}, "optim.lr has no values"),
         ({"grid": {"optim.rate": [1]}}, "unknown key 'rate'"),
-        ({"grid": {"optim.lr": ["3e-4", 0.0003]}}, "give one another name"),
+        ({"grid": {"optim.lr": ["3e-4", 0.0003]}}, r"lr0\.0003-seed0: values .* are one number"),
+        ({"label_fractions": [0.5, 0.5]}, r"labels50-seed0: values .* are one number"),
+        ({"overrides": ["seed=7"]}, "overrides: seed is the plan's own"),
+        ({"overrides": ["steps=7", "machine.out=x"]}, "overrides: machine.out is the plan's own"),
+        (
+            {"overrides": ["optim.lr=1"], "grid": {"optim.lr": [1, 2]}},
+            "overrides: optim.lr is what is varied",
+        ),
+        (
+            {"overrides": ["label_fraction=1"], "label_fractions": [0.5]},
+            "overrides: label_fraction is what is varied",
+        ),
         ({"machine": {"hours": 0}}, "hours must be above 0"),
     ],
 )
 def test_what_cannot_be_planned_is_said(values: dict, change: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         plan(build(StudyRecipe, values | change))
+
+
+def test_one_share_of_the_labels_may_be_an_override(values: dict) -> None:
+    runs = plan(build(StudyRecipe, values | {"overrides": ["label_fraction=0.25"]}))
+    assert isinstance(runs[-1].recipe, FinetuneRecipe) and runs[-1].recipe.label_fraction == 0.25
+
+
+def test_two_starts_of_one_arm_are_refused(values: dict) -> None:
+    arm = values["sources"]["completion"] | {"starts_from": "found", "overrides": ["source=a"]}
+    values["sources"]["tuned"] = arm
+    with pytest.raises(ConfigError, match=r"sources\.tuned: starts_from \(found\) and an override"):
+        build(StudyRecipe, values)
 
 
 def test_two_recipes_for_one_folder_are_refused(values: dict, tmp_path: Path) -> None:

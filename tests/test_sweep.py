@@ -88,6 +88,10 @@ def test_the_best_of_each_source_go_on_and_what_was_stopped_only_after_them(tmp_
         ({"space": {"optim.lr": {"low": 1e-2, "high": 1e-4}}}, "low must be above 0 and below"),
         ({"space": {"optim.lr": {"low": 1e-2}}}, "give either values, or low and high"),
         ({"space": {"source": {"values": ["random"]}}}, "space: source is the sweep's own"),
+        (
+            {"rounds": {"a": {"recipe": str(POSE2D), "overrides": ["optim.lr=1"]}}},
+            "rounds.a.overrides: optim.lr is what is varied",
+        ),
         ({"samples": 0}, "samples must be at least 1"),
         ({"baseline": "none"}, "baseline must be one of the sources random, completion"),
         ({"rounds": {}}, "at least one source, one round and one key"),
