@@ -53,15 +53,17 @@ def _carry_out(
 def _run(run: PlannedRun, debug: bool) -> str | None:
     """Carry out one run; the sentence of its error is kept in its folder, as a worker's is."""
     forget_final(run.folder)
+    said = None
     try:
         run_target(run.target, _alone(run.recipe), World(), run.folder)
     except Exception as error:
         if debug:
             raise
+        said = sentence(error)
         if read_final(run.folder) is None:
-            write_final(run.folder, 0, Final(type(error).__name__, sentence(error)))
+            write_final(run.folder, 0, Final(type(error).__name__, said))
     final = read_final(run.folder)
-    return final.sentence if final else None
+    return final.sentence if final else said
 
 
 def _alone(recipe: Any) -> Any:

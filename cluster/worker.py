@@ -17,7 +17,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def sentence(error: BaseException) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return one_line(f"{place}{error.strerror}")
     text = one_line(str(error))
-    if isinstance(error, ValueError) and text:
+    if isinstance(error, (ValueError, FinalError)) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -107,10 +107,12 @@ def run_target(target: str, recipe: Any, world: World, folder: Path, **also: Any
 
 
 def write_final(folder: Path, rank: int, final: Final) -> None:
-    """Write down a final error so that a reader never sees half of it."""
+    """Write down a final error so that a reader never sees half of it. On a disk without a byte
+    left it stays unwritten: whoever raised it carries the sentence too."""
     path = _final_path(folder, rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({"kind": final.kind, "sentence": final.sentence}))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"kind": final.kind, "sentence": final.sentence}))
 
 
 def read_final(folder: Path) -> Final | None:

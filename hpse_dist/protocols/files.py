@@ -193,7 +193,7 @@ def _write_3dpw(examples: Examples, folder: Path) -> None:
             turns = np.tile(np.eye(3), (*shape, len(_ORIENTED), 1, 1))
             turns[person, frame] = _in_camera(examples["rotations"][rows])[:, _ORIENTED]
             table["orientations"] = turns.tolist()
-        with (split / f"{name}.pkl").open("wb") as file:
+        with whole_file(split / f"{name}.pkl") as draft, draft.open("wb") as file:
             pickle.dump(table, file, protocol=2)
 
 

@@ -52,6 +52,21 @@ def test_a_users_error_is_final_and_keeps_its_sentence(tmp_path: Path) -> None:
     assert read_final(tmp_path) is None
 
 
+def test_a_disk_without_a_byte_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went wrong is said by the error itself where it cannot be written down."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cluster.worker.write_text", full)
+    with pytest.raises(FinalError) as raised:
+        run_target(SAY, ConfigError("global_batch 7 must divide"), World(), tmp_path)
+    assert sentence(raised.value) == "global_batch 7 must divide"
+    assert read_final(tmp_path) is None
+
+
 def test_a_crash_is_not_final(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="lost a peer"):
         run_target(SAY, RuntimeError("lost a peer"), World(), tmp_path)
