@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ def run_command(
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to go on", FAILED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return FAILED
         if options.debug:
             traceback.print_exc()
         code = BAD_RECIPE if isinstance(error, ConfigError) else FAILED
@@ -80,6 +83,17 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
     if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
         return parser.parse_args(argv)  # argparse cannot intermix with sub-commands
     return parser.parse_intermixed_args(argv)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output has had enough, as `| head` has: nothing to speak of.
+    What is still to be written there, at exit too, then goes nowhere."""
+    asked = select.poll()
+    asked.register(sys.stdout, 0)  # errors are told of in any case
+    if not asked.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _fail(sentence: str, code: int) -> int:

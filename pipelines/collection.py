@@ -8,6 +8,7 @@ import sys
 from hpse_dist.config import ConfigError
 from hpse_dist.data.collection import Collection
 from hpse_dist.data.derive import keys_and_values, merge, split, subset
+from hpse_dist.data.sheets import write_sheets
 from pipelines import command_parser, new_place, place, progress_bar, run_command
 from pipelines.prepare import summary
 
@@ -18,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "Make a part of a collection, merge several, or split one anew. Licences, labels and "
         "reasons go along, a subject stays in one split, and pairs are mined again.",
         "python -m pipelines.collection subset collections/demo collections/some split=train\n"
+        "  python -m pipelines.collection subset collections/demo collections/small frames=500\n"
         "  python -m pipelines.collection merge collections/a collections/b collections/both\n"
         "  python -m pipelines.collection split collections/demo collections/new val=s00001,s00002",
     )
@@ -27,9 +29,26 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="FOLDER | key=value,value",
         help="the collections, the new one last; then what to keep by subject, sequence, camera, "
-        "track or split, or which subjects are held out as val or test",
+        "track or split, and at most how much of it, as frames or gb (the same share of every "
+        "person and sequence); or which subjects are held out as val or test",
     )
     return made
+
+
+def _most(choice: dict[str, tuple[str, ...]], collection: Collection) -> int | None:
+    """How many frames `frames` and `gb` let a subset have; both leave the choice."""
+    found = []
+    for key, each in (("frames", 1.0), ("gb", _gigabytes(collection) / collection.num_frames)):
+        for text in choice.pop(key, ()):
+            try:
+                found.append(int(float(text) / each))
+            except (ValueError, OverflowError, ZeroDivisionError):
+                raise ConfigError(f"{key} is a number, such as {key}=20, found {text!r}") from None
+    return min(found, default=None)
+
+
+def _gigabytes(collection: Collection) -> float:
+    return sum(path.stat().st_size for path in collection.shards) / 1e9
 
 
 def main(options: argparse.Namespace) -> None:
@@ -48,9 +67,11 @@ def main(options: argparse.Namespace) -> None:
         if options.action == "merge":
             made = merge(sources, folder, bar.update)
         elif options.action == "subset":
-            made = subset(sources[0], folder, choice, bar.update)
+            most = _most(choice, sources[0])
+            made = subset(sources[0], folder, choice, bar.update, most)
         else:
             made = split(sources[0], folder, choice, bar.update)
+    write_sheets(made)
     for line in summary(made):
         print(line)
     print(f"done: {made.folder}")

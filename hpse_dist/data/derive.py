@@ -23,6 +23,7 @@ from hpse_dist.data.collection import Collection, write_collection
 from hpse_dist.data.crops import GROUPS, PARTS, StoredFrame
 from hpse_dist.data.leakage import identity, inherit, named_frames
 from hpse_dist.data.pairs import PairsConfig, write_pairs
+from hpse_dist.data.stratified import COLUMNS, spread
 from hpse_dist.geometry.boxes import iou
 from hpse_dist.records import Provenance, Reject
 
@@ -38,8 +39,10 @@ def subset(
     folder: Path,
     keep: dict[str, tuple[str, ...]],
     progress: Progress | None = None,
+    most: int | None = None,
 ) -> Collection:
-    """The frames whose columns are among the given values: {'split': ('train',), ...}."""
+    """The frames whose columns are among the given values: {'split': ('train',), ...}; where that
+    are more than `most`, the same share of every person and sequence of them."""
     chosen: np.ndarray = np.ones(collection.num_frames, bool)
     for column, values in keep.items():
         if column not in ("subject", "sequence", "camera", "track", "split"):
@@ -53,11 +56,21 @@ def subset(
         chosen &= np.isin(present, values)
     if not chosen.any():
         raise ValueError(f"{collection.folder}: no frame is left by {keep}")
+    rows = np.flatnonzero(chosen)
+    if most is not None:
+        gap_s = math.prod(_rules(collection).time_gap_s) ** 0.5  # gaps are log-uniform there
+        rows = rows[spread(collection.frames.select(COLUMNS).take(rows), most, gap_s)]
+        if not len(rows):
+            raise ValueError(
+                f"{most} frames are too few: people are kept at two moments with all that the "
+                "cameras see of them; ask for more frames, or fewer cameras (camera=...)"
+            )
     how = {"subset_of": collection.name, "frames": identity(collection), "keep": keep}
-    provenance = _provenance(collection, {"derived": how})
+    limit = {} if most is None else {"most": most}
+    provenance = _provenance(collection, {"derived": how | limit})
     splits = {name: split for name, split in zip(*_subjects(collection), strict=True)}
     mode = collection.config.image_mode
-    stream = _frames(collection, np.flatnonzero(chosen), splits, "", mode)
+    stream = _frames(collection, rows, splits, "", mode)
     return _written(folder, [collection], stream, provenance, progress)
 
 
@@ -163,8 +176,14 @@ def _written(
     made = write_collection(folder, stream, config, provenance, progress, known_fields=fields)
     if stamps:
         inherit(made, collections)
-    rules = collections[0].manifest.get("pairs")
-    return write_pairs(made, build(PairsConfig, rules["config"])) if rules else made
+    return (
+        write_pairs(made, _rules(collections[0])) if collections[0].manifest.get("pairs") else made
+    )
+
+
+def _rules(collection: Collection) -> PairsConfig:
+    """The rules of a collection's pairs; the usual ones where it has none."""
+    return build(PairsConfig, collection.manifest.get("pairs", {}).get("config", {}))
 
 
 def _provenance(collection: Collection, details: dict[str, Any]) -> Provenance:

@@ -84,6 +84,16 @@ def test_a_subset_keeps_everything_of_the_frames_it_keeps(tmp_path, monkeypatch)
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "part"}
 
 
+def test_a_small_subset_has_everybody_and_pairs_to_learn_from(tmp_path):
+    whole = made(tmp_path / "whole", {0: "train", 1: "train", 2: "val"})
+    small = subset(whole, tmp_path / "small", {}, most=13)
+    assert small.num_frames == 12 and splits(small) == splits(whole)
+    assert set(small.pairs["kind"].to_pylist()) == set(whole.pairs["kind"].to_pylist())
+    assert small.manifest["details"]["derived"]["most"] == 13
+    with pytest.raises(ValueError, match="1 frames are too few"):
+        subset(whole, tmp_path / "none", {}, most=1)
+
+
 def test_a_frame_that_lacks_labels_lacks_them_still(tmp_path):
     records = list(made_rig.frames(1, moments=4, cameras=2))
     for record in records[::2]:
@@ -295,10 +305,19 @@ def test_command(tmp_path, capsys):
 
     assert run("subset", whole.folder, tmp_path / "part", "split=train") == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"done: {tmp_path / 'part'}"
+    assert (tmp_path / "part" / "sheets" / "frames.png").is_file()
     assert run("split", whole.folder, tmp_path / "new", "test=s0,s1") == 0
     assert run("merge", tmp_path / "part", whole.folder, tmp_path / "both") == 0
     for arguments in (("merge", whole.folder), ("subset", whole.folder, tmp_path / "x")):
         assert run(*arguments) == 2
+    mine = sum(path.stat().st_size for path in whole.shards) / 2e9
+    assert run("subset", whole.folder, tmp_path / "half", f"gb={mine}") == 0
+    assert 0 < Collection.open(tmp_path / "half").num_frames <= whole.num_frames // 2
+    assert run("subset", whole.folder, tmp_path / "few", "gb=1", "frames=9,5") == 0
+    assert Collection.open(tmp_path / "few").num_frames == 4
+    capsys.readouterr()
+    assert run("subset", whole.folder, tmp_path / "x", "gb=much") == 2
+    assert "gb is a number, such as gb=20, found 'much'" in capsys.readouterr().err
 
 
 def test_what_the_guard_found_and_what_was_left_out_go_along(tmp_path):

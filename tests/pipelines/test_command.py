@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,23 @@ def test_an_error_is_one_sentence_and_an_exit_code(error, code, says, capsys):
     shown = capsys.readouterr()
     assert says in shown.err and shown.err.count("\n") == 1
     assert "Traceback" not in shown.err + shown.out
+
+
+def test_a_reader_who_has_had_enough_is_told_nothing():
+    lines = (
+        "from pipelines import command_parser, run_command\n"
+        "def main(options):\n"
+        "    for number in range(100_000):\n"
+        "        print('a line that nobody reads', number)\n"
+        "exit(run_command(main, command_parser('demo', '', ''), []))\n"
+    )
+    command = [sys.executable, "-c", lines]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, b"")
 
 
 def test_debug_shows_the_traceback(capsys):
