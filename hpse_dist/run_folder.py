@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +23,7 @@ import torch
 from hpse_dist.accounting import STARTS_FILE
 from hpse_dist.config import ConfigError, build, dump, flat, read_yaml, to_dict
 from hpse_dist.disk import write_text
+from hpse_dist.installed import version_of
 from hpse_dist.log import METRICS_FILE
 from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import TrainingRecipe, collection_of, component
@@ -174,15 +174,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
+        "packages": {name: version for name in PACKAGES if (version := version_of(name))},
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

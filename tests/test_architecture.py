@@ -19,7 +19,7 @@ LAYERS: list[list[str]] = [
     ["pipelines"],
     ["cluster"],
     [
-        "hpse_dist.run hpse_dist.predict",
+        "hpse_dist.run hpse_dist.predict hpse_dist.checkup",
         "hpse_dist.ledger",
         "hpse_dist.prepare",
         "hpse_dist.study hpse_dist.study_state hpse_dist.sweep",
@@ -66,6 +66,7 @@ LAYERS: list[list[str]] = [
         "hpse_dist.fields",
         "hpse_dist.records",
         "hpse_dist.stamps",
+        "hpse_dist.installed",
         "hpse_dist.world",
         "hpse_dist.collectives",
         "hpse_dist.draws",

@@ -43,7 +43,7 @@ def attend(
         return _attend_torch(q, k, v, mask)
     # a compiled block is one graph, which SDPA can be part of and xformers' operators would cut
     compiling = torch.compiler.is_compiling()
-    if not compiling and _kernel(q.device, q.dtype, q.shape[-1]) == "xformers":
+    if not compiling and kernel_for(q.device, q.dtype, q.shape[-1]) == "xformers":
         return attend_xformers(q, k, v, lengths)
     if lengths is None:
         return _attend_torch(q, k, v)
@@ -51,7 +51,7 @@ def attend(
 
 
 @cache
-def _kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """The kernel for such tensors; cached, so that it is decided and logged once."""
     kernel = "sdpa"
     if device.type == "cuda" and xformers_usable():

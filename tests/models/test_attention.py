@@ -90,24 +90,24 @@ def test_cuda_agrees_with_cpu(dtype: torch.dtype) -> None:
 def test_the_kernel_follows_the_tensors_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    attention._kernel.cache_clear()
+    attention.kernel_for.cache_clear()
     monkeypatch.setattr(attention, "xformers_usable", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (10, 0))
     with caplog.at_level(logging.INFO, logger=attention.__name__):
         x = torch.randn(1, 4, 1, 8)
         attend(x, x, x)  # xformers is importable here, and CPU tensors still go to SDPA
         attend(x, x, x)
-        assert attention._kernel(torch.device("cuda"), torch.bfloat16, 64) == "xformers"
-        assert attention._kernel(torch.device("cuda"), torch.float32, 64) == "sdpa"
+        assert attention.kernel_for(torch.device("cuda"), torch.bfloat16, 64) == "xformers"
+        assert attention.kernel_for(torch.device("cuda"), torch.float32, 64) == "sdpa"
     assert [record.getMessage() for record in caplog.records] == [
         "attention on cpu in float32, heads of 8: sdpa",
         "attention on cuda in bfloat16, heads of 64: xformers",
         "attention on cuda in float32, heads of 64: sdpa",
     ]
-    attention._kernel.cache_clear()
+    attention.kernel_for.cache_clear()
     monkeypatch.setattr(attention, "xformers_usable", lambda: False)
-    assert attention._kernel(torch.device("cuda"), torch.bfloat16, 64) == "sdpa"
-    attention._kernel.cache_clear()
+    assert attention.kernel_for(torch.device("cuda"), torch.bfloat16, 64) == "sdpa"
+    attention.kernel_for.cache_clear()
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])
