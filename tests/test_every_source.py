@@ -1,7 +1,13 @@
-"""Every pre-training source: a run that is killed and given again ends equal to the bit."""
+"""Every pre-training source: its first losses are those of the versions before, and a run that is
+killed and given again ends equal to the bit.
+
+A change that is meant to change losses writes them anew: python -m tests.test_every_source.
+"""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,8 @@ from tests.tasks.test_contract import SMALL as TASK_CONFIGS
 from tests.test_run import losses, recipe_of, weights
 
 SOURCES = sorted({*OBJECTIVES, *TASKS})
+EXPECTED = Path(__file__).with_name("expected_losses.json")
+_ROUNDING = 1e-3  # of other processors and versions, relatively
 OF_HANDS = ("classify", "hand_mesh", "hand_mesh_free")  # made_collection's hands have classes
 
 
@@ -47,6 +55,7 @@ def recipe(name: str, folder: Path) -> PretrainRecipe:
 def test_killed_and_resumed_is_the_same_run(name: str, tmp_path: Path) -> None:
     whole, parts = (recipe(name, tmp_path / part) for part in ("whole", "parts"))
     pretrain(whole, World(), whole.folder())
+    assert losses(whole.folder()) == pytest.approx(_expected()[name], rel=_ROUNDING)
 
     with interrupted(after=2):  # after the checkpoint of step 1
         pretrain(parts, World(), parts.folder())
@@ -61,3 +70,19 @@ def test_samples_that_are_compared_stay_in_one_micro_batch(tmp_path: Path) -> No
     values["machine"]["micro_batch"] = 4
     with pytest.raises(ValueError, match="micro_batch must be global_batch, 8"):
         build(PretrainRecipe, values)
+
+
+def _expected() -> dict[str, list[float]]:
+    found: dict[str, list[float]] = json.loads(EXPECTED.read_text())
+    return found
+
+
+if __name__ == "__main__":
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        for name in SOURCES:
+            one = recipe(name, Path(place) / name)
+            pretrain(one, World(), one.folder())
+            found[name] = losses(one.folder())
+    lines = [f"{json.dumps(name)}: {json.dumps(values)}" for name, values in found.items()]
+    EXPECTED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
