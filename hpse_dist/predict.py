@@ -18,16 +18,15 @@ from hpse_dist.data.items import Source
 from hpse_dist.data.loader import evaluation_batches
 from hpse_dist.examples import file_on, in_order, write_examples
 from hpse_dist.feed import held_out, judged, learnt, sampling_of
-from hpse_dist.models.frozen import thawed
 from hpse_dist.protocols import Protocol, named
 from hpse_dist.protocols.examples import Examples
 from hpse_dist.protocols.files import FILES, score_files, write, write_coco
 from hpse_dist.protocols.score import Score
 from hpse_dist.recipe import FinetuneRecipe, HeldOut
 from hpse_dist.run_folder import check_data, check_folder, is_done, keep_scores
-from hpse_dist.source import fill_finished
-from hpse_dist.starting import engine_of, set_up_process, task_model
+from hpse_dist.starting import engine_of, set_up_process
 from hpse_dist.train import evaluate
+from hpse_dist.use import finished_task
 from hpse_dist.whole_set import Arrays, Collector
 from hpse_dist.world import World
 
@@ -65,8 +64,7 @@ def predict(wanted: Wanted, world: World, folder: Path) -> None:
     check_data(recipe, folder)  # made anew, its held-out people may be those of training
     protocol = named(wanted.protocol or recipe.protocol())
     device = set_up_process(recipe, world)
-    module, _ = task_model(recipe)
-    fill_finished(module, thawed(module.encoder), folder)
+    module = finished_task(recipe, folder)
     sampling = sampling_of(module)
     if wanted.on is not None:
         source: Source | None = judged(wanted.on, recipe, sampling)
