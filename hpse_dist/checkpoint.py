@@ -211,7 +211,7 @@ class Checkpoints:
         sync(self.folder)
         if replaced is not None:
             shutil.rmtree(replaced)
-        for old in self.found()[self.keep :]:
+        for old in published(self.folder)[self.keep :]:
             remove(old)
 
     def resume(self, engine: Trained, loader: Positioned) -> int:
@@ -252,7 +252,7 @@ class Checkpoints:
 
     def _forget_after(self, engine: Trained, step: int) -> None:
         if engine.world.is_main:
-            for later in self.found():
+            for later in published(self.folder):
                 if _step(later) > step:
                     remove(later)
 
@@ -284,7 +284,7 @@ class Checkpoints:
         """
         if self.folder.is_dir():
             self._clear()
-        found = self.found()
+        found = published(self.folder)
         if before is not None:
             late = [path for path in found if _step(path) > before]
             found = [path for path in found if path not in late] + late[::-1]
@@ -329,13 +329,6 @@ class Checkpoints:
                 "another run folder"
             )
 
-    def found(self) -> list[Path]:
-        """Published checkpoints, newest first, good or not."""
-        if not self.folder.is_dir():
-            return []
-        named = [path for path in self.folder.iterdir() if _NAME.match(path.name)]
-        return sorted(named, key=_step, reverse=True)
-
 
 class _Writing:
     """A rank's share of a checkpoint on its way to the disk, in a thread of its own."""
@@ -370,6 +363,14 @@ class _Writing:
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+
+def published(folder: Path) -> list[Path]:
+    """A run's checkpoints, newest first, good or not; drafts and what was set aside are none."""
+    if not folder.is_dir():
+        return []
+    named = [path for path in folder.iterdir() if _NAME.match(path.name)]
+    return sorted(named, key=_step, reverse=True)
 
 
 def _name(step: int) -> str:

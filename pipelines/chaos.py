@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from hpse_dist.accounting import STARTS_FILE, read_starts
-from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.checkpoint import published
 from hpse_dist.checkpoint_files import MANIFEST
 from hpse_dist.config import load
 from hpse_dist.disk import write_text
@@ -342,7 +342,7 @@ def _useful(run: _Run) -> float:
     report = run.folder / "report.json"
     if report.is_file():
         return float(json.loads(report.read_text(encoding="utf-8"))["account"]["useful_s"])
-    for folder in Checkpoints(run.folder / "checkpoints", 1, 1, "").found():
+    for folder in published(run.folder / "checkpoints"):
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except OSError:  # older than those that are kept, just now

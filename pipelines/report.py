@@ -2,6 +2,7 @@
 
 `python -m pipelines.report score <predictions> <ground truth> --protocol NAME`: figures of a file.
 `python -m pipelines.report ledger <run folder> --step N`: the samples of a step.
+`python -m pipelines.report checkpoints <run folder>`: which of them are whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from hpse_dist.checkpoint import published
+from hpse_dist.checkpoint_files import problem_of
 from hpse_dist.config import ConfigError
 from hpse_dist.ledger import Ledger
 from hpse_dist.protocols import PROTOCOLS
@@ -34,16 +37,20 @@ def parser() -> argparse.ArgumentParser:
         "  python -m pipelines.report runs/demo --tables\n"
         "  python -m pipelines.report runs/demo --commercial\n"
         "  python -m pipelines.report score pred.json freihand/ --protocol freihand\n"
-        "  python -m pipelines.report ledger runs/demo_completion --step 120",
+        "  python -m pipelines.report ledger runs/demo_completion --step 120\n"
+        "  python -m pipelines.report checkpoints runs/demo_completion",
     )
     made.add_argument(
-        "folder", type=place, help="a study's folder, or one run's; or the word score or ledger"
+        "folder",
+        type=place,
+        help="a study's folder, or one run's; or the word score, ledger or checkpoints",
     )
     made.add_argument(
         "files",
         type=place,
         nargs="*",
-        help="after score: the predictions, the ground truth; after ledger: a run's folder",
+        help="after score: the predictions, the ground truth; after ledger or checkpoints: a run's "
+        "folder",
     )
     made.add_argument(
         "--tables",
@@ -106,16 +113,34 @@ def ledger(options: argparse.Namespace) -> None:
         print(f"as training saw them: {batch}, {picture}")
 
 
+def checkpoints(options: argparse.Namespace) -> None:
+    """Print which checkpoints of a run are as they were written, by their hashes."""
+    if len(options.files) != 1:
+        raise ConfigError("checkpoints needs a run's folder")
+    found = published(options.files[0] / "checkpoints")
+    if not found:
+        raise ValueError(
+            f"{options.files[0]}: no checkpoints; a study removes those of finished fine-tunings"
+        )
+    problems = {path: problem_of(path) for path in found}
+    for path, problem in problems.items():
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        print(f"{path.name}  {size / 1e6:10,.1f} MB  {problem or 'whole'}")
+    newest = next((path for path in found if problems[path] is None), None)
+    print(f"the run goes on from: {newest or 'its beginning, none is whole'}")
+
+
+WORDS = {"score": score, "ledger": ledger, "checkpoints": checkpoints}
+
+
 def main(options: argparse.Namespace) -> None:
-    if str(options.folder) == "ledger":
-        ledger(options)
-        return
-    if str(options.folder) == "score":
-        score(options)
+    if word := WORDS.get(str(options.folder)):
+        word(options)
         return
     if options.files or options.protocol or options.regressor or options.step is not None:
         raise ConfigError(
-            "more than a folder: files, --protocol and --step belong to the words score and ledger"
+            "more than a folder: files, --protocol and --step belong to the words "
+            f"{', '.join(WORDS)}"
         )
     if options.commercial:
         print(commercial(read_study(options.folder)))

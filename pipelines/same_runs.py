@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from hpse_dist.checkpoint import Checkpoints
+from hpse_dist.checkpoint import published
 from hpse_dist.checkpoint_files import MANIFEST
 from hpse_dist.ledger import Ledger
 from hpse_dist.log import METRICS_FILE, read_metrics
@@ -86,7 +86,7 @@ def _losses(folder: Path) -> dict[int, float]:
 
 def _state(folder: Path) -> dict[str, Any]:
     """The last checkpoint's tensors and place."""
-    newest = Checkpoints(folder / "checkpoints", 1, 1, "").found()[0]
+    newest = published(folder / "checkpoints")[0]
     manifest = json.loads((newest / MANIFEST).read_text(encoding="utf-8"))
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(newest.glob("state-*.safetensors")):
