@@ -81,7 +81,7 @@ def _overview(found: Overview) -> Printed:
     ]
     note = (
         f"Error relative to {found.baseline}'s in percent, below zero is better; the average with "
-        "its 95 % interval over seeds."
+        "its 95 % interval over seeds, and over people where examples were kept."
     )
     return Printed("Gap to the baseline", ("source", "average", *names), tuple(body), note)
 
@@ -310,7 +310,8 @@ def _gap_rows(found: Overview | None) -> Rows:
                 who = {"source": row.source, "task": table.task, "metric": table.ranked_by}
                 rows.append({**who, **_spread("gap_percent", cell.gap), "p_holm": None})
         who = {"source": row.source, "task": "average", "metric": ""}
-        rows.append({**who, **_spread("gap_percent", row.average), "p_holm": row.p})
+        units = {"seeds": row.seeds, "people": row.people}
+        rows.append({**who, **_spread("gap_percent", row.average), "p_holm": row.p, **units})
     return rows
 
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hpse_dist.report.runs import Study
-from hpse_dist.report.statistics import LEVEL, Interval, holm, interval, relative_gap
-from hpse_dist.report.tables import (
-    MINUS,
-    TaskTable,
-    best_settings,
-    judged,
-    metric,
-    spoken,
+import numpy as np
+
+from hpse_dist.report.examples import Comparison, stacked
+from hpse_dist.report.learning import finals
+from hpse_dist.report.runs import Run, Study
+from hpse_dist.report.statistics import (
+    LEVEL,
+    Interval,
+    crossed_average,
+    holm,
+    interval,
+    relative_gap,
 )
+from hpse_dist.report.tables import MINUS, TaskTable, judged, metric, over, spoken
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ class OverviewRow:
     cells: tuple[Cell | None, ...]
     """In the order of the overview's tasks; None where there is no finished run."""
     average: Interval
-    """Mean gap over the cells, an interval over the seeds that have all of them."""
+    """Mean gap over the cells, an interval over the seeds that have all of them and over people."""
+    seeds: int
+    people: int
+    """As a `Comparison`'s; of cells of several sets of people, the smallest."""
     p: float = math.nan
     """Of the average, corrected by Holm for all sources."""
 
     @property
     def sure(self) -> bool:
-        return self.average.n > 1 and self.p < 1 - LEVEL
+        return self.seeds > 1 and self.p < 1 - LEVEL
 
 
 @dataclass(frozen=True)
@@ -88,34 +95,56 @@ def overview(study: Study, tables: Sequence[TaskTable]) -> Overview | None:
     gaps = [gaps_by_seed(study, table) for table in ranked]
     rows = [_row(source, ranked, gaps, source == study.baseline) for source in sources]
     adjusted = holm([row.average.p if row.source != study.baseline else math.nan for row in rows])
-    rows = [
-        OverviewRow(row.source, row.cells, row.average, p)
-        for row, p in zip(rows, adjusted, strict=True)
-    ]
+    rows = [replace(row, p=p) for row, p in zip(rows, adjusted, strict=True)]
     rows.sort(key=lambda row: (math.isnan(row.average.mean), row.average.mean))
     shares = len({run.label_fraction for run in judged(study)})
     return Overview(ranked, study.baseline, tuple(rows), shares)
 
 
-def gaps_by_seed(study: Study, table: TaskTable) -> dict[str, dict[int, float]]:
-    """source -> seed -> gap in percent, at each source's best settings."""
-    runs = [r for r in judged(study) if (r.task, r.protocol) == (table.task, table.protocol)]
-    name = table.ranked_by
-    finals = {
-        row.source: {
-            seed: error_of(run.metrics[name], name)
-            for seed, run in best_settings(
-                [run for run in runs if run.source == row.source], name
-            ).items()
-            if name in run.metrics
-        }
-        for row in table.rows
+@dataclass(frozen=True)
+class Gap:
+    """How one run's error is above that of the baseline's run of the same seed."""
+
+    percent: float
+    parts: np.ndarray | None
+    """(E,) what it would be of each example alone, to first order: their mean is `percent`; None
+    where the two did not keep the same examples."""
+    people: np.ndarray | None
+    """(E,) whose they are."""
+
+
+def gaps_by_seed(study: Study, table: TaskTable) -> dict[str, dict[int, Gap]]:
+    """source -> seed -> gap, at each source's best settings."""
+    name, found = table.ranked_by, finals(study, table)
+    runs = {
+        source: {seed: run for seed, run in mine.items() if name in run.metrics}
+        for source, mine in found.items()
     }
-    base = finals[table.baseline]
+    base = runs[table.baseline]
     return {
-        source: {s: relative_gap(e, base[s], "lower") for s, e in errors.items() if s in base}
-        for source, errors in finals.items()
+        source: {seed: _gap(run, base[seed], name) for seed, run in mine.items() if seed in base}
+        for source, mine in runs.items()
     }
+
+
+def _gap(mine: Run, base: Run, name: str) -> Gap:
+    """The gap between two runs.
+
+    A ratio of means is no mean of ratios: an example moves it by what the two errors are apart
+    there once the baseline's is as large as the source's, over the baseline's mean.
+    """
+    error, other = (error_of(run.metrics[name], name) for run in (mine, base))
+    percent = relative_gap(error, other, "lower")
+    both = stacked((mine, base), name)
+    if both is None or not math.isfinite(percent):
+        return Gap(percent, None, None)
+    values, examples = both
+    apart = values[0] - error / other * values[1]
+    if not np.isfinite(apart).any():
+        return Gap(percent, None, None)
+    sign = -1.0 if metric(name).better == "higher" else 1.0
+    parts = percent + sign * 100 / other * (apart - np.nanmean(apart))
+    return Gap(percent, parts, examples.people)
 
 
 def error_of(value: float, name: str) -> float:
@@ -129,7 +158,7 @@ def error_of(value: float, name: str) -> float:
 def _row(
     source: str,
     tables: Sequence[TaskTable],
-    gaps: Sequence[Mapping[str, Mapping[int, float]]],
+    gaps: Sequence[Mapping[str, Mapping[int, Gap]]],
     baseline: bool,
 ) -> OverviewRow:
     cells: list[Cell | None] = []
@@ -138,12 +167,28 @@ def _row(
         if row is None:
             cells.append(None)
             continue
-        gap = interval(by_seed.get(source, {}).values())
+        gap = interval(each.percent for each in by_seed.get(source, {}).values())
         cells.append(Cell(row.metrics[table.ranked_by], gap, row.sure))
+    if baseline:
+        return OverviewRow(source, tuple(cells), Interval(0, 0, 0, 0), 0, 0)
     mine = [by_seed.get(source, {}) for by_seed in gaps]
-    seeds = set.intersection(*(set(each) for each in mine))
-    means = [sum(each[seed] for each in mine) / len(mine) for seed in sorted(seeds)]
-    return OverviewRow(source, tuple(cells), Interval(0, 0, 0, 0) if baseline else interval(means))
+    seeds = sorted(set.intersection(*(set(each) for each in mine)))
+    if not seeds:
+        return OverviewRow(source, tuple(cells), interval([]), 0, 0)
+    parts = [_parts([each[seed] for seed in seeds]) for each in mine]
+    people = min((len(np.unique(names)) for _, names in parts if names is not None), default=0)
+    return OverviewRow(source, tuple(cells), crossed_average(parts), len(seeds), people)
+
+
+def _parts(gaps: Sequence[Gap]) -> tuple[np.ndarray, np.ndarray | None]:
+    """A cell's gaps by seed as (S, E) of examples and whose they are; (S, 1) where not all seeds
+    kept the same examples, and then the average's interval asks people of the other cells alone."""
+    parts = [each.parts for each in gaps if each.parts is not None]
+    names = [each.people for each in gaps if each.people is not None]
+    alike = len(names) == len(gaps) and all(np.array_equal(each, names[0]) for each in names)
+    if not alike or any(not np.array_equal(np.isnan(p), np.isnan(parts[0])) for p in parts):
+        return np.array([[each.percent] for each in gaps]), None
+    return np.stack(parts), names[0]
 
 
 def headline(found: Overview, missing: int) -> list[str]:
@@ -175,13 +220,14 @@ def headline(found: Overview, missing: int) -> list[str]:
 
 def _certainty(row: OverviewRow) -> str:
     value = row.average
-    if value.n < 2:
+    if row.seeds < 2:
         return ", which one seed cannot prove"
+    units = over(Comparison(value, row.seeds, row.people))
     if row.sure:
         low, high = sorted((abs(value.low), abs(value.high)))
-        return f" (95 % interval {low:.1f} to {high:.1f} %, {value.n} seeds): sure beyond chance"
+        return f" (95 % interval {low:.1f} to {high:.1f} %, {units}): sure beyond chance"
     low, high = sorted((-value.low, -value.high))
-    around = f"95 % interval {low:+.1f} to {high:+.1f} %, {value.n} seeds".replace("-", MINUS)
+    around = f"95 % interval {low:+.1f} to {high:+.1f} %, {units}".replace("-", MINUS)
     return f" ({around}), which may be chance"
 
 

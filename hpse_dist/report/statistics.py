@@ -70,7 +70,7 @@ def clustered_interval(values: np.ndarray, clusters: np.ndarray, level: float = 
     groups = int(number.max()) + 1
     if groups == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    return _around(mean, _variance(values - mean, number), groups, level)
+    return _around(mean, _variance(np.bincount(number, values - mean) / len(values)), groups, level)
 
 
 def crossed_interval(values: np.ndarray, clusters: np.ndarray, level: float = LEVEL) -> Interval:
@@ -79,27 +79,61 @@ def crossed_interval(values: np.ndarray, clusters: np.ndarray, level: float = LE
     Every seed has seen the same examples. With one seed it is the interval over clusters alone,
     with one cluster that over seeds alone.
     """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 2 or values.shape[1] != len(clusters):
-        raise ValueError(f"{values.shape} values do not fit {len(clusters)} clusters")
-    seeds = np.broadcast_to(np.arange(len(values))[:, None], values.shape)[np.isfinite(values)]
-    people = np.broadcast_to(np.asarray(clusters), values.shape)[np.isfinite(values)]
-    flat = values[np.isfinite(values)]
-    ways = [np.unique(way, return_inverse=True)[1] for way in (seeds, people)]
-    counts = [int(way.max()) + 1 if len(way) else 0 for way in ways]
-    if min(counts) < 2:
-        return clustered_interval(flat, people if counts[0] < 2 else seeds, level)
-    mean = float(flat.mean())
-    parts = [_variance(flat - mean, way) for way in ways]
-    both = _variance(flat - mean, ways[0] * counts[1] + ways[1])
-    return _around(mean, max(sum(parts) - both, *parts), min(counts), level)
+    return crossed_average([(values, clusters)], level)
 
 
-def _variance(residuals: np.ndarray, number: np.ndarray) -> float:
-    """Variance of a mean from its residuals (E,) summed by cluster (E,)."""
-    sums = np.bincount(number, residuals)
-    groups = len(np.unique(number))
-    return float(groups / (groups - 1) * (sums**2).sum() / len(residuals) ** 2)
+def crossed_average(
+    cells: Sequence[tuple[np.ndarray, np.ndarray | None]], level: float = LEVEL
+) -> Interval:
+    """Mean over cells of the mean of each, and its interval over seeds and clusters.
+
+    cells: (S seeds, E examples) and clusters (E,), None where nothing is known of them. The seeds
+    are the same of all cells, and clusters of one label are one wherever they come. Degrees of
+    freedom are those of the cell with fewest clusters.
+    """
+    found = [_deviations(np.asarray(values, np.float64), clusters) for values, clusters in cells]
+    mean = float(np.mean([middle for middle, _, _ in found]))
+    if not math.isfinite(mean):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    parts = np.concatenate([part / len(cells) for _, part, _ in found], axis=1)
+    parts = np.nan_to_num(parts[np.isfinite(parts).any(axis=1)])
+    names = np.concatenate([name for _, _, name in found])
+    units = [len(np.unique(name)) for _, _, name in found if name[0]]
+    units += [len(parts)] if len(parts) > 1 else []
+    if not units:
+        return Interval(mean, math.nan, math.nan, 1)
+    number = np.unique(names[names != ""], return_inverse=True)[1]
+    both = np.array([np.bincount(number, row) for row in parts[:, names != ""]])
+    ways = [_variance(sums) for sums in (parts.sum(1), both.sum(0)) if len(sums) > 1]
+    variance = ways[0] if len(ways) == 1 else max(sum(ways) - _variance(both.ravel()), *ways)
+    return _around(mean, variance, min(units), level)
+
+
+def _deviations(
+    values: np.ndarray, clusters: np.ndarray | None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """A cell's mean; by how much each of its known examples moves it, (S, E), NaN for a seed that
+    has none; and the examples' clusters (E,), "" where not two are known."""
+    if values.ndim != 2 or (clusters is not None and values.shape[1] != len(clusters)):
+        count = "no" if clusters is None else len(clusters)
+        raise ValueError(f"{values.shape} values do not fit {count} clusters")
+    known = np.isfinite(values)
+    examples = known.any(axis=0)
+    if not known.any():
+        return math.nan, values, np.full(values.shape[1], "")
+    mean = float(values[known].mean())
+    moves = np.where(known, values - mean, 0.0) / known.sum()
+    moves[~known.any(axis=1)] = math.nan
+    names = np.asarray(clusters)[examples].astype(str) if clusters is not None else np.array([""])
+    if len(np.unique(names)) < 2:
+        names = np.full(examples.sum(), "")
+    return mean, moves[:, examples], names
+
+
+def _variance(sums: np.ndarray) -> float:
+    """Variance of a mean from the clusters' sums (G,) of what each example adds to it, less its
+    expectation."""
+    return float(len(sums) / (len(sums) - 1) * (sums**2).sum())
 
 
 def _around(mean: float, variance: float, units: int, level: float) -> Interval:
