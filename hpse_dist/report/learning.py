@@ -215,7 +215,7 @@ def sensitivities(rows: Sequence[Spread]) -> list[Sensitivity]:
 def spreads(study: Study, table: TaskTable) -> list[Spread]:
     """How much hangs on the hyper-parameters; [] for a study without a grid."""
     runs = [r for r in judged(study) if (r.task, r.protocol) == (table.task, table.protocol)]
-    sign = -1.0 if metric(table.ranked_by).better == "higher" else 1.0
+    sign = metric(table.ranked_by).sign
     rows = []
     for row in table.rows:
         found = by_settings([run for run in runs if run.source == row.source])

@@ -19,6 +19,11 @@ class Metric:
     digits: int = 3
     meaning: str = ""
 
+    @property
+    def sign(self) -> float:
+        """What makes of a figure one where lower is better."""
+        return -1.0 if self.better == "higher" else 1.0
+
 
 METRICS: dict[str, Metric] = {
     "pa_mpjpe": Metric(
@@ -134,3 +139,9 @@ def protocol_named(name: str) -> Protocol | None:
     """The protocol that a column says, without what it was measured on, or what with."""
     whole = _NAME.fullmatch(name)
     return PROTOCOLS.get(whole["protocol"]) if whole else None
+
+
+def on_other_frames(name: str) -> bool:
+    """Whether a column says that it was measured elsewhere than on the run's own held-out set."""
+    whole = _NAME.fullmatch(name)
+    return bool(whole and whole["place"])

@@ -142,8 +142,7 @@ def _gap(mine: Run, base: Run, name: str) -> Gap:
     apart = values[0] - error / other * values[1]
     if not np.isfinite(apart).any():
         return Gap(percent, None, None)
-    sign = -1.0 if metric(name).better == "higher" else 1.0
-    parts = percent + sign * 100 / other * (apart - np.nanmean(apart))
+    parts = percent + metric(name).sign * 100 / other * (apart - np.nanmean(apart))
     return Gap(percent, parts, examples.people)
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from hpse_dist.report import figures
 from hpse_dist.report.learning import finals
+from hpse_dist.report.meanings import on_other_frames
 from hpse_dist.report.overview import Overview, cell_name, headline
 from hpse_dist.report.runs import Run, Study
 from hpse_dist.report.statistics import Interval
@@ -210,10 +211,11 @@ def _note(table: TaskTable, runs: Mapping[str, Mapping[int, Run]]) -> str:
         spans = {source: over(comparison) for source, comparison in against.items()}
         text += f", their intervals over {_each(spans)}"
     if any(row.settings for row in table.rows):
-        text += (
-            ". Of each source the best settings tried are shown, chosen on these same subjects, "
-            "which flatters all of them alike"
-        )
+        text += ". Of each source the best settings tried are shown, chosen on "
+        shown = [run for seeds in runs.values() for run in seeds.values()]
+        apart = on_other_frames(table.protocol) and all(math.isfinite(r.choice) for r in shown)
+        text += "its own held-out subjects, " if apart else "these same subjects, "
+        text += "not on these" if apart else "which flatters all of them alike"
     return f"{text}."
 
 

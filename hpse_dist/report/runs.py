@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -65,6 +66,9 @@ class Run:
     """By which protocol the metrics were measured; empty where the run did not say."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Figures by other protocols, and of its files of predictions, by the protocol."""
+    choice: float = math.nan
+    """Of figures by another protocol or on other frames: the figure that its settings are chosen
+    by, its own on its own held-out people, lower is better."""
     history: tuple[Mapping[str, float], ...] = ()
     """Evaluations on held-out subjects, each with its step."""
     examples: str = EXAMPLES_FILE

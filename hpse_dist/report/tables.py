@@ -76,18 +76,22 @@ def judged(study: Study) -> list[Run]:
 
     By another protocol than its own, or on other frames, a run has final figures alone, and
     examples where they were kept: its history holds figures of the same names, but not of the same
-    meaning.
+    meaning. Nor do those have a say in which settings are the best: a test set that chose them
+    would be no test.
     """
-    found = []
+    first, found = _ranking(study), []
     for run in study.of_kind("finetune"):
-        if run.done:
-            for protocol, metrics in _figures(run).items():
-                if not metrics:
-                    continue
-                one = replace(run, protocol=protocol, metrics=metrics)
-                if protocol != run.protocol:
-                    one = replace(one, history=(), examples=run.scored.get(protocol, ""))
-                found.append(one)
+        figures = _figures(run) if run.done else {}
+        name = first.get((run.task, run.protocol), "")
+        choice = metric(name).sign * figures.get(run.protocol, {}).get(name, math.nan)
+        for protocol, metrics in figures.items():
+            if not metrics:
+                continue
+            one = replace(run, protocol=protocol, metrics=metrics)
+            if protocol != run.protocol:
+                examples = run.scored.get(protocol, "")
+                one = replace(one, history=(), examples=examples, choice=choice)
+            found.append(one)
     return found
 
 
@@ -99,6 +103,24 @@ def _figures(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
+def _ranking(study: Study) -> dict[tuple[str, str], str]:
+    """The figure that ranks a task's runs by their own protocol, by (task, protocol)."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in study.of_kind("finetune"):
+        own = _figures(run)[run.protocol] if run.done else {}
+        if own:
+            groups.setdefault((run.task, run.protocol), []).append(replace(run, metrics=own))
+    return {key: _names(runs, study)[0] for key, runs in groups.items()}
+
+
+def _names(runs: Sequence[Run], study: Study) -> tuple[str, ...]:
+    """Of the runs' figures the names, that which ranks first: a sweep's metric where there is."""
+    names = _ordered_metrics(runs)
+    if study.metric in names:
+        names = (study.metric, *(name for name in names if name != study.metric))
+    return names
+
+
 def _task_table(runs: Sequence[Run], study: Study) -> TaskTable:
     """The table of runs of one task; ValueError where their protocols differ."""
     task, protocol = runs[0].task, runs[0].protocol
@@ -108,9 +130,7 @@ def _task_table(runs: Sequence[Run], study: Study) -> TaskTable:
             f"({', '.join(sorted({run.protocol or 'none named' for run in runs}))}), and their "
             "numbers cannot stand in one column"
         )
-    names = _ordered_metrics(runs)
-    if study.metric in names:
-        names = (study.metric, *(name for name in names if name != study.metric))
+    names = _names(runs, study)
     first = names[0]
     best = {
         source: best_settings([run for run in runs if run.source == source], first)
@@ -120,7 +140,7 @@ def _task_table(runs: Sequence[Run], study: Study) -> TaskTable:
     rows = [_row(source, found, names, base) for source, found in best.items()]
     adjusted = holm([row.against.difference.p if row.against else math.nan for row in rows])
     rows = [replace(row, p=p) for row, p in zip(rows, adjusted, strict=True)]
-    sign = -1.0 if metric(first).better == "higher" else 1.0
+    sign = metric(first).sign
     rows.sort(key=lambda row: (math.isnan(row.metrics[first].mean), sign * row.metrics[first].mean))
     return TaskTable(task, first, names, tuple(rows), study.baseline if base else "", protocol)
 
@@ -212,14 +232,21 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 def best_settings(runs: Sequence[Run], name: str) -> dict[int, Run]:
     """The runs by seed of the point of the grid with the best mean, among those where most seeds
-    have that figure; one that a sweep stopped early only where none went to its end."""
-    sign = -1.0 if metric(name).better == "higher" else 1.0
+    have that figure; one that a sweep stopped early only where none went to its end.
+
+    Of runs measured on other frames than their own held-out ones, the best is so by its own.
+    """
+    ended = _ended(runs)
+    chosen = any(math.isfinite(run.choice) for run in ended)
 
     def rank(seeds: Mapping[int, Run]) -> tuple[int, float]:
-        value = interval(run.metrics.get(name, math.nan) for run in seeds.values())
-        return -value.n, sign * value.mean if value.n else math.inf
+        value = interval(
+            run.choice if chosen else metric(name).sign * run.metrics.get(name, math.nan)
+            for run in seeds.values()
+        )
+        return -value.n, value.mean if value.n else math.inf
 
-    return min(by_settings(_ended(runs)).values(), key=rank)
+    return min(by_settings(ended).values(), key=rank)
 
 
 def _ordered_metrics(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpse_dist.report.export import write_tables
+from hpse_dist.report.results import result
 from hpse_dist.report.runs import STOPPED, Run, Study, read_study
 from hpse_dist.report.statistics import interval
 from hpse_dist.report.tables import (
@@ -223,6 +224,34 @@ def test_settings_that_diverged_on_a_seed_do_not_win() -> None:
     runs = study_of(a=[60.0, 61.0], b=[50.0, math.nan]).runs
     tried = [replace(run, settings={"lr": 1 if run.source == "a" else 9}) for run in runs]
     assert {run.source for run in best_settings(tried, "pa_mpjpe").values()} == {"a"}
+
+
+def test_settings_are_chosen_on_held_out_people_and_shown_on_the_test_set() -> None:
+    """Of two learning rates the one is best on the run's own people, the other on the test set's:
+    there the first is shown, whatever the figures are called."""
+    runs = []
+    for source, ahead in (("random", 0.0), ("good", 10.0)):
+        for seed in range(2):
+            for rate, own, test in ((1, 60.0, 75.0), (9, 65.0, 70.0)):
+                run = replace(run_of(source, seed, own - ahead), settings={"lr": rate})
+                on = {"3dpw-14 on emdb, split test": {"pa_mpjpe": test - ahead}}
+                scores = on | {"coco": {"ap": 90.0 - test + ahead}}
+                runs.append(replace(run, protocol="synthetic-24", scores=scores))
+    study = Study("s", tuple(runs), baseline="random")
+    own, tested, other = task_tables(study)
+    for table, value in ((own, 50.0), (tested, 65.0), (other, 25.0)):
+        assert [row.source for row in table.rows] == ["good", "random"]
+        assert [row.settings["lr"] for row in table.rows] == [1, 1]
+        assert table.rows[0].metrics[table.ranked_by].mean == pytest.approx(value)
+    ink = {"random": "", "good": ""}
+    notes = [result(table, (own, tested, other), study, ink)["note"] for table in (own, tested)]
+    assert "chosen on these same subjects, which flatters all of them alike" in notes[0]
+    assert "chosen on its own held-out subjects, not on these" in notes[1]
+    # without held-out people of its own a test set is all there is, and the page says so
+    alone = replace(study, runs=tuple(replace(run, metrics={}) for run in runs))
+    table = task_tables(alone)[0]
+    assert [row.settings["lr"] for row in table.rows] == [9, 9]
+    assert "which flatters" in result(table, [table], alone, ink)["note"]
 
 
 def test_a_figure_below_zero_has_a_minus_and_nothing_is_minus_nothing() -> None:
