@@ -11,7 +11,10 @@ import numpy as np
 
 @dataclass
 class FrameRecord:
-    """One person in one picture, before any crop: labels are in the pixels of that picture."""
+    """One person in one picture, before any crop: labels are in the pixels of that picture.
+
+    Places count from its corner: the middle of the first pixel is at 0.5.
+    """
 
     image: np.ndarray | Path
     """(H, W, 3) uint8 RGB, or a file that holds it."""
@@ -26,7 +29,7 @@ class FrameRecord:
     """Where it comes from, for messages: 'cam01.mp4, frame 12'."""
     track: str = ""
     intrinsics: np.ndarray | None = None
-    """(3, 3) camera matrix in pixels of the picture."""
+    """(3, 3) camera matrix in pixels of the picture, from its corner too."""
     rotation: np.ndarray | None = None
     """(3, 3) world to camera."""
     translation: np.ndarray | None = None

@@ -166,7 +166,7 @@ def _dance(
                 yield Reject(source, "no picture of this frame, or not of the calibration's size")
                 continue
             moment = Moment(subject, name, camera.name, i / RATE, source)
-            sight = Sight(camera.matrix, camera.rotation, camera.translation)
+            sight = Sight(camera.from_corner, camera.rotation, camera.translation)
             seen = np.column_stack([sight.from_world(places), known])
             straight = camera.undistort(picture)
             yield person_record(moment, straight, seen, sight, middle=(11, 12))

@@ -205,6 +205,6 @@ def _record(
 ) -> FrameRecord | Reject:
     if picture is None:
         return Reject(moment.source, "no picture of this frame, or not of the calibration's size")
-    sight = Sight(camera.matrix, camera.rotation, camera.translation)
+    sight = Sight(camera.from_corner, camera.rotation, camera.translation)
     seen = np.concatenate([sight.from_world(joints[:, :3]), joints[:, 3:]], axis=1)
     return person_record(moment, picture, seen, sight, middle=(6, 12))

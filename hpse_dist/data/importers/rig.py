@@ -175,7 +175,7 @@ def _record(
         camera=name,
         time=float(rig.instants[k]),
         source=rig.source(k, column),
-        intrinsics=camera.matrix,
+        intrinsics=camera.from_corner,
         rotation=camera.rotation,
         translation=camera.translation,
         centre=centre,
@@ -205,7 +205,9 @@ def _with_boxes(
         centre = None
         if len(known) > 1:
             middles = np.array([[(b[0] + b[2]) / 2, (b[1] + b[3]) / 2] for _, b in known])
-            centre = triangulate(np.stack([camera.projection for camera, _ in known]), middles)
+            # boxes count from a pixel's edge, cameras from its middle
+            sights = np.stack([camera.projection for camera, _ in known])
+            centre = triangulate(sights, middles - 0.5)
         for column, (picture, box) in enumerate(zip(pictures, straight, strict=True)):
             if box is None:
                 yield Reject(rig.source(k, column), "no box of this frame is given")

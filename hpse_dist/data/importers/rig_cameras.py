@@ -22,7 +22,10 @@ _MOST_PX = 65_535
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """One calibrated camera: pixels of a picture of `size`, world in metres."""
+    """One calibrated camera: pixels of a picture of `size`, world in metres.
+
+    Pixels count as OpenCV counts them, from the middle of the first, but for `from_corner`.
+    """
 
     name: str
     size: tuple[int, int]
@@ -42,6 +45,12 @@ class Camera:
     def projection(self) -> np.ndarray:
         """(3, 4) world to pixels of the undistorted picture."""
         return self.matrix @ np.column_stack([self.rotation, self.translation])
+
+    @property
+    def from_corner(self) -> np.ndarray:
+        """(3, 3) intrinsics as records have them: pixels count from the picture's corner, so that
+        the middle of the first is at 0.5."""
+        return np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]]) @ self.matrix
 
     @cached_property
     def _maps(self) -> tuple[np.ndarray, np.ndarray]:

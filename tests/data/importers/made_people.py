@@ -84,6 +84,21 @@ def check(record: FrameRecord) -> None:
     prepare_frame(record, CollectionConfig(crop_px=32, min_side_px=20), Pictures())
 
 
+def apart(record: FrameRecord) -> np.ndarray:
+    """(N, 2) by how many pixels 2D joints, which count from the picture's corner, lie beside the
+    spots that were drawn round the nearest pixels."""
+    image = Pictures().read(record.image)[..., 0].astype(float) - 60
+    joints = record.labels["joints2d"]
+    found = []
+    for x, y in joints[joints[:, 2] > 0, :2]:
+        column, row = int(x), int(y)  # the pixel that it lies in
+        window = np.clip(image[row - 2 : row + 3, column - 2 : column + 3], 0, None)
+        rows, columns = np.indices(window.shape)
+        middle = np.array([(window * columns).sum(), (window * rows).sum()]) / window.sum()
+        found.append([x, y] - (middle + [column - 2, row - 2] + 0.5))
+    return np.array(found)
+
+
 def view_pairs(records: list[FrameRecord]) -> list[float]:
     """Degrees of the cross-view pairs that are mined from the records' table, one order of each."""
     rows = []

@@ -77,6 +77,12 @@ def test_joints_sit_on_the_dancer_and_cameras_pair(root: Path) -> None:
     assert len(angles) == 2 and all(40 < angle < 60 for angle in angles)
 
 
+def test_joints_lie_in_the_middle_of_what_they_mark(root: Path) -> None:
+    people = [record for record in read(root) if isinstance(record, FrameRecord)]
+    beside = np.concatenate([made.apart(record) for record in people])
+    assert np.abs(np.median(beside, axis=0)).max() < 0.2
+
+
 def test_broken_and_ignored_dances_are_rejected(root: Path) -> None:
     folder = root / "annotations"
     (folder / "ignore_list.txt").write_text(f"{DANCE}\n")

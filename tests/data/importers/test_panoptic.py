@@ -91,6 +91,13 @@ def test_joints_sit_on_straightened_pictures(root: Path) -> None:
     assert order == [(f"{NAME}/{p}", camera) for p in range(2) for camera in CAMERAS]
 
 
+def test_joints_lie_in_the_middle_of_what_they_mark(root: Path) -> None:
+    """OpenCV's cameras count from the first pixel's middle, records from its corner."""
+    records = [record for record in read(root) if isinstance(record, FrameRecord)]
+    beside = np.concatenate([made.apart(record) for record in records])
+    assert np.abs(np.median(beside, axis=0)).max() < 0.2
+
+
 def test_two_cameras_of_a_moment_make_a_view_pair(root: Path) -> None:
     angles = made.view_pairs([r for r in read(root) if isinstance(r, FrameRecord)])
     assert len(angles) == 4 and all(40 < angle < 60 for angle in angles)

@@ -109,7 +109,9 @@ def test_records_come_moment_by_moment_with_their_cameras(records: list[FrameRec
     assert first.source == "cam1.avi, frame 0"
     rotation, translation = made.pose(0)
     assert first.intrinsics is not None and first.rotation is not None
-    np.testing.assert_allclose(first.intrinsics, made.MATRIX)
+    # a record's pixels count from the picture's corner, OpenCV's from the first one's middle
+    np.testing.assert_allclose(first.intrinsics[:2, 2], made.MATRIX[:2, 2] + 0.5)
+    np.testing.assert_allclose(first.intrinsics[:, :2], made.MATRIX[:, :2])
     np.testing.assert_allclose(first.rotation, rotation, atol=1e-6)
     np.testing.assert_allclose(first.translation, translation, atol=1e-6)
     # red, green, blue: the trunk is green in BGR (40, 160, 60) and the legs are red as RGB's last
@@ -185,6 +187,28 @@ def test_given_boxes_are_taken_and_missing_ones_rejected(folder: Path, tmp_path:
     np.testing.assert_allclose(good[0].box, made.true_box(0, 3 / made.RATE))
     assert good[0].centre is not None
     assert np.linalg.norm(good[0].centre - made.spot(3 / made.RATE) - [0, 0, 0.9]) < 0.15
+
+
+def test_boxes_whose_middles_are_one_point_meet_there(folder: Path, tmp_path: Path) -> None:
+    """Boxes count from the picture's corner: their middles meet in the point, and a record's camera
+    shows it there again."""
+    root = copy_rig(folder, tmp_path / "meeting")
+    point, lines = made.spot(0) + np.array([0, 0, 0.9]), ["camera,frame,x0,y0,x1,y1"]
+    for i in range(3):
+        rotation, translation = made.pose(i)
+        x, y, z = made.MATRIX @ (rotation @ point + translation)
+        x, y = x / z + 0.5, y / z + 0.5
+        lines.append(f"cam{i + 1},0,{x - 25},{y - 50},{x + 25},{y + 50}")
+    (root / "boxes.csv").write_text("\n".join(lines))
+    config = RigConfig(root=root, boxes=Path("boxes.csv"), max_instants=1)
+    good, _ = split(list(rig.frames(config)))
+    assert len(good) == 3
+    for record in good:
+        assert record.centre is not None and record.rotation is not None
+        assert np.linalg.norm(record.centre - point) < 1e-4
+        x, y, z = record.intrinsics @ (record.rotation @ record.centre + record.translation)
+        middle = (np.array(record.box[:2]) + record.box[2:]) / 2
+        np.testing.assert_allclose([x / z, y / z], middle, atol=0.02)
 
 
 def test_a_given_box_outside_the_picture_says_nothing_of_the_person(
