@@ -5,8 +5,9 @@ the runs, and the test examples. Examples of one person resemble one another, so
 clusters) that are counted, not pictures.
 
   one sample                Student's t
-  clustered examples        linearised variance of a ratio of sums, t with G - 1 degrees of freedom
-                            (Liang and Zeger 1986; the G / (G - 1) of Cameron and Miller 2015)
+  clustered examples        the jackknife over clusters, t with G - 1 degrees of freedom (CV3 of
+                            MacKinnon, Nielsen and Webb 2023): it covers where few people have most
+                            of the pictures, as a sum of squared residuals does not
   seeds and clusters        two-way clustering (Cameron, Gelbach and Miller 2011), never below
                             either way alone, t with min(S, G) - 1 degrees of freedom
   several comparisons       Holm's step-down (1979)
@@ -70,7 +71,8 @@ def clustered_interval(values: np.ndarray, clusters: np.ndarray, level: float = 
     groups = int(number.max()) + 1
     if groups == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    return _around(mean, _variance(np.bincount(number, values - mean) / len(values)), groups, level)
+    variance, _ = _jackknife([(number, (values - mean) / len(values))])
+    return _around(mean, variance, groups, level)
 
 
 def crossed_interval(values: np.ndarray, clusters: np.ndarray, level: float = LEVEL) -> Interval:
@@ -91,49 +93,85 @@ def crossed_average(
     are the same of all cells, and clusters of one label are one wherever they come. Degrees of
     freedom are those of the cell with fewest clusters.
     """
-    found = [_deviations(np.asarray(values, np.float64), clusters) for values, clusters in cells]
-    mean = float(np.mean([middle for middle, _, _ in found]))
+    found = [_moves(values, clusters) for values, clusters in _numbered(cells)]
+    mean = float(np.mean([cell.mean for cell in found]))
     if not math.isfinite(mean):
         return Interval(math.nan, math.nan, math.nan, 0)
-    parts = np.concatenate([part / len(cells) for _, part, _ in found], axis=1)
-    parts = np.nan_to_num(parts[np.isfinite(parts).any(axis=1)])
-    names = np.concatenate([name for _, _, name in found])
-    units = [len(np.unique(name)) for _, _, name in found if name[0]]
-    units += [len(parts)] if len(parts) > 1 else []
+    few = 1.0 / len(found)
+    known = [cell for cell in found if cell.people > 1]
+    seeds, num_seeds = _jackknife([(cell.seed, few * cell.moves) for cell in found])
+    people, num_people = _jackknife([(cell.person, few * cell.moves) for cell in known])
+    units = [*(cell.people for cell in known), *([num_seeds] if num_seeds > 1 else [])]
     if not units:
         return Interval(mean, math.nan, math.nan, 1)
-    number = np.unique(names[names != ""], return_inverse=True)[1]
-    both = np.array([np.bincount(number, row) for row in parts[:, names != ""]])
-    ways = [_variance(sums) for sums in (parts.sum(1), both.sum(0)) if len(sums) > 1]
-    variance = ways[0] if len(ways) == 1 else max(sum(ways) - _variance(both.ravel()), *ways)
+    variance = max(seeds, people)
+    if num_seeds > 1 and num_people > 1:
+        rows = max(len(values) for values, _ in cells)
+        both = [(cell.seed + rows * cell.person, few * cell.moves) for cell in known]
+        variance = max(seeds + people - _jackknife(both)[0], variance)
     return _around(mean, variance, min(units), level)
 
 
-def _deviations(
-    values: np.ndarray, clusters: np.ndarray | None
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """A cell's mean; by how much each of its known examples moves it, (S, E), NaN for a seed that
-    has none; and the examples' clusters (E,), "" where not two are known."""
-    if values.ndim != 2 or (clusters is not None and values.shape[1] != len(clusters)):
-        count = "no" if clusters is None else len(clusters)
-        raise ValueError(f"{values.shape} values do not fit {count} clusters")
+@dataclass(frozen=True)
+class _Cell:
+    """The n known examples of a cell."""
+
+    mean: float
+    moves: np.ndarray
+    """(n,) by how much each moves the mean."""
+    seed: np.ndarray
+    """(n,) number of its seed."""
+    person: np.ndarray
+    """(n,) number of its cluster."""
+    people: int
+    """How many clusters there are; 1 where nothing is known of them."""
+
+
+def _numbered(
+    cells: Sequence[tuple[np.ndarray, np.ndarray | None]],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Values as float64, and clusters as numbers that are equal where labels are; of unknown ones
+    the number 0."""
+    labels: list[np.ndarray] = []
+    for values, clusters in cells:
+        shape = np.shape(values)
+        if len(shape) != 2 or (clusters is not None and shape[1] != len(clusters)):
+            count = "no" if clusters is None else len(clusters)
+            raise ValueError(f"{shape} values do not fit {count} clusters")
+        labels.append(np.full(shape[1], "") if clusters is None else np.asarray(clusters, str))
+    number = np.unique(np.concatenate(labels), return_inverse=True)[1]
+    ends = np.cumsum([len(each) for each in labels])[:-1]
+    wide = [np.asarray(values, np.float64) for values, _ in cells]
+    return list(zip(wide, np.split(number, ends), strict=True))
+
+
+def _moves(values: np.ndarray, clusters: np.ndarray) -> _Cell:
     known = np.isfinite(values)
-    examples = known.any(axis=0)
-    if not known.any():
-        return math.nan, values, np.full(values.shape[1], "")
-    mean = float(values[known].mean())
-    moves = np.where(known, values - mean, 0.0) / known.sum()
-    moves[~known.any(axis=1)] = math.nan
-    names = np.asarray(clusters)[examples].astype(str) if clusters is not None else np.array([""])
-    if len(np.unique(names)) < 2:
-        names = np.full(examples.sum(), "")
-    return mean, moves[:, examples], names
+    seed = np.broadcast_to(np.arange(len(values))[:, None], values.shape)[known]
+    person = np.broadcast_to(clusters, values.shape)[known]
+    here = values[known]
+    if len(here) == 0:
+        return _Cell(math.nan, here, seed, person, 0)
+    mean = float(here.mean())
+    return _Cell(mean, (here - mean) / len(here), seed, person, len(np.unique(person)))
 
 
-def _variance(sums: np.ndarray) -> float:
-    """Variance of a mean from the clusters' sums (G,) of what each example adds to it, less its
-    expectation."""
-    return float(len(sums) / (len(sums) - 1) * (sums**2).sum())
+def _jackknife(cells: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, int]:
+    """Variance of a sum of cells' means from how it moves as each cluster is left out; and how many
+    clusters there are.
+
+    cells: of each example the number of its cluster (n,) and by how much it moves the mean (n,).
+    """
+    most = max((int(number.max()) + 1 for number, _ in cells), default=0)
+    moved: np.ndarray = np.zeros(most)
+    there: np.ndarray = np.zeros(most, bool)
+    for number, moves in cells:
+        count = np.bincount(number, minlength=most)
+        left = len(number) - count  # 0: all there is in the cell, whose moves add up to nothing
+        moved += np.bincount(number, moves, most) * len(number) / np.maximum(left, 1)
+        there |= count > 0
+    groups = int(there.sum())
+    return (groups - 1) / max(groups, 1) * float((moved**2).sum()), groups
 
 
 def _around(mean: float, variance: float, units: int, level: float) -> Interval:

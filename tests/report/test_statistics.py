@@ -76,8 +76,8 @@ def test_the_clustered_variance_is_statsmodels(rng: np.random.Generator) -> None
 
 def test_unequal_clusters_by_hand() -> None:
     found = clustered_interval(np.array([1.0, 1.0, 4.0]), np.array(["a", "a", "b"]))
-    # mean 2, the residuals' sums by cluster -2 and 2, variance 2/1 * (4 + 4) / 9
-    half = stats.t.ppf(0.975, 1) * math.sqrt(16 / 9)
+    # mean 2; without a it is 4, without b 1: variance 1/2 * (2^2 + 1^2)
+    half = stats.t.ppf(0.975, 1) * math.sqrt(5 / 2)
     assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
 
 
@@ -153,13 +153,24 @@ def test_both_ways_of_unequal_units_with_gaps(rng: np.random.Generator) -> None:
 
 
 def _variance(units: list[tuple[Any, float]]) -> float:
-    """Of the mean of numbers with the cluster that each is in."""
-    mean = np.mean([value for _, value in units])
-    sums: dict[Any, float] = {}
-    for key, value in units:
-        sums[key] = sums.get(key, 0.0) + value - mean
-    count = len(sums)
-    return count / (count - 1) * sum(each**2 for each in sums.values()) / len(units) ** 2
+    """Of the mean of numbers with the cluster that each is in: the jackknife, written out."""
+    mean, names = np.mean([value for _, value in units]), {key for key, _ in units}
+    without = [np.mean([value for key, value in units if key != name]) for name in names]
+    return (len(names) - 1) / len(names) * sum((each - mean) ** 2 for each in without)
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize("counts", [[100] + [3] * 4, [300] + [6] * 40, [12] * 8])
+def test_one_person_of_most_pictures_does_not_make_them_sure(
+    rng: np.random.Generator, seeds: int, counts: list[int]
+) -> None:
+    """300 tests each: at 95 % the squares of residuals alone cover a fifth of the first."""
+    people, hits = np.repeat(np.arange(len(counts)), counts), 0
+    for _ in range(300):
+        values = rng.normal(size=len(counts))[people] + rng.normal(size=(seeds, len(people)))
+        found = crossed_interval(values, people)
+        hits += found.low <= 0 <= found.high
+    assert hits >= 0.85 * 300
 
 
 def test_examples_that_were_not_measured_are_left_out(rng: np.random.Generator) -> None:
