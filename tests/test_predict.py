@@ -127,7 +127,7 @@ def test_results_of_coco_are_in_the_pixels_of_whole_pictures(
     assert score is not None and score.figures["ap"] == pytest.approx(100.0)
     first = json.loads((tmp_path / "predictions" / "results.json").read_text())[0]
     x, y, side = table["crop"].to_pylist()[0]
-    wanted = joints[0, 0] * side + [x, y]
+    wanted = joints[0, 0] * side + [x, y] - 0.5  # COCO counts from the first pixel's middle
     assert first["keypoints"][:2] == pytest.approx(wanted.tolist())
 
 

@@ -41,6 +41,7 @@ FILES = {
     "coco": ("results.json", "annotations.json"),
 }
 """Names of the files of predictions and of ground truth in each layout."""
+_PIXEL = 0.5  # ours count from the picture's corner, COCO's from the first pixel's middle
 _ORIENTED = (0, 1, 2, 4, 5, 16, 17, 18, 19)  # joints whose rotation 3DPW's challenge asks for
 
 
@@ -206,7 +207,8 @@ def _in_camera(rotations: np.ndarray) -> np.ndarray:
 
 
 def write_coco(examples: Examples, path: Path, *, truth: bool) -> Path:
-    """Results, or annotations, from joints2d (N, 17, 3) in pixels, image, score or area (N,)."""
+    """Results, or annotations, from joints2d (N, 17, 3) in pixels of the whole pictures, from their
+    corner as everywhere in here, image (N,), and score or area (N,)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(_as_coco(examples, truth)))
     return path
@@ -216,6 +218,7 @@ def _as_coco(examples: Examples, truth: bool) -> Any:
     """What a file of results, or of annotations, holds."""
     rows: list[dict[str, Any]] = []
     joints: np.ndarray = examples["joints2d"].astype(np.float64)
+    joints[..., :2] -= _PIXEL
     image = examples["image"]
     for number, (points, picture) in enumerate(zip(joints, image.tolist(), strict=True), start=1):
         if truth:  # 2 labelled and visible, 0 not labelled

@@ -12,9 +12,10 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
+from hpse_dist.data.importers.coco_style import joints_of
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.examples import Examples
-from hpse_dist.protocols.files import score_files, write
+from hpse_dist.protocols.files import score_files, write, write_coco
 from hpse_dist.protocols.score import Regressor, score
 from hpse_dist.report.tables import METRICS
 from pipelines import run_command
@@ -38,6 +39,22 @@ def test_exact_predictions_come_back_without_error(name: str, tmp_path: Path) ->
     for figure, value in found.figures.items():
         best = 100.0 if METRICS[figure].better == "higher" else 0.0
         assert value == pytest.approx(best, abs=1e-4), figure
+
+
+def test_what_coco_annotates_is_written_as_coco_has_it(tmp_path: Path) -> None:
+    """Read by the importer and predicted exactly: the server has no pixel's half to complain of."""
+    given = np.column_stack([np.arange(17) * 3.0, np.arange(17) * 5.0, np.full(17, 2.0)])
+    annotation = {"keypoints": given.ravel().tolist()}
+    joints = joints_of(annotation, "keypoints", 17, (0.0, 0.5, 1.0))
+    table = {"joints2d": joints[None], "image": np.array([7]), "score": np.array([0.9])}
+    path = write_coco(Examples("", table), tmp_path / "results.json", truth=False)
+    written = np.reshape(json.loads(path.read_text())[0]["keypoints"], (17, 3))
+    np.testing.assert_allclose(written[:, :2], given[:, :2])
+    truth = write_coco(
+        Examples("", table | {"area": np.array([900.0])}), tmp_path / "truth.json", truth=True
+    )
+    person = json.loads(truth.read_text())["annotations"][0]
+    np.testing.assert_allclose(person["keypoints"], annotation["keypoints"])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
