@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from hpse_dist.draws import uniform
+from hpse_dist.draws import permutation
 
-_GOLDEN = 0.6180339887498949  # its multiples, less whole numbers, are spread most evenly
 _STAND_IN = 1 << 40  # repeats of pairs in another's place start here: no pass has so high a number
 
 
@@ -79,8 +77,8 @@ def replace_hard(
             here = np.flatnonzero(source == number)
             here = here[curriculum.kind[item[here]] == kind]
             if len(here):
-                start = _draw(keys, f"curriculum.{number}.{kind}")
-                _replace(item, repeat, here, place, curriculum, start)
+                stream = f"curriculum.{number}.{kind}"
+                _replace(item, repeat, here, place, curriculum, stream, keys)
 
 
 def _replace(
@@ -89,7 +87,8 @@ def _replace(
     here: np.ndarray,
     place: np.ndarray,
     curriculum: Curriculum,
-    start: float,
+    stream: str,
+    keys: Sequence[int],
 ) -> None:
     """Put easier items in the place of those of `here` that are too hard, in these arrays."""
     at_hand, which = np.unique(item[here], return_inverse=True)
@@ -98,11 +97,20 @@ def _replace(
     at_hand = at_hand[order]
     allowed = np.maximum(1, np.ceil(curriculum.share(place[here]) * len(at_hand))).astype(np.int64)
     hard = rank >= allowed
-    turn = (start + np.arange(hard.sum()) * _GOLDEN) % 1
-    item[here[hard]] = at_hand[np.floor(turn * allowed[hard]).astype(np.int64)]
+    item[here[hard]] = at_hand[_in_turn(allowed[hard], stream, keys)]
     repeat[here[hard]] = _STAND_IN + place[here[hard]]
 
 
-def _draw(keys: Sequence[int], stream: str) -> float:
+def _in_turn(allowed: np.ndarray, stream: str, keys: Sequence[int]) -> np.ndarray:
+    """One of 0..allowed - 1 for each of the places (n,), whose `allowed` never falls: all of them
+    in a drawn order, again and again, and those that join from the next time on."""
     seed, epoch, number = keys
-    return float(uniform(seed, stream, epoch, torch.tensor([number]))[0, 0])
+    found, start = np.empty_like(allowed), 0
+    while start < len(allowed):
+        count = int(allowed[start])
+        same = int(np.searchsorted(allowed, count, "right")) - start
+        stop = min(start + -(-same // count) * count, len(allowed))
+        turns = permutation(seed, f"{stream}.{number}.{start}", epoch, count)
+        found[start:stop] = np.resize(turns, stop - start)
+        start = stop
+    return found

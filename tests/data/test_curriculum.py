@@ -75,6 +75,17 @@ def test_what_an_epoch_is_under_a_curriculum() -> None:
     assert len(keys) == 1800, "draws of one pair are never the same"
 
 
+def test_turns_are_equal_while_the_share_grows() -> None:
+    """From 0.3 to 0.37 over an epoch: two thirds of the places go to a third of the pairs."""
+    difficulty = np.random.default_rng(1).random(2000)
+    plan = Curriculum(difficulty, np.zeros(2000, np.int64), 0.3, 1.0, 20_000)
+    part = Order([[np.arange(2000)]], [1.0], 0, 1, [plan]).epoch(0)
+    counts = np.bincount(part.item, minlength=2000)
+    easy = counts[np.argsort(difficulty)[:600]]
+    assert easy.min() >= 3 and easy.max() <= 4, "in equal turns: at most about 1 / 0.3 times"
+    assert counts.sum() == 2000 and (counts > 0).sum() < 750
+
+
 def test_pairs_of_one_kind_are_graded_too() -> None:
     difficulty = np.random.default_rng(1).random(600)
     plan = Curriculum(difficulty, np.zeros(600, np.int64), 0.25, 0.25, 1)
