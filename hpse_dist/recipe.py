@@ -301,9 +301,9 @@ class FinetuneRecipe(TrainingRecipe):
     """Take completion's decoder from the source too, for tasks that keep it; random has a random
     one."""
     label_fraction: float = 1.0
-    """Share of each collection's labelled frames used: frames of all subjects, the same for every
-    source, seed and task, a smaller share's within a larger's; always at least one. Pairs are used
-    where their first frame, whose labels they have, is among them."""
+    """Share of each collection's frames used, and their labels with them: frames of all subjects,
+    the same for every source, seed and task, a smaller share's within a larger's; always at least
+    one. Pairs are used where their first frame, whose labels they have, is among them."""
     encoder_frozen: bool = False
     """Probe the source: its tokens are computed once and kept in the cache ($HPSE_CACHE), and the
     task's head alone learns. Pictures are seen whole, as in evaluation; `augment` is not used."""
