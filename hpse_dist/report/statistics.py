@@ -9,7 +9,11 @@ clusters) that are counted, not pictures.
                             MacKinnon, Nielsen and Webb 2023): it covers where few people have most
                             of the pictures, as a sum of squared residuals does not
   seeds and clusters        two-way clustering (Cameron, Gelbach and Miller 2011), never below
-                            either way alone, t with min(S, G) - 1 degrees of freedom
+                            either way alone, t with Satterthwaite's (1946) degrees of freedom; of
+                            two seeds, which say little of how seeds vary, with one. In simulated
+                            studies of 3 and 5 seeds and 5 to 80 people 2 to 8 of 100 differences
+                            that are none seem sure, where the fewer of seeds and people less one
+                            let 0 to 5 seem so and missed most that are some
   several comparisons       Holm's step-down (1979)
 """
 
@@ -90,8 +94,8 @@ def crossed_average(
     """Mean over cells of the mean of each, and its interval over seeds and clusters.
 
     cells: (S seeds, E examples) and clusters (E,), None where nothing is known of them. The seeds
-    are the same of all cells, and clusters of one label are one wherever they come. Degrees of
-    freedom are those of the cell with fewest clusters.
+    are the same of all cells, and clusters of one label are one wherever they come; they count as
+    many as in the cell with fewest.
     """
     found = [_moves(values, clusters) for values, clusters in _numbered(cells)]
     mean = float(np.mean([cell.mean for cell in found]))
@@ -104,12 +108,16 @@ def crossed_average(
     units = [*(cell.people for cell in known), *([num_seeds] if num_seeds > 1 else [])]
     if not units:
         return Interval(mean, math.nan, math.nan, 1)
-    variance = max(seeds, people)
+    variance, freedom = max(seeds, people), min(units) - 1.0
     if num_seeds > 1 and num_people > 1:
         rows = max(len(values) for values, _ in cells)
         both = [(cell.seed + rows * cell.person, few * cell.moves) for cell in known]
         variance = max(seeds + people - _jackknife(both)[0], variance)
-    return _around(mean, variance, min(units), level)
+    if num_seeds > 2 and num_people > 1 and variance > 0:
+        fewest = min(cell.people for cell in known)
+        spread = seeds**2 / (num_seeds - 1) + people**2 / (fewest - 1)
+        freedom = max(freedom, variance**2 / spread)
+    return _around(mean, variance, min(units), level, freedom)
 
 
 @dataclass(frozen=True)
@@ -174,12 +182,16 @@ def _jackknife(cells: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, i
     return (groups - 1) / max(groups, 1) * float((moved**2).sum()), groups
 
 
-def _around(mean: float, variance: float, units: int, level: float) -> Interval:
-    """The t-interval of a mean with this variance, estimated from so many units."""
+def _around(
+    mean: float, variance: float, units: int, level: float, freedom: float | None = None
+) -> Interval:
+    """The t-interval of a mean with this variance, estimated from so many units; `freedom` where
+    its degrees are not one fewer."""
     error = math.sqrt(variance)
-    half = float(stdtrit(units - 1, 0.5 + level / 2)) * error
+    degrees = units - 1 if freedom is None else freedom
+    half = float(stdtrit(degrees, 0.5 + level / 2)) * error
     if error > 0:
-        p = 2 * float(stdtr(units - 1, -abs(mean) / error))
+        p = 2 * float(stdtr(degrees, -abs(mean) / error))
     else:
         p = float(mean == 0)
     return Interval(mean, mean - half, mean + half, units, p)

@@ -82,9 +82,10 @@ def test_unequal_clusters_by_hand() -> None:
 
 
 def test_both_ways_is_never_narrower_than_either(rng: np.random.Generator) -> None:
+    """Of two seeds, where its degrees of freedom are the fewer's, as those of seeds alone."""
     clusters = np.repeat(np.arange(10), 6)
     for _ in range(20):
-        values = rng.normal(size=(4, 60)) + rng.normal(size=(4, 1)) * rng.random()
+        values = rng.normal(size=(2, 60)) + rng.normal(size=(2, 1)) * rng.random()
         both = crossed_interval(values, clusters)
         seeds = interval(values.mean(1))
         people = clustered_interval(values.mean(0), clusters)
@@ -121,6 +122,21 @@ def test_an_average_asks_the_same_people_of_all_cells(rng: np.random.Generator) 
         assert called <= 24 and naive >= 40
 
 
+@pytest.mark.parametrize(("seeds", "least"), [(3, 0.6), (5, 0.7)])
+def test_a_true_difference_is_seen_with_few_seeds(
+    rng: np.random.Generator, seeds: int, least: float
+) -> None:
+    """80 people who differ, seeds that agree, a gap of 2.8 standard errors: with the degrees of
+    freedom of the seeds alone 3 of them would see it 7 times of 100."""
+    clusters, gap = np.arange(80), 2.8 / math.sqrt(80)
+    found = {0.0: 0, gap: 0}
+    for apart in found:
+        for _ in range(300):
+            values = rng.normal(size=80) + 0.5 * rng.normal(size=(seeds, 80)) + apart
+            found[apart] += crossed_interval(values, clusters).excludes_zero
+    assert found[0.0] <= 0.08 * 300 and found[gap] >= least * 300
+
+
 def test_a_cell_of_unknown_people_has_its_seeds_alone(rng: np.random.Generator) -> None:
     values = rng.normal(size=(3, 8))
     alone = crossed_average([(values, None)])
@@ -145,7 +161,9 @@ def test_both_ways_of_unequal_units_with_gaps(rng: np.random.Generator) -> None:
         seeds, persons = (_variance([(key[way], value) for key, value in units]) for way in (0, 1))
         crossed = seeds + persons - _variance(units)
         both += crossed > max(seeds, persons)
-        half = stats.t.ppf(0.975, 2) * math.sqrt(max(crossed, seeds, persons))
+        variance = max(crossed, seeds, persons)
+        degrees = max(2, variance**2 / (seeds**2 / 2 + persons**2 / 3))  # Satterthwaite's
+        half = stats.t.ppf(0.975, degrees) * math.sqrt(variance)
         mean = np.nanmean(values)
         found = crossed_interval(values, people)
         assert (found.low, found.high) == pytest.approx((mean - half, mean + half))
