@@ -147,7 +147,7 @@ class Checkpoints:
         """Copy the state and let a thread write it; what went wrong, if anything."""
         target = self.folder / _name(step)
         draft = self.folder / f"{_DRAFT}{target.name}"
-        failure = _attempt(engine, lambda: self._open(engine, draft, before))
+        failure = one_failure(engine, lambda: self._open(engine, draft, before))
         if failure is not None:
             return self._sentence(engine, target, draft, failure)
         manifest: dict[str, Any] = {
@@ -167,12 +167,12 @@ class Checkpoints:
         """Wait for the writers of all ranks and publish; what went wrong, if anything."""
         writing, self._writing = self._writing, None
         assert writing is not None
-        failure = _attempt(engine, writing.finish)
+        failure = one_failure(engine, writing.finish)
         files: dict[str, Any] = {}
         if failure is None:
             for of_rank in engine.gather(writing.files):
                 files |= of_rank
-            failure = _attempt(engine, lambda: self._publish(engine, writing, files))
+            failure = one_failure(engine, lambda: self._publish(engine, writing, files))
         if failure is not None:
             return self._sentence(engine, writing.target, writing.draft, failure)
         return None
@@ -241,7 +241,7 @@ class Checkpoints:
         if folder is None:
             return None
         self._load(engine, folder, manifest)
-        failure = _attempt(engine, lambda: self._forget_after(engine, int(manifest["step"])))
+        failure = one_failure(engine, lambda: self._forget_after(engine, int(manifest["step"])))
         if failure is not None:
             raise OSError(
                 f"{self.folder}: the checkpoints after step {manifest['step']}, to which the run "
@@ -384,7 +384,7 @@ def _step(folder: Path) -> int:
     return int(found.group(1))
 
 
-def _attempt(engine: Trained, work: Callable[[], Any]) -> str | None:
+def one_failure(engine: Trained, work: Callable[[], Any]) -> str | None:
     """Do `work` on every rank; the first rank's failure, told to all, or None."""
     error: Exception | None = None
     try:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+_MEASURED = ("val/", "tests/", "probe/")
 LAYOUT: dict[str, dict[str, list[Any]]] = {  # TensorBoard's page of curves that belong together
     "learning": {
         "losses": ["Multiline", [r"train/loss.*"]],
@@ -60,7 +61,16 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {  # TensorBoard's page of curves that
 class RunLog:
     """The log of one run folder, opened at the step it goes on from."""
 
-    def __init__(self, folder: Path, world: World, every: int, *, start: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        every: int,
+        *,
+        start: int = 0,
+        unmeasured: bool = False,
+    ) -> None:
+        """unmeasured: step `start` is about to be measured again, so what was measured goes."""
         if every < 1:
             raise ValueError(f"the log needs a line every 1 step or more, found {every}")
         self.folder = Path(folder)
@@ -72,10 +82,10 @@ class RunLog:
         if not world.is_main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open(start)
+        self._open(start, unmeasured)
 
-    def _open(self, start: int) -> None:
-        commit_history(self.folder / METRICS_FILE, start)
+    def _open(self, start: int, unmeasured: bool = False) -> None:
+        commit_history(self.folder / METRICS_FILE, start, unmeasured)
         # the import takes seconds, and only the main process needs it
         from torch.utils.tensorboard import SummaryWriter
 
@@ -224,12 +234,13 @@ def layout_of(held_out: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     return LAYOUT | {"held out": charts}
 
 
-def commit_history(path: Path, start: int) -> None:
-    """Drop the lines after step `start`, and one torn by a kill; all or nothing."""
+def commit_history(path: Path, start: int, unmeasured: bool = False) -> None:
+    """Drop the lines after step `start`, those of what was measured at it where `unmeasured`, and
+    one torn by a kill; all or nothing."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if (step := _step_of(line)) is not None and step <= start]
+    kept = [line for line in lines if _stays(_row_of(line), start, unmeasured)]
     if len(kept) == len(lines):
         return
     with whole_file(path) as draft:
@@ -238,10 +249,18 @@ def commit_history(path: Path, start: int) -> None:
     _log.info("%s: %d lines after step %d dropped", path, len(lines) - len(kept), start)
 
 
-def _step_of(line: str) -> int | None:
-    """The step of a line of metrics.jsonl, None if it is not whole."""
+def _stays(row: dict[str, Any] | None, start: int, unmeasured: bool) -> bool:
+    if row is None or row["step"] > start:
+        return False
+    measured = any(name.startswith(_MEASURED) for name in row)
+    return not (unmeasured and row["step"] == start and measured)
+
+
+def _row_of(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, its step a number; None if it is not whole."""
     try:
-        return int(parsed_json(line)["step"])
+        row = parsed_json(line)
+        return {**row, "step": int(row["step"])}
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -250,8 +269,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl, a torn last one left out; null is NaN."""
     rows = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if _step_of(text) is not None:
-            row = parsed_json(text)
+        row = _row_of(text)
+        if row is not None:
             rows.append({k: math.nan if v is None else v for k, v in row.items()})
     return rows
 

@@ -56,7 +56,7 @@ def start(recipe: TrainingRecipe, target: str, options: argparse.Namespace) -> N
         return
     carry_out(recipe, target, folder, recipe.steps, options)
     if not is_done(folder):
-        raise RuntimeError(f"{folder}: stopped before its last step; the same command goes on")
+        raise RuntimeError(f"{folder}: stopped before its end; the same command goes on")
     print(f"done: {folder}")
 
 

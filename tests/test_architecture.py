@@ -19,7 +19,7 @@ LAYERS: list[list[str]] = [
     ["pipelines"],
     ["cluster"],
     [
-        "hpse_dist.run hpse_dist.predict hpse_dist.checkup hpse_dist.use",
+        "hpse_dist.run hpse_dist.watch hpse_dist.predict hpse_dist.checkup hpse_dist.use",
         "hpse_dist.ledger",
         "hpse_dist.prepare",
         "hpse_dist.study hpse_dist.study_state hpse_dist.sweep",

@@ -228,7 +228,7 @@ def test_a_run_that_was_told_to_stop_is_no_success(
     with monkeypatch.context() as patched:
         patched.setattr(Completion, "forward", stopped)
         assert run_command(main, parser(), command) == 1
-    said = "run: stopped before its last step; the same command goes on"
+    said = "run: stopped before its end; the same command goes on"
     assert said in capsys.readouterr().err
     assert run_command(main, parser(), command) == 0
     assert f"done: {tmp_path / 'run'}" in capsys.readouterr().out
