@@ -7,6 +7,7 @@ import functools
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from pipelines import command_parser, describe, run_command
 if TYPE_CHECKING:
     from hpse_dist.recipe import PretrainRecipe
 
+TRAINING = ("plain", "deepspeed", "ray")  # the checks that take the pictures of that check
 Check = Callable[[Path], str]
 """What a scratch folder is enough for to say what came of it."""
 
@@ -55,7 +57,12 @@ def main(options: argparse.Namespace) -> None:
     root = located(Path())  # all machines are to see it, as they are to see what runs write
     scratch = Path(tempfile.mkdtemp(prefix=".doctor-", dir=root))
     try:
-        failed = [name for name, check in checks.items() if not _works(name, check, scratch)]
+        failed: list[str] = []
+        for name, check in checks.items():
+            if name in TRAINING and "pictures" in failed:
+                _say(name, "not tried, for want of pictures")
+            elif not _works(name, check, scratch, options.debug):
+                failed.append(name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if failed:
@@ -112,12 +119,17 @@ def _with_ray(scratch: Path, workers: int, debug: bool) -> str:
     return f"{workers} trainer{'s' if workers > 1 else ''}: {said}"
 
 
-def _works(name: str, check: Check, scratch: Path) -> bool:
+def _works(name: str, check: Check, scratch: Path, debug: bool) -> bool:
     """Try it and say what came of it."""
     try:
         _say(name, check(scratch))
     except Exception as error:  # whatever a library of the machine's has to say
-        _say(name, f"FAILED: {describe(error)}")
+        if debug:
+            traceback.print_exc()
+        said = describe(error)
+        if isinstance(error, ImportError):
+            said = f"{error}; bash cluster/local.sh setup installs what is missing"
+        _say(name, f"FAILED: {said}")
         return False
     return True
 

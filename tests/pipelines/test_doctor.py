@@ -21,19 +21,26 @@ def test_what_fails_is_named_and_the_rest_is_tried(
         (scratch / "half").touch()
         raise OSError("libopencv_core.so.406: cannot open shared object file")
 
-    checks = {"machine": lambda _: "as good as any", "pictures": broken, "ray": lambda _: "fine"}
+    def missing(scratch: Path) -> str:
+        raise ModuleNotFoundError("No module named 'xformers'")
+
+    checks = {"machine": lambda _: "as good as any", "attention": missing, "pictures": broken}
+    checks["ray"] = lambda _: "fine"
     monkeypatch.setattr(doctor, "_checks", lambda options: checks)
     monkeypatch.setenv("HPSE_ROOT", str(tmp_path))
     assert run() == 1
     shown = capsys.readouterr()
     assert shown.out.splitlines()[1:] == [
         "machine    as good as any",
+        "attention  FAILED: No module named 'xformers'; "
+        "bash cluster/local.sh setup installs what is missing",
         "pictures   FAILED: libopencv_core.so.406: cannot open shared object file",
-        "ray        fine",
+        "ray        not tried, for want of pictures",
     ]
-    assert shown.err == "error: pictures failed, as said above\n"
+    assert shown.err == "error: attention, pictures failed, as said above\n"
     assert not list(tmp_path.iterdir())
-    del checks["pictures"]
+    assert run("--debug") == 1 and "in missing\n" in capsys.readouterr().err
+    del checks["attention"], checks["pictures"]
     assert run() == 0
     assert capsys.readouterr().out.splitlines()[-1] == "done: all that training needs works here"
 
