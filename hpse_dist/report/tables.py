@@ -273,7 +273,7 @@ def answer(table: TaskTable) -> str:
     if best.against is None or best.against.seeds == 0:
         return f"{text}."
     mean = best.against.difference.mean
-    size = figure(abs(mean), what)
+    size = figure(abs(mean), what, apart=True)
     if (mean < 0) != (what.better == "lower"):
         return f"{text}. With the seeds that both have, it is not ahead of {table.baseline}."
     if best.against.seeds == 1:
@@ -308,7 +308,7 @@ def _behind(row: SourceRow, what: Metric) -> str:
     """How far the next source is behind the baseline, where seeds allow to say so."""
     if row.against is None or row.against.seeds < 2:
         return ""
-    size = figure(abs(row.against.difference.mean), what)
+    size = figure(abs(row.against.difference.mean), what, apart=True)
     chance = "" if row.sure else ", which may be chance"
     return f"; {row.source} is {size} behind{chance}"
 
@@ -329,12 +329,14 @@ def _range(value: Interval, what: Metric, absolute: bool = False, over: str = ""
     return f" (95 % interval {ends}, {over})"
 
 
-def figure(value: float | None, what: Metric) -> str:
-    """A number with its unit, a dash where there is none."""
+def figure(value: float | None, what: Metric, apart: bool = False) -> str:
+    """A number with its unit, a dash where there is none; what lies between two percentages, which
+    are `apart`, is points."""
     if value is None or not math.isfinite(value):
         return "–"
     number = f"{round(value, what.digits) + 0.0:.{what.digits}f}".replace("-", MINUS)  # no -0.0
-    return f"{number}{' ' + what.unit if what.unit else ''}"
+    unit = "points" if apart and what.unit == "%" else what.unit
+    return f"{number}{' ' + unit if unit else ''}"
 
 
 def gains(study: Study) -> list[dict[str, Any]]:

@@ -108,6 +108,12 @@ def test_the_answer_claims_no_more_than_the_seeds_show(
     assert words in answer(table)
 
 
+def test_what_lies_between_percentages_is_points() -> None:
+    assert figure(11.72, metric("pck_005"), apart=True) == "11.7 points"
+    assert figure(9.8, metric("pa_mpjpe"), apart=True) == "9.8 mm"
+    assert figure(14.7, metric("pck_005")) == "14.7 %"
+
+
 def test_unfinished_runs_are_in_no_table() -> None:
     study = study_of(random=[70.0], a=[60.0])
     pending = replace(study.runs[1], done=False)
