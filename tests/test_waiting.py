@@ -81,7 +81,7 @@ def _copies(name: str, args: tuple[Any, ...], kinds: set[str]) -> bool:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within, `device="cuda"` is there, for forward passes."""
-    monkeypatch.setattr(attention, "_kernel", lambda *_: "sdpa")
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: "sdpa")
     # else autocast is off where there is no GPU
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
