@@ -47,6 +47,14 @@ def read_grey(path: Path) -> np.ndarray:
         return np.asarray(picture.convert("L"))
 
 
+def read_numbers(path: Path) -> np.ndarray:
+    """(H, W) uint8 as stored, a grey value's or a palette's number each; raises Unreadable."""
+    with _opened(path) as picture:
+        if picture.mode not in ("1", "L", "P"):
+            raise Unreadable(f"it has colours ({picture.mode}), where each pixel is one number")
+        return np.asarray(picture, np.uint8)
+
+
 def believed_size(width: float, height: float) -> None:
     """Raise Unreadable unless a picture of that size may be decoded."""
     if not (0 < width <= MOST_SIDE and 0 < height <= MOST_SIDE and width * height <= MOST_PIXELS):

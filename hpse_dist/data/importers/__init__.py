@@ -29,6 +29,7 @@ from hpse_dist.data.importers import (
     image_folder,
     interhand,
     jhmdb,
+    labelled,
     lsp,
     mcpc,
     mpi_inf_3dhp,
@@ -70,6 +71,7 @@ IMPORTERS: dict[str, FrameSource] = {
     "image_folder": image_folder,
     "rig": rig,
     "videos": videos,
+    "labelled": labelled,
     # people in 3D
     "threedpw": threedpw,
     "mpi_inf_3dhp": mpi_inf_3dhp,

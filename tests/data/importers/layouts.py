@@ -25,6 +25,7 @@ from tests.data.importers import (
     test_humbi,
     test_image_folder,
     test_interhand,
+    test_labelled,
     test_mcpc,
     test_mpi_inf_3dhp,
     test_muco,
@@ -185,6 +186,11 @@ LAYOUTS: dict[str, Layout] = {
     "rig": Layout(rig, "calibration.toml", {"boxes": "boxes.csv"}, lose_a_box, "no box"),
     "videos": Layout(
         videos, "boxes.csv", {"boxes": "boxes.csv"}, nothing, "not a video that can be opened"
+    ),
+    "labelled": Layout(
+        of(test_labelled),
+        "people.jsonl",
+        {"licence": "own", "joints": "coco17", "joints3d_in": "world"},
     ),
     "threedpw": Layout(of(test_threedpw), "sequenceFiles/validation", {"splits": ["validation"]}),
     "mpi_inf_3dhp": Layout(

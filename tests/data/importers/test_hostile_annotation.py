@@ -34,6 +34,7 @@ HOSTILE: list[Any] = [
 JSON = (
     *("coco", "coco_wholebody", "densepose_coco", "ai_challenger", "crowdpose", "posetrack18"),
     *("freihand", "hagrid", "interhand", "human36m", "panoptic", "aist", "muco"),
+    "labelled",
 )
 
 
@@ -69,19 +70,30 @@ def test_hostile_values_are_rejects_or_a_sentence(tmp_path: Path, name: str) -> 
     untouched = sum(not isinstance(r, Reject) for r in IMPORTERS[name].frames(config))
     assert untouched, "the fixture is not read at all"
     rng = random.Random(name)
-    paths = sorted(root.rglob("*.json"))
+    paths = sorted(root.rglob("*.json*"))
     for path in paths:
-        content = json.loads(path.read_text())
+        content = parse(path)
         everywhere = [(spot, value) for spot in spots(content) for value in HOSTILE]
         for spot, value in rng.sample(everywhere, 60 // len(paths)):
-            path.write_text(json.dumps(changed(content, spot, value)))
+            put(path, changed(content, spot, value))
             try:
                 read(name, config)
             except ValueError as error:
                 assert str(error) and "\n" not in str(error)
             except Exception as error:  # say what did it
                 raise AssertionError(f"{path.name} {spot} = {str(value)[:60]}") from error
-        path.write_text(json.dumps(content))
+        put(path, content)
+
+
+def parse(path: Path) -> Any:
+    """What a file holds, of a file of lines the list of them."""
+    text = path.read_text()
+    return json.loads(text if path.suffix == ".json" else f"[{','.join(text.splitlines())}]")
+
+
+def put(path: Path, content: Any) -> None:
+    lines = path.suffix == ".jsonl" and isinstance(content, list)
+    path.write_text("\n".join(map(json.dumps, content)) if lines else json.dumps(content))
 
 
 def read(name: str, config: Any) -> None:
