@@ -116,6 +116,8 @@ class _Arms:
 
     def __init__(self, study: StudyRecipe) -> None:
         self.sources = study.sources
+        self.study = study.name
+        self.everywhere = study.pretraining
         self.pretrainings: dict[tuple[Any, ...], PlannedRun] = {}  # by recipe: arms may share one
         self._under_way: list[str] = []
 
@@ -151,15 +153,16 @@ class _Arms:
         return found
 
     def _pretraining(self, arm: str, first: str, after: tuple[str, ...]) -> PlannedRun:
-        """A changed recipe is another run, named after the arm unless the overrides name it."""
+        """A changed recipe is another run, named after the arm unless its overrides name it."""
         source = self.sources[arm]
         assert source.pretrain is not None
-        overrides = source.overrides
+        overrides = (*self.everywhere, *source.overrides)
         if first:
             overrides = (*overrides, f"source={json.dumps(first)}")
         recipe = load(PretrainRecipe, source.pretrain, overrides)
         if overrides and not any(key.startswith("name=") for key in overrides):
-            overrides = (*overrides, f"name={recipe.name}-{arm}")
+            whose = self.study if self.everywhere else recipe.name
+            overrides = (*overrides, f"name={whose}-{arm}")
             recipe = load(PretrainRecipe, source.pretrain, overrides)
         return PlannedRun(
             name=recipe.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,18 @@ def check_overrides(section: str, overrides: Sequence[str], varied: Collection[s
             )
 
 
+def check_pretraining(overrides: Sequence[str], sources: Mapping[str, StudySource]) -> None:
+    """ValueError where overrides of every pre-training recipe have none to change, or set what is
+    each arm's own."""
+    for key in (text.partition("=")[0] for text in overrides):
+        if key in ("name", "source"):
+            raise ValueError(f"pretraining: {key} is each arm's own; leave it out")
+    if overrides and all(source.pretrain is None for source in sources.values()):
+        raise ValueError(
+            "pretraining changes pre-training recipes, and no source names one under pretrain"
+        )
+
+
 @dataclass(frozen=True)
 class StudySource:
     """One arm of a study: a pre-training recipe to run, or something that exists."""
@@ -34,7 +46,8 @@ class StudySource:
     pretrain: Path | None = None
     """A pre-training recipe; run once, however many arms share it."""
     overrides: tuple[str, ...] = ()
-    """key=value applied to that recipe: arms that differ in a field or two need no file each."""
+    """key=value applied to that recipe after the study's `pretraining`: arms that differ in a field
+    or two need no file each."""
     starts_from: str | None = None
     """Another arm, whose encoder that pre-training starts from; it is made first."""
     run: str | None = None
@@ -100,6 +113,9 @@ class StudyRecipe:
     source loses for want of tuning and the spread can be seen."""
     baseline: str = "random"
     """The arm that the others are compared with."""
+    pretraining: tuple[str, ...] = ()
+    """key=value applied to every pre-training recipe: one size, one collection for all arms. The
+    runs are then <study>-<arm>."""
     overrides: tuple[str, ...] = ()
     """key=value applied to every fine-tuning recipe."""
     machine: StudyMachine = StudyMachine()
@@ -128,6 +144,7 @@ class StudyRecipe:
                 )
             if not values:
                 raise ValueError(f"grid: {key} has no values; give at least one")
+        check_pretraining(self.pretraining, self.sources)
         varied = [*self.grid, *(["label_fraction"] if self.label_fractions else [])]
         check_overrides("overrides", self.overrides, varied)
 

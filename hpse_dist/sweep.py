@@ -31,6 +31,7 @@ from hpse_dist.study_recipe import (
     StudyRecipe,
     StudySource,
     check_overrides,
+    check_pretraining,
 )
 
 UNFINISHED = "unfinished"
@@ -108,6 +109,8 @@ class SweepRecipe:
     """Dotted key -> its values."""
     metric: str
     """What settings are judged by, on held-out people, such as joint_error or pa_mpjpe."""
+    pretraining: tuple[str, ...] = ()
+    """key=value applied to every pre-training recipe, as in a study."""
     samples: int | None = None
     """So many settings drawn from the space, the same for every source; null: every combination."""
     reduction: int = 3
@@ -141,6 +144,7 @@ class SweepRecipe:
                     f"space: {key} is the sweep's own or decides no result; name hyper-parameters "
                     "such as optim.lr"
                 )
+        check_pretraining(self.pretraining, self.sources)
         for name, one in self.rounds.items():
             check_overrides(f"rounds.{name}.overrides", one.overrides, self.space)
 
@@ -175,6 +179,7 @@ class SweepRecipe:
                 seeds=(self.seed,),
                 grid={key: (value,) for key, value in one.items()},
                 baseline=self.baseline,
+                pretraining=self.pretraining,
                 overrides=this.overrides,
                 machine=self.machine,
             )

@@ -81,6 +81,19 @@ def test_arms_may_change_a_shared_recipe(values: dict, tmp_path: Path) -> None:
     assert runs["short-mesh-seed0"].recipe.source == str(runs["completion-short"].folder)
 
 
+def test_every_pre_training_may_be_changed_alike(values: dict, tmp_path: Path) -> None:
+    recipe = str(tmp_path / "completion.yaml")
+    values["pretraining"] = ["steps=7", "global_batch=128"]
+    values["sources"]["longer"] = {"pretrain": recipe, "overrides": ["steps=9"]}
+    runs = {run.name: run for run in plan(build(StudyRecipe, values))}
+    name = values["name"]
+    made = {n: run.recipe.steps for n, run in runs.items() if run.kind == "pretrain"}
+    assert made == {f"{name}-completion": 7, f"{name}-mae": 7, f"{name}-longer": 9}
+    assert {run.recipe.global_batch for run in runs.values() if run.kind == "pretrain"} == {128}
+    assert runs["longer-mesh-seed0"].after == (f"{name}-longer",)
+    assert runs["longer-mesh-seed0"].recipe.steps not in (7, 9)
+
+
 def test_fine_tuning_runs_are_the_recipe_with_few_changes(values: dict, tmp_path: Path) -> None:
     runs = plan(build(StudyRecipe, values))
     run = next(run for run in runs if run.name == "random-mesh-seed3")
@@ -198,6 +211,12 @@ def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None
             "overrides: label_fraction is what is varied",
         ),
         ({"machine": {"hours": 0}}, "hours must be above 0"),
+        ({"pretraining": ["name=a"]}, "pretraining: name is each arm's own"),
+        ({"pretraining": ["source=a"]}, "pretraining: source is each arm's own"),
+        (
+            {"pretraining": ["steps=4"], "sources": {"random": {"run": "random"}}},
+            "no source names one under pretrain",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_said(values: dict, change: dict, words: str) -> None:
