@@ -78,7 +78,7 @@ class LiveProbe:
             self._say(f"fewer than {FEWEST} frames with joints to learn from, or held out")
             return {}
         unit = "error_mm" if self.label == "joints3d" else "error_percent"
-        sums, count = distances(learnt, test, _best_ridge(learnt))
+        sums, count = distances(learnt, test, best_ridge(learnt))
         error, of_mean = (float(sum_) / count for sum_ in sums)
         scale = 1000.0 if self.label == "joints3d" else 100.0
         return {unit: scale * error, "explained": 100.0 * (1.0 - error / of_mean)}
@@ -129,14 +129,21 @@ def _read(encoder: Any, batch: Batch, label: str) -> dict[str, np.ndarray]:
     tokens = encoder(batch["image"]).float().transpose(1, 2)
     grid = encoder.grid(batch["image"])
     pooled = F.adaptive_avg_pool2d(tokens.unflatten(2, grid), CELLS).flatten(1)
+    joints = known_joints(batch, label)
+    rows = batch["valid"] & joints.pop("rows")
+    found = {"tokens": pooled, **joints, "subject": batch["subject"]}
+    return {name: value[rows].cpu().numpy() for name, value in found.items()}
+
+
+def known_joints(batch: Batch, label: str) -> Batch:
+    """`places` (B, J, D), of 3D joints from the first, which are `known` (B, J), and `rows` (B,)
+    that can be used."""
     joints = batch[label]
     known = joints[..., -1] > 0
-    places = joints[..., :-1]
-    rows = batch["valid"] & known.any(1)
+    places, rows = joints[..., :-1], known.any(1)
     if label == "joints3d":
         places, rows = places - places[:, :1], rows & known[:, 0]
-    found = {"tokens": pooled, "places": places, "known": known, "subject": batch["subject"]}
-    return {name: value[rows].cpu().numpy() for name, value in found.items()}
+    return {"places": places, "known": known, "rows": rows}
 
 
 def halves(subject: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -181,7 +188,7 @@ def crossed(
     return float(error), float(of_mean)
 
 
-def _best_ridge(found: dict[str, np.ndarray]) -> float:
+def best_ridge(found: dict[str, np.ndarray]) -> float:
     """The best of RIDGES for halves of the people: a fixed one would suit one encoder and not the
     next."""
     inner = halves(found["subject"])

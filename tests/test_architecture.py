@@ -20,6 +20,7 @@ LAYERS: list[list[str]] = [
     ["cluster"],
     [
         "hpse_dist.run hpse_dist.watch hpse_dist.predict hpse_dist.checkup hpse_dist.use",
+        "hpse_dist.layers",
         "hpse_dist.ledger",
         "hpse_dist.prepare",
         "hpse_dist.study hpse_dist.study_state hpse_dist.sweep",

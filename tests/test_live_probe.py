@@ -15,7 +15,7 @@ from hpse_dist.config import build, flat, to_dict
 from hpse_dist.data.collection import Collection
 from hpse_dist.live_probe import (
     LiveProbeConfig,
-    _best_ridge,
+    best_ridge,
     crossed,
     distances,
     halves,
@@ -53,7 +53,7 @@ def test_joints_that_are_linear_in_the_tokens_are_found_and_others_are_not() -> 
     assert math.isfinite(of_mean) and error < 0.5 * of_mean
     noise = {**found, "tokens": rng.normal(size=(200, 6)), "subject": np.arange(200) // 20}
     fit, test = ({name: value[side] for name, value in noise.items()} for side in sides)
-    (error, of_mean), count = distances(fit, test, _best_ridge(fit))
+    (error, of_mean), count = distances(fit, test, best_ridge(fit))
     assert count == test["known"].sum()
     assert 0.97 < error / of_mean < 1.05  # no worse than the mean: the penalty is chosen
 
