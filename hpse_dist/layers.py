@@ -9,7 +9,7 @@ fewer frames than features the plain one calls any two alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +25,8 @@ from hpse_dist.data.mixing import provided_by
 from hpse_dist.live_probe import CELLS, FEWEST, FIT, LABELS, best_ridge, distances, known_joints
 from hpse_dist.world import World
 
-# blocks of a vision transformer; stages of ResNets, of other convolutional models and of Swins
-_BLOCK = re.compile(r"(model\.)?(blocks\.\d+|stages\.\d+|layers\.\d+|layer\d+)")
+# blocks of a vision transformer; stages of ResNets, RegNets, other convolutional models and Swins
+_BLOCK = re.compile(r"(model\.)?(blocks\.\d+|stages\.\d+|layers\.\d+|layer\d+|s\d+)")
 
 
 @dataclass(frozen=True)
@@ -142,21 +142,23 @@ def _read(
 
 
 @torch.no_grad()
-def _outputs(encoder: Any, blocks: Iterable[nn.Module], image: Tensor) -> Iterator[Tensor]:
+def _outputs(encoder: Any, blocks: Iterable[nn.Module], image: Tensor) -> list[Tensor]:
     """(B, F) of each block: its tokens in CELLS x CELLS cells."""
+    grid, prefix = encoder.grid(image), getattr(encoder, "prefix", 0)
     made: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda *given: made.append(given[2])) for block in blocks]
+
+    def keep(_: nn.Module, __: Any, tokens: Tensor) -> None:
+        # at once: what follows may write over it
+        if tokens.ndim == 3:
+            tokens = tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)
+        elif getattr(encoder, "channels_last", False):
+            tokens = tokens.permute(0, 3, 1, 2)
+        made.append(F.adaptive_avg_pool2d(tokens.float(), CELLS).flatten(1))
+
+    hooks = [block.register_forward_hook(keep) for block in blocks]
     try:
         encoder(image)
     finally:
         for hook in hooks:
             hook.remove()
-    grid, prefix = encoder.grid(image), getattr(encoder, "prefix", 0)
-    for tokens in made:
-        if tokens.ndim == 3:
-            maps = tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)
-        elif getattr(encoder, "channels_last", False):
-            maps = tokens.permute(0, 3, 1, 2)
-        else:
-            maps = tokens
-        yield F.adaptive_avg_pool2d(maps.float(), CELLS).flatten(1)
+    return made

@@ -152,6 +152,7 @@ def _cell(values: Any, row: int, width: int, form: str) -> str:
 def _draw(found: Mapping[str, Look], likeness: Mapping[str, Any], path: Path) -> None:
     """What blocks explain as lines; beside it each encoder's blocks against the first one's."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     known = {name: one.explained for name, one in found.items() if one.explained}
     count = len(found) + bool(known)
@@ -168,6 +169,9 @@ def _draw(found: Mapping[str, Look], likeness: Mapping[str, Any], path: Path) ->
         ends = (0.5, len(rows[0]) + 0.5, 0.5, len(rows) + 0.5)
         drawn = panel.imshow(rows, origin="lower", extent=ends, vmin=0, vmax=1, cmap="viridis")
         panel.set(xlabel=f"block of {first}", ylabel="block", title=name)
+        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in panels:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(drawn, ax=panels[-1], label="CKA", shrink=0.8)
     figure.savefig(path, dpi=150)
 
