@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from hpse_dist.safety import one_line
 
 HUNG, MEMORY, KILLED, ERROR = "hung", "out of memory", "killed", "error"
 """How a worker is lost."""
+_GONE = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError")
 _MEMORY_NAMES = ("MemoryError", "OutOfMemoryError")
 _MEMORY_WORDS = ("allocate memory", "out of memory", "bad_alloc", "low on memory")
+_EVENTS = Path("/sys/fs/cgroup/memory.events")  # of this container
 _ADVICE = "take a smaller machine.micro_batch, or fewer workers on a machine"
 
 
@@ -36,7 +39,8 @@ def how_lost(error: BaseException) -> str:
         return MEMORY
     if "HealthCheckTimeout" in type(error).__name__:
         return HUNG
-    return KILLED if "HealthCheckFailed" in type(error).__name__ else ERROR
+    name = type(error).__name__
+    return KILLED if "HealthCheckFailed" in name or name in _GONE else ERROR
 
 
 def story(error: BaseException, hang_s: float | None = None) -> str:
@@ -55,6 +59,28 @@ def story(error: BaseException, hang_s: float | None = None) -> str:
 def starved(count: int) -> str:
     """What a worker did that the system killed, as its count of such kills says."""
     return f"was killed by the system for want of memory (kill {count} of that kind); {_ADVICE}"
+
+
+class MemoryKills:
+    """Tells those whom the system kills for want of memory from others that die without a word."""
+
+    def __init__(self) -> None:
+        self._killed = self._count()
+
+    def story(self, error: BaseException, hang_s: float | None = None) -> tuple[str, str]:
+        """How a worker was lost, and what it did."""
+        if how_lost(error) == KILLED and (count := self._count()) > self._killed:
+            self._killed = count
+            return MEMORY, starved(count)
+        return how_lost(error), story(error, hang_s)
+
+    def _count(self) -> int:
+        """How many processes here were killed so; 0 where the system does not say."""
+        with contextlib.suppress(OSError):
+            text = _EVENTS.read_text(encoding="utf-8")
+            found = re.search(r"^oom_kill (\d+)", text, re.MULTILINE)
+            return int(found[1]) if found else 0
+        return 0
 
 
 def write_loss(folder: Path, launch: str, rank: int, how: str, said: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import glob
 import io
 import os
+import queue
 import shutil
 import socket
 import threading
@@ -29,6 +30,7 @@ from cluster.notice import STOPPED, heard, passed_on, told_by_driver
 from cluster.progress import ProgressBar, RunWatch
 from cluster.pulse import Ends, Patience, beating, pulse_file
 from cluster.resources import Need, even_share, gpus_for, places, shortage
+from cluster.story import MemoryKills, write_loss
 from cluster.worker import Final, forget_final, read_final, run_target, sentence, write_final
 from hpse_dist.accounting import LAUNCH
 from hpse_dist.log import METRICS_FILE
@@ -192,12 +194,37 @@ class _Trials(threading.Thread):
         self.launch = uuid.uuid4().hex[:8]
         self.error: BaseException | None = None
         self.left, self.ended = threading.Event(), threading.Event()
+        self.hung: set[str] = set()
+        """Runs whose process is being ended, since it gave no sign of life."""
+        self.said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        """What is to be told of processes that were lost."""
+        self._kills = MemoryKills()
 
     def leave(self) -> None:
         """End without waiting for the trials: whoever shares the connection to Ray, as a notebook's
         next sweep does, finds nothing of them running and nothing held."""
         self.left.set()
         self.join(_LEAVE_S)
+
+    def lost(self, trial: Any) -> None:
+        """Write down how a trial's process was lost, where the run's account counts it."""
+        from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+        job = self.jobs[trial.config["index"]]
+        if job.name in self.hung:
+            self.hung.discard(job.name)  # told where it was decided
+            return
+        text = ""
+        with contextlib.suppress(OSError, TypeError):  # a full disk; no file at all
+            text = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2]
+            text = text.partition("\n")[2]
+        # a run's own errors are its result: what Tune hears of is a process that is gone
+        starving = "low on memory" in text
+        how, said = self._kills.story(OutOfMemoryError(text) if starving else ActorDiedError())
+        write_loss(job.folder, self.launch, 0, how, said)
+        again = f"start {trial.num_failures + 1} of at most {self.max_failures + 1}"
+        ends = "given up" if trial.num_failures > self.max_failures else again
+        self.said.put(f"{job.name}: its process {said}; {ends}")
 
     def run(self) -> None:
         name = f"sweep-{socket.gethostname()}-{os.getpid()}-{self.launch}"
@@ -236,6 +263,15 @@ class _Trials(threading.Thread):
                 return told() and not any(pulse_file(one).exists() for one in self._folders)
 
         class Leaving(tune.Callback):  # which Tune copies, so it holds nothing
+            def on_trial_recover(
+                self, iteration: int, trials: list[Any], trial: Any, **_: Any
+            ) -> None:
+                thread = threading.current_thread()
+                if isinstance(thread, _Trials):
+                    thread.lost(trial)
+
+            on_trial_error = on_trial_recover
+
             def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
                 thread = threading.current_thread()
                 if isinstance(thread, _Trials) and thread.left.is_set():
@@ -296,11 +332,14 @@ def _watch(thread: _Trials, jobs: Sequence[Job], progress: bool) -> None:
                     elif bar:
                         bar.complete(watch, job.steps)
                 if pulse := patience[job.name].out():
+                    thread.hung.add(job.name)
                     ends.end(pulse, patience[job.name])
             for one in ends.found():
                 said = one.note(thread.launch)
                 if bar:
                     bar.say(f"{one.folder.name} {said}")
+            while bar and not thread.said.empty():
+                bar.say(thread.said.get())
             if bar:
                 bar.update(f"{len(finished)}/{len(jobs)} runs, {thread.at_once} at a time")
                 for said in failed:  # after what led to it, which the bar has just said

@@ -19,7 +19,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckTimeoutError,
 )
 
-import cluster.losses
+import cluster.story
 from cluster.losses import Losses
 
 HUNG = WorkerHealthCheckTimeoutError("no answer")
@@ -35,6 +35,7 @@ TORCH = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to a
     [
         (HUNG, "hung", "did not answer any more, for 90 s: it hung"),
         (DEAD, "killed", "died without a word: killed, out of memory"),
+        (ray.exceptions.ActorDiedError(), "killed", "died without a word: killed, out of memory"),
         (ENDED, "out of memory", "ran out of memory (OutOfMemoryError: Task was killed"),
         (TORCH, "out of memory", "take a smaller machine.micro_batch"),
         (MemoryError(), "out of memory", "ran out of memory (MemoryError)"),
@@ -51,7 +52,7 @@ def test_the_controller_writes_it_down_and_the_account_counts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "events").write_text("low 0\noom_kill 2\n")
-    monkeypatch.setattr(cluster.losses, "_EVENTS", tmp_path / "events")
+    monkeypatch.setattr(cluster.story, "_EVENTS", tmp_path / "events")
     losses = Losses(tmp_path, "start-1", 90.0)
     starts = [Start("start-1", 1.0, 0, 2.0, 5), Start("start-1", 3.0, 0, 4.0, 5, ended="done")]
     losses.after_exception(None, {1: DEAD, 0: RuntimeError("peer")})

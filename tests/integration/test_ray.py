@@ -109,8 +109,13 @@ def test_a_sweep_goes_on_past_a_failed_run_and_a_killed_one(
     assert outcomes["bad"].error == "source old: 3 tensors do not fit"
     assert outcomes["done"].skipped
     captured = capsys.readouterr()
-    said = ["bad: it is an old one", "bad failed: source old: 3 tensors do not fit"]
-    assert captured.err.splitlines() == said
+    bad = ["bad: it is an old one", "bad failed: source old: 3 tensors do not fit"]
+    lost = "died without a word: killed, out of memory, or its machine lost"
+    said = captured.err.splitlines()
+    assert [line for line in said if line.startswith("bad")] == bad
+    assert [*{*said} - {*bad}] == [f"killed: its process {lost}; start 2 of at most 4"]
+    (loss,) = map(json.loads, (tmp_path / "killed" / "losses.jsonl").read_text().splitlines())
+    assert (loss["how"], loss["said"]) == ("killed", lost)
     assert captured.out == ""
     assert not (tmp_path / "ray").exists()
 
