@@ -14,7 +14,18 @@ from hpse_dist import recipe as recipes
 from hpse_dist.config import build, dump, load, read_yaml, to_dict
 from hpse_dist.study_recipe import StudyRecipe
 from hpse_dist.sweep import SweepRecipe
-from pipelines import bench, collection, doctor, finetune, prepare, pretrain, report, study, sweep
+from pipelines import (
+    bench,
+    collection,
+    doctor,
+    finetune,
+    layers,
+    prepare,
+    pretrain,
+    report,
+    study,
+    sweep,
+)
 
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -26,7 +37,18 @@ KINDS = {
 }
 PIPELINES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (bench, collection, doctor, finetune, prepare, pretrain, report, study, sweep)
+    for module in (
+        bench,
+        collection,
+        doctor,
+        finetune,
+        layers,
+        prepare,
+        pretrain,
+        report,
+        study,
+        sweep,
+    )
 }
 YAMLS = sorted((ROOT / "configs").glob("*/*.yaml"))
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
