@@ -13,7 +13,7 @@ import pytest
 
 from hpse_dist.config import build, dump
 from hpse_dist.recipe import CollectionUse
-from hpse_dist.report.runs import RESTART_S, STOPPED_FILE, state_of
+from hpse_dist.report.runs import RESTART_S, STOPPED_FILE, failed_since, state_of
 from hpse_dist.run_folder import held
 from hpse_dist.study import PlannedRun, plan
 from hpse_dist.study_recipe import StudyMachine, StudyRecipe
@@ -246,3 +246,17 @@ def test_what_is_to_be_freed_uses_up_no_budget(study: StudyRecipe) -> None:
     machine = replace(machine, free_finished=True)
     assert Budget(replace(study, machine=machine), runs).refusal() is None
     assert not (tuned.folder / "checkpoints").exists()
+
+
+def test_a_failed_run_that_begins_again_meanwhile_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last word is removed as it starts, perhaps between a look at the folder and the file."""
+    (tmp_path / "logs").mkdir()
+    word = tmp_path / "logs" / "final_0.json"
+    word.write_text('{"kind": "ValueError", "sentence": "no"}')
+    assert state_of(tmp_path) == ("failed", "no") and failed_since(tmp_path, 0.0)
+    seen = [*tmp_path.glob("logs/*")]
+    word.unlink()
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(seen))
+    assert state_of(tmp_path) == ("waiting", "") and not failed_since(tmp_path, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
@@ -213,9 +214,9 @@ def state_of(folder: Path) -> tuple[str, str]:
     """
     if (folder / "DONE").is_file():
         return "done", ""
-    finals = sorted(folder.glob("logs/final_*.json"))
-    if finals:
-        return "failed", str(_json(finals[0]).get("sentence", ""))
+    for path in sorted(folder.glob("logs/final_*.json")):
+        with contextlib.suppress(FileNotFoundError):  # the run has just been begun again
+            return "failed", str(_json(path).get("sentence", ""))
     if (folder / STOPPED_FILE).is_file():
         return STOPPED, ""
     marks = [folder / name for name in ("recipe.yaml", "metrics.jsonl", STARTS_FILE)]
@@ -238,7 +239,11 @@ def _last_start(folder: Path) -> dict[str, Any]:
 
 def failed_since(folder: Path, time_s: float) -> bool:
     """Whether the run in a folder has failed after that moment."""
-    return any(path.stat().st_mtime >= time_s for path in folder.glob("logs/final_*.json"))
+    for path in folder.glob("logs/final_*.json"):
+        with contextlib.suppress(FileNotFoundError):  # the run has just been begun again
+            if path.stat().st_mtime >= time_s:
+                return True
+    return False
 
 
 def planned_states(plan_path: Path) -> dict[str, str]:
