@@ -19,7 +19,8 @@ rotation, translation
 centre              (3,) where the person is in the world; else the middle of the 3D joints, or
                     transl, of the lines with rotation
 global_orient, body_pose, betas, transl
-                    SMPL's, in the camera's frame: 3, 69 and 10 numbers, and 3 metres
+                    SMPL's, in the camera's frame: 3, 69 and 10 numbers, and 3 metres; 3D joints
+                    follow from them where the line has none and the recipe names SMPL's file
 hand_orient, hand_pose, hand_betas, hand_transl
                     MANO's, in the camera's frame: 3, 45 and 10 numbers, and 3 metres
 mask, part_map      files below the root, as large as the picture: what is not black is the person;
@@ -39,7 +40,7 @@ from typing import BinaryIO
 import numpy as np
 
 from hpse_dist.data.importers.labelled_config import LabelledConfig
-from hpse_dist.data.importers.labelled_lines import HOW, read_line, record_of, when
+from hpse_dist.data.importers.labelled_lines import HOW, Posed, read_line, record_of, when
 from hpse_dist.data.importers.official import Bad, inside, required
 from hpse_dist.data.pictures import Unreadable
 from hpse_dist.records import FrameRecord, Provenance, Reject
@@ -53,12 +54,13 @@ def frames(config: LabelledConfig) -> Iterator[FrameRecord | Reject]:
     """A record for each line of a file, by sequence as they first appear in it, then by time."""
     if not config.root.is_dir():
         raise ValueError(f"source.root: {config.root} is no folder; give that of your pictures")
+    posed = Posed(config)
     for name in config.files:
         try:
             path = inside(config.root, name)
         except Bad as reason:
             raise ValueError(f"source.files: {reason}") from None
-        yield from _records(required(path, HOW), config)
+        yield from _records(required(path, HOW), config, posed)
 
 
 def provenance(config: LabelledConfig) -> Provenance:
@@ -80,7 +82,7 @@ def provenance(config: LabelledConfig) -> Provenance:
     )
 
 
-def _records(path: Path, config: LabelledConfig) -> Iterator[FrameRecord | Reject]:
+def _records(path: Path, config: LabelledConfig, posed: Posed) -> Iterator[FrameRecord | Reject]:
     """One file's, read twice: of each line, memory holds its place, and names of sequences."""
     numbers: dict[str, int] = {}  # of sequences
     order, times, starts, lines = array("q"), array("d"), array("q"), array("q")
@@ -101,7 +103,7 @@ def _records(path: Path, config: LabelledConfig) -> Iterator[FrameRecord | Rejec
             file.seek(starts[row])
             source = f"{path.name}, line {lines[row]}"
             try:
-                yield record_of(read_line(file.readline(_LONGEST)), source, config)
+                yield record_of(read_line(file.readline(_LONGEST)), source, config, posed)
             except (Bad, Unreadable) as reason:
                 yield Reject(source, str(reason))
 

@@ -36,6 +36,9 @@ class LabelledConfig:
     """Metres per unit of 3D joints, translation and centre: 0.001 where they are millimetres."""
     body: Literal["", "smpl", "free"] = ""
     """Whose the body parameters are: SMPL's neutral model's, or the free body's."""
+    body_file: Path | None = None
+    """An SMPL file, or a folder with one: makes the 3D joints of lines that have its parameters and
+    no joints, where `joints` is smpl24. For the free body none is needed."""
     hand: Literal["", "mano", "free"] = ""
     """Whose the hand parameters are."""
     classes: tuple[str, ...] = ()
@@ -66,5 +69,7 @@ class LabelledConfig:
             )
         if len({*self.classes}) < len(self.classes):
             raise ValueError(f"classes must be named once each, found {', '.join(self.classes)}")
+        if self.body_file is not None and (self.body, self.joints) != ("smpl", "smpl24"):
+            raise ValueError("body_file makes joints of SMPL: set body to smpl, joints to smpl24")
         if "free" in (self.body, self.hand) and {self.body, self.hand} & {"smpl", "mano"}:
             raise ValueError("body and hand must both be the free ones, or none of them")

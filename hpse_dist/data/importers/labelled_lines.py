@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hpse_dist.body.joints import JOINT_SETS, NUM_PARTS, PART_NAMES
+from hpse_dist.body.model import Body, load_body
 from hpse_dist.data.crops import BODY, HAND
 from hpse_dist.data.importers import official
 from hpse_dist.data.importers.joint_labels import joint_labels
@@ -59,12 +61,34 @@ def when(line: dict[str, Any]) -> tuple[str, float]:
     return sequence or _name(line, "picture"), float(time)
 
 
-def record_of(line: dict[str, Any], source: str, config: LabelledConfig) -> FrameRecord:
+class Posed:
+    """Joints of a body's parameters, for lines that have these alone."""
+
+    def __init__(self, config: LabelledConfig) -> None:
+        self._known = config.joints == "smpl24" and (config.body == "free" or config.body_file)
+        self._file = str(config.body_file or "free")
+        self._body: Body | None = None  # read when a line first wants it
+
+    def joints3d(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """joints3d (24, 4) of labels that are to have them; {} of others."""
+        if not self._known or "joints3d" in labels or any(name not in labels for name in BODY):
+            return {}
+        self._body = self._body or load_body(self._file)
+        with torch.no_grad():
+            parameters = (torch.tensor(labels[name], dtype=torch.float32)[None] for name in BODY)
+            joints = self._body(*parameters).joints[0].double().numpy()
+        return {"joints3d": np.column_stack([joints, np.ones(len(joints))])}
+
+
+def record_of(
+    line: dict[str, Any], source: str, config: LabelledConfig, posed: Posed
+) -> FrameRecord:
     """The record of a line; Bad or Unreadable where it cannot be one."""
     picture = picture_at(config.root, line.get("picture"))
     sequence, time = when(line)
     place = _place(line, config)
     labels = _joints(line, config, place) | _parameters(line, config) | _others(line, config)
+    labels |= posed.joints3d(labels)
     if "joints3d" in labels and "joints2d" not in labels and "intrinsics" in place:
         labels["joints2d"] = _projected(labels["joints3d"], place["intrinsics"], picture)
     if "rotation" in place and "centre" not in place and {"joints3d", "transl"} & {*labels}:

@@ -11,9 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hpse_dist.body.joints import COCO17, PART_NAMES
+from hpse_dist.body.model import load_body
 from hpse_dist.config import build
 from hpse_dist.data.importers import labelled
 from hpse_dist.data.importers.labelled_config import LabelledConfig
@@ -23,6 +25,7 @@ from hpse_dist.records import FrameRecord
 from tests.data.importers.annotated import parted
 from tests.data.importers.made_hands import assert_on_dots, draw_dots, seen_by
 from tests.data.plain_shards import plain_shards  # noqa: F401  a fixture
+from tests.fabricate import tiny_body_file
 
 K = np.array([[300.0, 0, 100], [0, 290, 90], [0, 0, 1]])
 SIZE = (200, 180)
@@ -190,6 +193,26 @@ def test_bodies_hands_maps_and_classes(root: Path) -> None:
     assert labelled.provenance(config(root, body="free")).details["body"] == "free"
 
 
+def test_joints_of_a_body_alone(root: Path) -> None:
+    """Of lines with nothing but SMPL's parameters: before the camera, and in the picture."""
+    place = tiny_body_file(root)
+    rng = np.random.default_rng(1)
+    numbers = {"global_orient": 3, "body_pose": 69, "betas": 10}
+    given = {key: (0.2 * rng.normal(size=n)).tolist() for key, n in numbers.items()}
+    given["transl"] = [0.1, 0.2, 6.0]
+    what = line("left", 0.0, **given)
+    del what["joints3d"]
+    keys = {"joints": "smpl24", "joints3d_in": "camera", "body": "smpl", "body_file": place}
+    found = one(root, what, **keys)
+    tensors = (torch.tensor([given[key]]) for key in (*numbers, "transl"))
+    joints = load_body(str(place))(*tensors).joints[0].numpy()
+    np.testing.assert_allclose(found.labels["joints3d"][:, :3], joints, atol=1e-5)
+    np.testing.assert_allclose(found.labels["joints2d"][:, :2], seen_by(K, joints), atol=1e-3)
+    assert (found.labels["joints3d"][:, 3] == 1).all() and found.centre is not None
+    its = one(root, what | {"joints3d": (joints + 1).tolist()}, **keys)
+    np.testing.assert_allclose(its.labels["joints3d"][:, :3], joints + 1, atol=1e-5)
+
+
 MIRROR = np.diag([1.0, 1, -1]).tolist()
 BAD: list[tuple[dict[str, Any] | str, str]] = [
     ("{", "no JSON object; write one JSON object for each person"),
@@ -254,6 +277,7 @@ def test_joints_without_an_order_are_refused(root: Path) -> None:
         ({"unit_m": 0.0}, "unit_m must be above 0"),
         ({"classes": ("a", "a")}, "classes must be named once"),
         ({"box_margin": -1.0}, "box_margin must be in"),
+        ({"body_file": Path("a")}, "set body to smpl, joints to smpl24"),
         ({"body": "free", "hand": "mano"}, "must both be the free ones"),
     ],
 )
