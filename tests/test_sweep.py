@@ -50,6 +50,16 @@ def test_every_source_tries_the_same_settings_and_runs_have_stable_names(tmp_pat
     assert [run.name for run in some] == ["random-probe-lr0.0001-seed0"]
 
 
+def test_every_pre_training_may_be_changed_alike(tmp_path: Path) -> None:
+    sweep = recipe(tmp_path, pretraining=["steps=70"])
+    settings = {name: sweep.settings()[:1] for name in sweep.sources}
+    (first,), trials = round_runs(sweep, "probe", settings)
+    assert (first.name, first.recipe.steps) == ("tried-completion", 70)
+    assert [run.after for run in trials] == [(), ("tried-completion",)]
+    with pytest.raises(ConfigError, match="no source names one under pretrain"):
+        recipe(tmp_path, pretraining=["steps=70"], sources={"random": {"run": "random"}})
+
+
 def test_drawn_settings_are_of_the_seed_and_within_the_space(tmp_path: Path) -> None:
     space = {
         "optim.lr": {"low": 1e-4, "high": 1e-2},
