@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 300.0  # how long workers of an existing cluster may take to find room
+_LEAVE_S = 10.0  # Ray's threads look up far oftener
 LOST_TIMEOUT_S = 60.0  # how long a lost machine may take to come back before fewer go on
 POLL_S = 0.5
 
@@ -180,6 +181,13 @@ class _Job(threading.Thread):
         self.debug, self.hire = debug, hire
         self.name_in_ray = f"start-{uuid.uuid4().hex[:12]}"
         self.error: BaseException | None = None
+        self.ended, self._left = threading.Event(), threading.Event()
+
+    def leave(self) -> None:
+        """End without waiting for the workers, before the connection to Ray does: a thread that
+        waited there would be left with what is no more, or start another Ray."""
+        self._left.set()
+        self.ended.wait(_LEAVE_S)
 
     def starts(self) -> int:
         """How often the workers have been started so far."""
@@ -197,9 +205,10 @@ class _Job(threading.Thread):
         try:
             self._trainer().fit()
         except BaseException as error:  # carried over to the main thread, which raises it
-            self.error = error
+            self.error = None if self._left.is_set() else error
         finally:
             shutil.rmtree(self.folder / "ray", ignore_errors=True)
+            self.ended.set()
 
     def _trainer(self) -> Any:
         from ray import train
@@ -217,6 +226,7 @@ class _Job(threading.Thread):
             resources["GPU"] = self.need.gpus
         return Trainer(
             self.own,
+            self._left,
             _work,
             train_loop_config={
                 "target": self.target,
@@ -295,8 +305,10 @@ def _watch(
     starts, losses = 1, Tail(job.folder / LOSSES_FILE, from_end=True)
     job.start()
     try:
-        while job.is_alive() and not (told() and not job.starts()):  # nobody has anything to save
-            job.join(POLL_S)
+        over = False
+        while not over and not (told() and not job.starts()):  # else nobody has anything to save
+            # not join(): a Ctrl-C within Python 3.11's makes a thread that runs look ended
+            over = job.ended.wait(POLL_S)
             if bar and job.starts() > starts and read_final(job.folder) is None:
                 starts = job.starts()
                 bar.say(
@@ -307,6 +319,7 @@ def _watch(
                 doing = "" if watch.step or job.starts() else "starting workers"
                 bar.update("told to stop: the workers save first" if told() else doing)
     finally:
+        job.leave()  # of one that has ended there is nothing to leave
         if bar:
             bar.close()
 

@@ -195,7 +195,6 @@ def test_ray_starts_no_process_that_no_run_needs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: bool
 ) -> None:
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     jobs: list[launching._Job] = []
     monkeypatch.setattr(launching, "_watch", lambda job, *_: jobs.append(job))
@@ -207,8 +206,7 @@ def test_ray_starts_no_process_that_no_run_needs(
     needless = {"DatasetsCallback", *(["PlacementGroupCleanerCallback"] if own else [])}
     assert needless < rays and made == rays - needless
     rays_policy = FixedScalingPolicy(lean.scaling_config)
-    monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", lambda _, **p: p)
-    policy = lean._initialize_and_run_controller(scaling_policy=rays_policy)["scaling_policy"]
+    policy = lean._settled({"scaling_policy": rays_policy})["scaling_policy"]
     assert (policy is rays_policy) != own
     if own:  # it asks no autoscaler, and decides as Ray's
         policy.after_controller_start(lean.train_run_context)

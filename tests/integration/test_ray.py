@@ -222,6 +222,12 @@ def test_where_nobody_listens_sigterm_ends_a_command_as_ctrl_c_does(cluster: Clu
 def test_what_saves_nothing_is_ended_by_sigterm_as_by_ctrl_c(
     cluster: Cluster, tmp_path: Path
 ) -> None:
+    """And nobody is left waiting for Ray, which crashes the process when it is gone."""
+    import ray
+
     folder, long = tmp_path / "run", {"steps": 2000, "pause_s": 0.02}
     with sigterm(lambda: steps_of(folder) > 3), pytest.raises(KeyboardInterrupt):
         launch(COUNT, long, folder, saves=False)
+    assert "ray-train" not in {thread.name for thread in threading.enumerate()}
+    whole = ray.cluster_resources()["CPU"]
+    until(lambda: ray.available_resources().get("CPU") == whole, "the workers' CPUs", 60.0)
