@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from pipelines.same_runs import compare, repeated_and_lost
 from pipelines.soak import Life, Soak, role_of, soak_table
 from tests.data.made_collection import made_collection
 from tests.test_run import pretraining
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +181,15 @@ def test_a_chaos_that_is_told_to_stop_takes_its_run_with_it(tmp_path: Path) -> N
     command += ["--out", str(tmp_path / "chaos")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 120
-        while not (children := psutil.Process(process.pid).children(recursive=True)):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        started = psutil.Process(process.pid)
+        children = until(
+            lambda: started.children(recursive=True) or process.poll() is not None,
+            "the chaos starts its run",
+        )
+        assert isinstance(children, list), process.communicate()[1]
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 1 and "interrupted" in said
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]

@@ -16,7 +16,10 @@ from tests.waiting import lives, until
 ROOT = Path(__file__).parents[2]
 DRIVER = """
 import os, signal, subprocess, sys, time
-from cluster.guardian import _LOOK_S, guarded, family
+from pathlib import Path
+from cluster import guardian
+from cluster.guardian import guarded, family
+guardian.__file__, seen = sys.argv[2], Path(sys.argv[3])
 sleeps = "import time; time.sleep(3600)"
 parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', %r, 'ray grandchild'])"
 with guarded():
@@ -28,10 +31,27 @@ with guarded():
     numbers = [child.pid for child in children]
     while not (grandchildren := family(set(), {numbers[1]})):
         time.sleep(0.05)
-    print(*numbers, *(one.number for one in grandchildren), flush=True)
+    numbers += [one.number for one in grandchildren]
+    print(*numbers, flush=True)
     if sys.argv[1] == "killed":
-        time.sleep(3 * _LOOK_S)  # the guardian has seen them all
+        while not seen.exists() or {*numbers} - {*map(int, seen.read_text().split())}:
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
+"""
+# The guardian, who says whom he has seen: how soon he looks is the machine's affair.
+TELLS = """
+import os, sys
+sys.path.insert(0, {root!r})
+from cluster import guardian
+family = guardian.family
+def told(*given):
+    found = family(*given)
+    with open({seen!r} + ".new", "w") as file:
+        print(*(one.number for one in found), file=file)
+    os.replace({seen!r} + ".new", {seen!r})
+    return found
+guardian.family = told
+guardian.main(int(sys.argv[1]))
 """
 
 
@@ -40,11 +60,12 @@ def alive() -> dict[int, Known]:
 
 
 @pytest.mark.parametrize("end", ["killed", "in peace"])
-def test_only_the_killed_drivers_ray_is_ended(end: str) -> None:
+def test_only_the_killed_drivers_ray_is_ended(tmp_path: Path, end: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, end], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    tells, seen = tmp_path / "tells.py", str(tmp_path / "seen")
+    tells.write_text(TELLS.format(root=str(ROOT), seen=seen))
+    words = [sys.executable, "-c", DRIVER, end, str(tells), seen]
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True)
     child, parent, other, grandchild = (int(number) for number in done.stdout.split())
     try:
         if end == "killed":

@@ -233,7 +233,7 @@ def test_on_one_core_too_a_writer_ends_with_its_parent(tmp_path: Path) -> None:
     parent.communicate()
     assert parent.returncode == -signal.SIGKILL
     try:
-        until(lambda: not lives(child), "the child ends with its parent", 60)
+        until(lambda: not lives(child), "the child ends with its parent")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -44,10 +45,22 @@ def test_one_that_hangs_is_ended() -> None:
 
 def test_its_shared_memory_is_freed_however_it_ends(tmp_path: Path) -> None:
     """Else each collection that a full disk stops leaves some in /dev/shm."""
-    with pytest.raises(TimeoutError):
-        call("share_memory_and_be_killed", str(tmp_path / "name"), timeout_s=5)
+    child = Child("tests.data.child_calls:share_memory_and_be_killed", PATIENCE_S)
+
+    def late() -> None:  # not by a clock: the child may take its time to begin
+        until(lambda: not lives(child._process.pid), "the child's end")
+        child._give_up()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    try:
+        with pytest.raises(TimeoutError):
+            child.call(str(tmp_path / "name"))
+    finally:
+        thread.join()
+        child.close()
     memory = Path("/dev/shm") / (tmp_path / "name").read_text()
-    until(lambda: not memory.exists(), "the memory is freed", 30.0)
+    until(lambda: not memory.exists(), "the memory is freed")
 
 
 ORPHAN = """

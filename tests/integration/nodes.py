@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.waiting import PATIENCE_S
+
 IP = shutil.which("ip")
 NETWORK = "10.213.77"
 
@@ -108,7 +110,7 @@ def machines(count: int, disk: Path | None = None) -> Iterator[list[Machine]]:
         for machine in made:
             machine.kill()
             for process in machine.started:
-                process.wait(timeout=10)
+                process.wait(timeout=PATIENCE_S)
             _ip("netns", "del", machine.namespace)
         _ip("link", "del", bridge)
 

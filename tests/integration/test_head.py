@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.waiting import lives, until
+from tests.waiting import PATIENCE_S, lives, until
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """
@@ -29,11 +31,11 @@ with connected():
     time.sleep(3)
 """
 FOLLOWED = """
-import ray, time
+import ray
 from cluster.connection import connected
 with connected(debug=True):
     ray.get(ray.remote(lambda: print("said by a worker")).remote())
-    time.sleep(3)
+    input()
 """
 NEEDLESS = ("monitor.py", "dashboard.py", "ray::IDLE", "default_worker.py")
 
@@ -43,10 +45,23 @@ def test_a_shutdown_of_its_own_is_in_peace() -> None:
 
 
 def test_who_asks_for_it_sees_what_workers_print() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FOLLOWED], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "said by a worker" in done.stdout + done.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", FOLLOWED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        timer = threading.Timer(PATIENCE_S, process.kill)  # what is never said ends in a failure
+        timer.start()
+        try:
+            said = any("said by a worker" in line for line in process.stdout)
+            process.communicate("\n")
+        finally:
+            timer.cancel()
+    assert said and process.returncode == 0
 
 
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
@@ -61,7 +76,10 @@ def test_a_command_without_its_head_ends_in_a_sentence(part: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "connected\n"
         family = psutil.Process(process.pid).children(recursive=True)
-        started = [part for one in family for part in one.cmdline()]
+        started = []
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                started += one.cmdline()
         assert not [part for part in started if part.strip().endswith(NEEDLESS)]
         next(one for one in family if one.name() == part).kill()
         _, said = process.communicate()

@@ -145,7 +145,7 @@ def test_an_interrupted_sweep_has_left_tune_before_ray_ends(
     assert "ray-tune" not in {thread.name for thread in threading.enumerate()}
     assert not (tmp_path / "ray").exists()
     whole = ray.cluster_resources()["CPU"]
-    until(lambda: ray.available_resources().get("CPU") == whole, "the trial's CPUs", 20.0)
+    until(lambda: ray.available_resources().get("CPU") == whole, "the trial's CPUs")
 
 
 def test_a_trial_that_hangs_is_ended_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def sigterm(when: Callable[[], bool]) -> Iterator[None]:
     """The signal to this process, the driver, as soon as something is so."""
 
     def send() -> None:
-        until(when, "the moment for a signal", 120.0)
+        until(when, "the moment for a signal")
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=send, daemon=True)

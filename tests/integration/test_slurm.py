@@ -21,7 +21,7 @@ from hpse_dist.log import METRICS_FILE
 from tests.data.made_collection import made_collection
 from tests.integration.nodes import machines, reason_against
 from tests.test_run import pretraining
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 SLOW = "takes minutes; set HPSE_NODES=1 to run it"
 REASON = reason_against() if os.environ.get("HPSE_NODES") else SLOW
@@ -81,13 +81,13 @@ def test_a_run_over_two_machines_of_one_job_that_runs_out_of_time_once(tmp_path:
     try:
         with machines(2) as made:
             first = job()
-            until(lambda: first.poll() or (folder / METRICS_FILE).exists(), "its steps", 300.0)
+            until(lambda: first.poll() or (folder / METRICS_FILE).exists(), "its steps")
             first.terminate()  # as `--signal=B:TERM` does, to the script alone
-            said, _ = first.communicate(timeout=120)
+            said, _ = first.communicate(timeout=PATIENCE_S)
             assert first.returncode == 1 and "stopped before its end" in said, said
             (saved,) = (folder / "checkpoints").glob("step_*")
             again = job()
-            said, _ = again.communicate(timeout=400)
+            said, _ = again.communicate(timeout=PATIENCE_S)
             assert again.returncode == 0, said
     finally:
         shutil.rmtree(f"/tmp/ray-{JOB}", ignore_errors=True)

@@ -6,11 +6,11 @@ import itertools
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +41,7 @@ from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.planning.made_plan import DDP, made_plan
 from tests.test_run import losses, pretraining, recipe_of
+from tests.waiting import PATIENCE_S
 
 CPU = torch.device("cpu")
 
@@ -115,14 +116,18 @@ def on_three_ranks(
 
     def gather(value: Any) -> list[Any]:
         said[mine.rank] = value
-        meeting.wait(20.0)
+        meeting.wait(PATIENCE_S)
         values = list(said)
-        meeting.wait(20.0)
+        meeting.wait(PATIENCE_S)
         return values
 
     def at_work(one: Any) -> Any:
         mine.rank = one.world.rank
-        return work(one)
+        try:
+            return work(one)
+        except BaseException:
+            meeting.abort()  # nobody waits for one who failed
+            raise
 
     for module in (measure, trials, candidates):
         monkeypatch.setattr(module, "gather_objects", gather)
@@ -250,8 +255,10 @@ def test_compiling_costs_a_trial_and_the_budget_nothing(
 
         def step(self) -> None:
             self.steps += 1
-            time.sleep(0.3 if self.steps == 1 else 0.01)
+            clock.append(clock[-1] + (0.3 if self.steps == 1 else 0.01))
 
+    clock = [0.0]  # on which nothing else takes time, however busy the machine is
+    monkeypatch.setattr(trials, "time", SimpleNamespace(perf_counter=lambda: clock[-1]))
     one = trials_of(auto(tmp_path), World())
     one.budget = Budget(0.5)
     monkeypatch.setattr(trials, "engine_with", lambda *_: Compiles())
