@@ -123,6 +123,8 @@ def _rows(
         true = {"label": batch["label"]}
     elif "part_map" in guess:
         keep = keep & batch["has_parts"]
+    elif protocol.kind == "keypoints":  # COCO ignores who has no keypoint, and who is found there
+        keep = keep & (truth["confidence"] > 0).any(1)
     true["sample_id"] = batch["sample_id"]
     rows = keep.cpu().numpy()
     return _numpy(mine, rows), _numpy(true, rows)

@@ -80,11 +80,14 @@ def _evaluate(
     given: Mapping[tuple[int, int], np.ndarray] | None,
 ) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
-        people = COCO()
+        people, nobody = COCO(), COCO()
         people.dataset = {"info": {}, **truth}
-        people.createIndex()
+        nobody.dataset = {**people.dataset, "annotations": []}
+        for side in (people, nobody):
+            side.createIndex()
+        found = people.loadRes(results) if results else nobody  # which it cannot load
         kind = COCOeval if given is None else _Given
-        judge = kind(people, people.loadRes(results), "keypoints")
+        judge = kind(people, found, "keypoints")
         if given is not None:
             judge.given = given
         if sigmas is not None:

@@ -22,7 +22,8 @@ def freihand_align(predicted: Tensor, true: Tensor) -> Tensor:
 
     Both sets are centred and brought to unit size; the orthogonal matrix that fits best (its
     determinant may be -1) and the sum of singular values as scale. A hand predicted as the other
-    hand thus has no error after it: `geometry.procrustes.align` tells them apart.
+    hand thus has no error after it: `geometry.procrustes.align` tells them apart. A prediction that
+    is no number stays none.
     """
     dtype = torch.promote_types(predicted.dtype, true.dtype)
     predicted, true = predicted.double(), true.double()  # which autocast leaves as it is
@@ -30,7 +31,9 @@ def freihand_align(predicted: Tensor, true: Tensor) -> Tensor:
     there, mine = true - centre, predicted - middle
     size = torch.linalg.matrix_norm(there)[:, None, None] + _TINY
     there, mine = there / size, mine / (torch.linalg.matrix_norm(mine)[:, None, None] + _TINY)
-    u, singular, vt = torch.linalg.svd(there.mT @ mine)
+    both = there.mT @ mine
+    lost = ~both.isfinite().flatten(1).all(1)[:, None, None]  # one such hand would end the run
+    u, singular, vt = torch.linalg.svd(both.masked_fill(lost, 0.0))
     turned = mine @ (u @ vt).mT
     return (turned * singular.sum(-1)[:, None, None] * size + centre).to(dtype)
 

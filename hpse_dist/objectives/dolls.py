@@ -119,8 +119,9 @@ class Dolls:
 
 
 def _corners(places: Tensor) -> np.ndarray:
-    """Places in cells as OpenCV takes them: int32, with binary places."""
-    corners: np.ndarray = np.round(places.numpy() * 2**_BITS).astype(np.int32)
+    """Places in cells as OpenCV takes them: int32, with binary places, and counted from the first
+    cell's middle, where everything here counts from the picture's corner."""
+    corners: np.ndarray = np.round((places.numpy() - 0.5) * 2**_BITS).astype(np.int32)
     return corners
 
 

@@ -6,8 +6,8 @@ freihand  pred.json: [joints of every hand, vertices of every hand]; ground trut
           known everywhere, a joint's fourth number and a third list, one number to a hand's
           mesh, are 0 there
 3dpw      a folder of <split>/<sequence>.pkl: jointPositions (people, frames, 24, 3) and
-          orientations (people, frames, 9, 3, 3); ours says with valid (people, frames) where
-          ground truth is known
+          orientations (people, frames, 9, 3, 3); ours says with valid (people, frames), or
+          (people, frames, 24) where people are known in part, where ground truth is known
 coco      results.json: a list of {image_id, category_id, keypoints, score}; ground truth is
           COCO's annotation file
 """
@@ -160,9 +160,13 @@ def _read_3dpw(path: Path) -> Examples:
                 f"{'none' if places is None else places.shape}"
             )
         valid = arrays.get("valid", np.ones(places.shape[:2]))
-        if valid.shape != places.shape[:2]:
-            raise ValueError(f"{file}: valid must have shape (people, frames), found {valid.shape}")
-        known = np.broadcast_to(valid[..., None, None], (*places.shape[:3], 1))
+        if valid.shape not in (places.shape[:2], places.shape[:3]):
+            raise ValueError(
+                f"{file}: valid must have shape (people, frames), or one number more to each "
+                f"joint, found {valid.shape}"
+            )
+        valid = valid.reshape(*places.shape[:2], -1, 1)
+        known = np.broadcast_to(valid, (*places.shape[:3], 1))
         with_known = np.concatenate((places, known), axis=-1)
         joints.append(with_known.reshape(-1, places.shape[2], 4))
         people, frames = places.shape[:2]
@@ -185,9 +189,13 @@ def _write_3dpw(examples: Examples, folder: Path) -> None:
         _, person = np.unique(examples["person"][rows], return_inverse=True)
         _, frame = np.unique(examples["time"][rows], return_inverse=True)
         shape = (person.max() + 1, frame.max() + 1)
-        joints, valid = np.zeros((*shape, 24, 3)), np.zeros(shape)
-        joints[person, frame] = examples["joints3d"][rows][..., :3]
-        valid[person, frame] = 1
+        places = examples["joints3d"][rows]
+        joints, valid = np.zeros((*shape, 24, 3)), np.zeros((*shape, 24))
+        known = places[..., 3] > 0 if places.shape[2] == 4 else np.ones(places.shape[:2], bool)
+        joints[person, frame] = np.where(known[..., None], places[..., :3], 0.0)
+        valid[person, frame] = known
+        if (valid.all(2) == valid.any(2)).all():
+            valid = valid[..., 0]
         # plain lists: arrays of today's numpy cannot be read by the numpy of an old server
         table = {"jointPositions": joints.tolist(), "valid": valid.tolist()}
         if "rotations" in examples:

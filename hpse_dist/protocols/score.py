@@ -22,6 +22,7 @@ from hpse_dist.metrics.classes import accuracy, macro_f1
 from hpse_dist.metrics.pose2d import joint_error, pck
 from hpse_dist.metrics.pose3d import pa_pve, pve
 from hpse_dist.metrics.surface import part_iou, person_iou
+from hpse_dist.models.maps import in_crop
 from hpse_dist.protocols.base import Protocol
 from hpse_dist.protocols.dense import dense_figures
 from hpse_dist.protocols.examples import WIDTHS, Examples, matched
@@ -228,8 +229,9 @@ def _pixels(protocol: Protocol, predicted: Examples, true: Examples) -> Figures:
         raise ValueError(
             f"{predicted.where}: {mine.shape[1]} joints, and {true.where} has {there.shape[1]}"
         )
-    known = there[..., 2] > 0 if there.shape[2] == 3 else torch.ones_like(there[..., 0]) > 0
-    mine, there = mine[..., :2], there[..., :2]
+    if there.shape[2] == 2:
+        there = torch.cat((there, torch.ones_like(there[..., :1])), dim=2)
+    mine, there, known = mine[..., :2], there[..., :2], in_crop(there)
     return {
         "joint_error": joint_error(mine, there, known),
         "pck_005": pck(mine, there, known, 0.05),

@@ -79,8 +79,10 @@ class Classify(Task):
         uncertainty, the percent of probability that it does not have."""
         label, probability = self._label(batch), prediction["probability"]
         given = probability.gather(1, label[:, None])[:, 0]
+        # the largest of what is no number is the first class: right of every picture that has it
+        right = (probability.argmax(1) == label) & probability.isfinite().all(1)
         return {
-            "accuracy": 100 * (probability.argmax(1) == label).float(),
+            "accuracy": 100 * right.float(),
             "uncertainty": 100 * (1 - given),
         }
 

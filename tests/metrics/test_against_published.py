@@ -152,6 +152,16 @@ def test_freihand_of_exact_and_of_lost_hands() -> None:
     assert curve_area(below_the_second, true).tolist() == pytest.approx([100 * 98.5 / 99] * 2)
 
 
+def test_a_hand_that_is_no_number_spoils_no_other() -> None:
+    """Of a diverged model: infinite in evaluation, and not the end of the run."""
+    true = torch.rand(3, 21, 3, generator=torch.Generator().manual_seed(0)).double()
+    mine = true.clone()
+    mine[1, 4, 2], mine[2, 0, 0] = torch.nan, torch.inf
+    aligned = freihand_align(mine, true)
+    assert distance_mm(aligned, true)[0] < 1e-3 and not aligned[1:].isfinite().any()
+    assert f_score(aligned, true, 5.0).tolist() == [100.0, 0.0, 0.0]
+
+
 def test_labels_that_are_not_there_do_not_count(clouds: tuple[np.ndarray, np.ndarray]) -> None:
     mine, true = (torch.from_numpy(points) for points in clouds)
     known = torch.ones(6, 21, dtype=torch.bool)
@@ -266,6 +276,12 @@ def test_someone_missed_and_someone_made_up_lower_the_precision() -> None:
     assert average_precision(missed)["ap"] == pytest.approx(100 * 91 / 101)
     made_up = [*exact[:4], Matches(np.zeros((2, 0)), np.array([0.99, 0.95]))]
     assert average_precision(made_up)["ap"] == pytest.approx(80.0)
+
+
+def test_nobody_found_is_no_precision() -> None:
+    assert average_precision([Matches(np.zeros((0, 1)), np.zeros(0))] * 2) == pytest.approx(
+        dict.fromkeys(("ap", "ap_50", "ap_75", "ar"), 0.0)
+    )
 
 
 def test_twenty_predictions_of_a_picture_count() -> None:

@@ -141,6 +141,20 @@ def test_a_doll_covers_what_the_puppet_covers(unpaired: Unpaired) -> None:
     assert overlap.min() > 0.6 and overlap.mean() > 0.8
 
 
+def test_a_doll_is_where_its_joints_are(unpaired: Unpaired) -> None:
+    """Counted from the picture's corner: seen in a mirror it is the picture's mirror image."""
+    posed = unpaired.draw(0, 0, IDS)
+    dolls, order = Dolls(unpaired), torch.tensor(unpaired.mirror)
+    opposite = replace(
+        posed,
+        joints=(posed.joints * torch.tensor([-1.0, 1.0, 1.0]))[:, order],
+        joints2d=(posed.joints2d * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0]))[:, order],
+    )
+    mine, mirrored = drawn_doll(dolls, posed) > 0, drawn_doll(dolls, opposite) > 0
+    apart = [(mine != mirrored.flip(-1).roll(shift, -1)).sum() for shift in (0, -1, 1)]
+    assert apart[0] < 0.5 * apart[1] and apart[0] < 0.5 * apart[2]
+
+
 def test_near_limbs_hide_far_ones_and_each_has_its_shades(unpaired: Unpaired) -> None:
     dolls = Dolls(unpaired)
     turn = torch.tensor([[[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]])  # left is far

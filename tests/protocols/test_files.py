@@ -269,6 +269,23 @@ def test_frames_that_are_not_valid_do_not_count(tmp_path: Path) -> None:
         score_files(protocol, tmp_path / "mine", tmp_path / "truth")
 
 
+@pytest.mark.parametrize("lost", [slice(None), slice(5, 9)])
+def test_people_without_a_label_are_not_judged_from_3dpws_files(
+    lost: slice, tmp_path: Path
+) -> None:
+    """Whole, or some of their joints; either way as without files."""
+    protocol = PROTOCOLS["3dpw-challenge"]
+    mine, true = made(protocol)
+    off = np.random.default_rng(0).normal(0, 0.03, mine["joints3d"].shape)
+    mine = Examples("mine", mine.arrays | {"joints3d": mine["joints3d"] + off})
+    joints = true["joints3d"].copy()
+    joints[1, lost] = 0.0  # as a collection keeps it
+    some = Examples("truth", true.arrays | {"joints3d": joints})
+    found = score_files(protocol, *files(protocol, tmp_path, mine, some))
+    assert found.figures == pytest.approx(score(protocol, mine, some).figures)
+    assert found.figures["mpjpe"] < 100
+
+
 def test_3dpws_layout_is_the_challenges(tmp_path: Path) -> None:
     """One file for a sequence; orientations are the camera's, joint by joint down the body."""
     protocol = PROTOCOLS["3dpw-challenge"]
@@ -357,6 +374,10 @@ def test_joints_in_a_picture_by_hand() -> None:
     found = score(protocol, Examples("mine", {"joints2d": mine}), Examples("t", {"joints2d": true}))
     assert found.figures["pck_005"] == pytest.approx(100 / 3)
     assert found.figures["pck_01"] == pytest.approx(200 / 3)
+    outside = np.concatenate((true, [[[1.7, 0.5, 1.0]]]), axis=1)  # labelled, and not in the crop
+    wide = np.concatenate((mine, [[[0.2, 0.5]]]), axis=1)
+    again = score(protocol, Examples("", {"joints2d": wide}), Examples("", {"joints2d": outside}))
+    assert again.figures == found.figures
 
 
 def test_a_full_disk_leaves_no_torn_file_and_names_it(

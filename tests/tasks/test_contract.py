@@ -159,3 +159,21 @@ def test_one_batch_or_two_halves_are_the_same(task: Task, batch: Batch) -> None:
     one, two = gradients(task, [batch]), gradients(task, halves)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_without_a_label_teach_nothing(task: Task, batch: Batch) -> None:
+    """Whatever stands where a label is not; and a batch of nothing else has no loss."""
+    if task.needs == ("image", "label"):
+        pytest.skip("every picture has a class")
+    for name in set(batch) & {"has_body", "has_hand", "has_parts"}:
+        batch[name][:2] = False
+    for name in set(batch) & {"joints2d", "joints3d"}:
+        batch[name][:2, :, :-1], batch[name][:2, :, -1] = 7.0, 0.0
+    batch["image"].requires_grad_()
+    loss = task(batch)["loss"]
+    (slope,) = torch.autograd.grad(loss, batch["image"])
+    assert slope[:2].abs().max() == 0.0 and slope[2:].flatten(1).abs().amax(1).min() > 0.0
+    torch.testing.assert_close(loss, task(rows(batch, 2, 8))["loss"] * 6 / 8)
+    nothing = task(rows(batch, 0, 2))["loss"]
+    (slope,) = torch.autograd.grad(nothing, batch["image"])
+    assert nothing == 0.0 and slope.abs().max() == 0.0
