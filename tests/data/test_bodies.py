@@ -91,5 +91,5 @@ def test_every_shipped_recipe_has_the_body_of_its_collections() -> None:
                     hand = config.hand if hasattr(config, "hand") else config.body
                     check_hand(prepared(use.path.name, labels=HAND), hand, f"{part}.hand")
                     checked.add(path.stem)
-    bodies = {"body_mesh_free", "body_mesh_two_views", "demo", "synthetic"}
+    bodies = {"body_mesh", "body_mesh_free", "body_mesh_two_views", "demo", "synthetic"}
     assert checked == bodies | {"hand_mesh", "hand_mesh_free"}

@@ -164,14 +164,20 @@ def test_a_trial_that_hangs_is_ended_and_goes_on(cluster: Cluster, tmp_path: Pat
 def sigterm(when: Callable[[], bool]) -> Iterator[None]:
     """The signal to this process, the driver, as soon as something is so."""
 
+    over = threading.Event()
+
     def send() -> None:
-        until(when, "the moment for a signal")
-        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: over.is_set() or when(), "the moment for a signal")
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:  # another test is not to be told
+        over.set()
+        thread.join()
 
 
 def steps_of(folder: Path) -> int:
@@ -230,4 +236,4 @@ def test_what_saves_nothing_is_ended_by_sigterm_as_by_ctrl_c(
         launch(COUNT, long, folder, saves=False)
     assert "ray-train" not in {thread.name for thread in threading.enumerate()}
     whole = ray.cluster_resources()["CPU"]
-    until(lambda: ray.available_resources().get("CPU") == whole, "the workers' CPUs", 60.0)
+    until(lambda: ray.available_resources().get("CPU") == whole, "the workers' CPUs")
