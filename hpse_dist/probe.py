@@ -39,6 +39,7 @@ from hpse_dist.data.items import Items, Source, label_order, read_items
 from hpse_dist.data.loader import Loader, evaluation_batches, evaluation_rows
 from hpse_dist.data.order import evenly_mixed
 from hpse_dist.fields import Batch
+from hpse_dist.models.blind import is_blind
 from hpse_dist.models.frozen import FrozenEncoder, Stacked, stand_in
 from hpse_dist.world import World
 
@@ -126,6 +127,7 @@ def shelve(encoder: FrozenEncoder, subset: Subset, sight: Sight) -> Shelf:
     of_encoder = {
         "encoder": to_dict(encoder.config),
         "weights": weights_hash(encoder),
+        **({"blind": True} if is_blind(encoder.inner) else {}),
         "precision": sight.precision,
     }
     of_labels = {

@@ -29,6 +29,7 @@ from hpse_dist.machine import Machine, PrepareMachine
 from hpse_dist.models.encoder import EncoderConfig
 from hpse_dist.objectives import OBJECTIVES
 from hpse_dist.optim import OptimConfig
+from hpse_dist.source import BLIND
 from hpse_dist.synth import clips, groups, hands
 from hpse_dist.tasks import TASKS, protocol_of
 
@@ -262,6 +263,11 @@ class PretrainRecipe(TrainingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.source == BLIND:
+            raise ValueError(
+                "source blind sees no picture, so there is nothing to pre-train; it is a source of "
+                "fine-tuning, and of studies"
+            )
         kind = OBJECTIVES.get(self.objective_name())
         sharded = self.machine.engine == "zero" and self.machine.zero_stage == 3
         if kind is not None and sharded and not kind.shardable:
@@ -294,7 +300,8 @@ class FinetuneRecipe(TrainingRecipe):
     """Crops and colours. Held-out pictures are the whole stored crops, so crop_scale is about 1:
     people are as large in training as in evaluation."""
     source: str = "random"
-    """A pre-training run's folder, a file of ours or other people's, timm:<name>, or `random`."""
+    """A pre-training run's folder, a file of ours or other people's, timm:<name>, `random`, or
+    `blind`: a random one that sees no picture, so that what the labels alone are worth is known."""
     source_name: str = ""
     """How tables call the source; empty takes it from `source`."""
     source_decoder: bool = False

@@ -29,6 +29,11 @@ FILE = "encoder.safetensors"
 DECODER_FILE = "decoder.safetensors"
 HEAD_FILE = "head.safetensors"
 TIMM = "timm:"
+RANDOM = "random"
+BLIND = "blind"
+WORDS = (RANDOM, BLIND)
+"""What stands for a source where there is no file: random start weights, and those of an encoder
+that sees no picture, see `models.blind`."""
 log = logging.getLogger(__name__)
 
 
@@ -116,7 +121,7 @@ def read_source(place: Path) -> Source:
     if not path.is_file():
         raise ValueError(
             f"source {place}: no such run folder or file; a source is a pre-training run's folder, "
-            f"an {FILE} or random"
+            f"an {FILE}, random or blind"
         )
     return _own(path) or _foreign(path)
 

@@ -12,6 +12,7 @@ from torch import nn
 from hpse_dist import objectives, tasks
 from hpse_dist.compiling import compile_blocks
 from hpse_dist.engine import Engine, build_engine, join
+from hpse_dist.models.blind import blindfold
 from hpse_dist.models.blocks import recompute_blocks
 from hpse_dist.models.encoder import Encoder, build_encoder
 from hpse_dist.models.frozen import FrozenEncoder
@@ -19,7 +20,7 @@ from hpse_dist.models.start import start_weights
 from hpse_dist.objectives.base import Objective
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe, located
 from hpse_dist.safety import read_weights_only
-from hpse_dist.source import TIMM, Source, encoder_of, fill, open_source
+from hpse_dist.source import BLIND, RANDOM, TIMM, WORDS, Source, encoder_of, fill, open_source
 from hpse_dist.synth.poses import pose_file
 from hpse_dist.tasks.base import Task
 from hpse_dist.world import World
@@ -88,6 +89,7 @@ def _task(recipe: TrainingRecipe) -> tuple[Task, dict[str, Any]]:
         "protocol": recipe.protocol(),
         "source": recipe.source_name or card.get("name", recipe.source),
         "source_card": card,
+        "blind": recipe.source == BLIND,
         "label_fraction": recipe.label_fraction,
         "encoder_frozen": recipe.encoder_frozen,
     }
@@ -103,25 +105,27 @@ def _objective(recipe: PretrainRecipe) -> tuple[Objective, dict[str, Any]]:
         "kind": "pretrain",
         "objective": recipe.objective_name(),
         "source": recipe.name,
-        "started_from": source.card if source else {"name": "random"},
+        "started_from": source.card if source else {"name": RANDOM},
     }
 
 
 def task_model(recipe: FinetuneRecipe) -> tuple[Task, dict[str, Any]]:
     """The task on top of its source as training starts from it, and the source's card."""
     encoder, source = _source(recipe)
+    if recipe.source == BLIND:
+        blindfold(encoder)
     if recipe.encoder_frozen:
         encoder = cast(Encoder, FrozenEncoder(encoder))
     with start_weights(recipe.seed, "task"):  # the same head on top of every source
         module = tasks.build(recipe.task, encoder, recipe.seed)
     if recipe.source_decoder and source is not None:  # random's decoder is random too
         _take_decoder(module, source)
-    return module, source.card if source else {"name": "random"}
+    return module, source.card if source else {"name": recipe.source}
 
 
 def _source(recipe: PretrainRecipe | FinetuneRecipe) -> tuple[Encoder, Source | None]:
-    """The encoder that training starts from, and its source; None if that is `random`."""
-    if recipe.source == "random":
+    """The encoder that training starts from, and its source; None if that is a mere word."""
+    if recipe.source in WORDS:
         return build_encoder(recipe.encoder), None
     place = recipe.source if recipe.source.startswith(TIMM) else str(located(recipe.source))
     image_px = recipe.encoder.image_px

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from hpse_dist.config import NAME, ConfigError, load
 from hpse_dist.disk import write_text
 from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe, located
+from hpse_dist.source import WORDS
 from hpse_dist.study_recipe import StudyRecipe
 
 PLAN_FILE = "plan.json"
@@ -236,8 +237,8 @@ def _number(value: Any) -> float | None:
 
 
 def _is_word(source: str) -> bool:
-    """`random`, or a name behind a door such as timm:vit_small, rather than a path."""
-    return source == "random" or re.match(r"[a-z_]+:", source) is not None
+    """`random`, `blind`, or a name behind a door such as timm:vit_small, rather than a path."""
+    return source in WORDS or re.match(r"[a-z_]+:", source) is not None
 
 
 def _check_name(name: str, section: str) -> None:

@@ -51,11 +51,14 @@ class StudySource:
     starts_from: str | None = None
     """Another arm, whose encoder that pre-training starts from; it is made first."""
     run: str | None = None
-    """A run folder, a file, or `random`."""
+    """A run folder, a file, `random`, or `blind`: a random one that sees no picture, which tells
+    what the labels alone are worth."""
 
     def __post_init__(self) -> None:
         if (self.pretrain is None) == (self.run is None):
-            raise ValueError("name either pretrain (a recipe) or run (a folder, a file or random)")
+            raise ValueError(
+                "name either pretrain (a recipe) or run (a folder, a file, random or blind)"
+            )
         if (self.overrides or self.starts_from) and self.pretrain is None:
             raise ValueError(
                 "overrides and starts_from change a pre-training recipe; name one under pretrain"

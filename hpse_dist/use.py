@@ -13,11 +13,12 @@ from torch import Tensor
 from hpse_dist.config import build, read_yaml
 from hpse_dist.data.crops import CollectionConfig, Pictures, crop_square, resample
 from hpse_dist.fields import IMAGE_MEAN, IMAGE_STD
+from hpse_dist.models.blind import blindfold
 from hpse_dist.models.encoder import Encoder
 from hpse_dist.models.frozen import thawed
 from hpse_dist.recipe import FinetuneRecipe
 from hpse_dist.run_folder import is_done
-from hpse_dist.source import TIMM, encoder_of, fill_finished, open_source
+from hpse_dist.source import BLIND, TIMM, encoder_of, fill_finished, open_source
 from hpse_dist.starting import task_model
 from hpse_dist.tasks.base import Task
 
@@ -61,6 +62,8 @@ def finished_task(recipe: FinetuneRecipe, folder: Path) -> Task:
     """A task with the weights of its finished run, whose source may be gone."""
     module, _ = task_model(replace(recipe, source=str(folder), source_decoder=False))
     fill_finished(module, thawed(module.encoder), folder)
+    if recipe.source == BLIND:
+        blindfold(thawed(module.encoder))
     return module.eval()
 
 

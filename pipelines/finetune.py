@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made = command_parser(
         "finetune",
         "Fine-tune a source on a task. A source is a run's folder, an encoder.safetensors, other "
-        "people's checkpoint, timm:<name>, or random.",
+        "people's checkpoint, timm:<name>, random, or blind (a random one that sees no picture).",
         "python -m pipelines.finetune configs/finetune/demo.yaml source=runs/demo_completion",
     )
     add_training_arguments(made)

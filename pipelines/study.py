@@ -16,7 +16,7 @@ from hpse_dist.recipe_checks import load_checked
 from hpse_dist.report import write_report
 from hpse_dist.report.live import LivePage
 from hpse_dist.run_folder import check_folder, is_done
-from hpse_dist.source import TIMM, read_source
+from hpse_dist.source import TIMM, WORDS, read_source
 from hpse_dist.study import PlannedRun, plan, write_plan
 from hpse_dist.study_recipe import StudyRecipe
 from hpse_dist.study_state import Budget, check_origins, describe, free_finished
@@ -53,7 +53,7 @@ def check(runs: Sequence[PlannedRun]) -> None:
             kind = PretrainRecipe if run.kind == "pretrain" else FinetuneRecipe
             load_checked(kind, run.path, run.overrides)
     places = {run.recipe.source for run in runs if not run.after}
-    for place in sorted(places - {"random"}):
+    for place in sorted(places - {*WORDS}):
         if not place.startswith(TIMM):
             read_source(located(place))
 

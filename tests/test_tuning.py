@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from hpse_dist import run
-from hpse_dist.config import build
+from hpse_dist.config import ConfigError, build
 from hpse_dist.data.collection import Collection
 from hpse_dist.feed import make_feed
 from hpse_dist.fields import Batch
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
-from hpse_dist.recipe import FinetuneRecipe
+from hpse_dist.recipe import FinetuneRecipe, PretrainRecipe
 from hpse_dist.source import write_source
+from hpse_dist.use import load_task
 from hpse_dist.world import World
 from tests.data.made_collection import made_collection
 from tests.interrupted import interrupted
@@ -137,3 +139,28 @@ def test_a_bad_loss_names_its_samples(tmp_path: Path, collection: Collection, fr
     bad = recipe(tmp_path, collection, **changes)
     with pytest.raises(ValueError, match=r"NaN or infinite in micro-batches with sample_id \d"):
         run.finetune(bad, World(), bad.folder())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_blind_source_answers_the_same_for_every_picture(
+    tmp_path: Path, collection: Collection, frozen: bool
+) -> None:
+    """Frozen too, whose tokens are kept: those of `random`, of the same seed, are others."""
+    answers = []
+    for source in ("random", "blind"):
+        made = recipe(tmp_path / source, collection, source=source, encoder_frozen=frozen)
+        run.finetune(made, World(), made.folder())
+        report = json.loads((made.folder() / "report.json").read_text())
+        assert (report["source"], report["blind"]) == (source, source == "blind")
+        model = load_task(made.folder())
+        pictures = torch.randn(3, 3, 32, 32)
+        with torch.no_grad():
+            answers.append(model.predict({"image": pictures})["joints2d"])
+    seeing, blind = answers
+    assert not torch.equal(seeing[0], seeing[1])
+    assert torch.equal(blind[0], blind[1]) and torch.equal(blind[0], blind[2])
+
+
+def test_a_blind_source_is_none_of_pre_training() -> None:
+    with pytest.raises(ConfigError, match="source blind sees no picture"):
+        build(PretrainRecipe, {"name": "x", "collections": [{"path": "c"}], "source": "blind"})

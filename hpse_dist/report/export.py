@@ -15,6 +15,7 @@ from typing import Any
 
 from hpse_dist.disk import write_text
 from hpse_dist.report.breakdown import breakdowns
+from hpse_dist.report.floor import unseen
 from hpse_dist.report.learning import convergence, label_studies, spreads
 from hpse_dist.report.meanings import Metric
 from hpse_dist.report.overview import Cell, Overview, cell_name, overview
@@ -48,7 +49,8 @@ class Printed:
 def write_tables(study: Study, folder: Path) -> list[Path]:
     """Everything that the page shows: one CSV file each, and tables.tex and tables.md; logs which
     runs are in no table because another of their seed is, or in no mean for want of a figure."""
-    for sentence in (*doubles(study), *silent(study, task_tables(study))):
+    known = task_tables(study)
+    for sentence in (*doubles(study), *silent(study, known), *unseen(study, known)):
         log.warning("%s", sentence)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: rows for name, rows in csv_rows(study).items() if rows}

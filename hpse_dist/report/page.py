@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from hpse_dist.report import evidence, figures, fine_print, results
+from hpse_dist.report.floor import unseen
 from hpse_dist.report.lineage import data_section, leak_warnings
 from hpse_dist.report.overview import overview
 from hpse_dist.report.pictures import BUDGET_BYTES, Picture, Wanted, embed, people_in
@@ -64,7 +65,12 @@ def render(study: Study) -> str:
         "kicker": _kicker(study),
         "answers": answers if tables or not sentence else [sentence],
         "progress": results.progress(study),
-        "warnings": [*leak_warnings(study), *doubles(study), *silent(study, tables)],
+        "warnings": [
+            *leak_warnings(study),
+            *doubles(study),
+            *silent(study, tables),
+            *unseen(study, tables),
+        ],
         "overview": results.overview_table(whole, ink),
         "results": [results.result(table, tables, study, ink) for table in tables],
         "footing": results.FOOTING,

@@ -37,6 +37,8 @@ class Run:
     name: str
     kind: str = ""
     source: str = ""
+    blind: bool = False
+    """Its encoder was cut off from the pictures."""
     task: str = ""
     seed: int = 0
     done: bool = False
@@ -163,6 +165,7 @@ def _read_run(folder: Path, planned: Mapping[str, Any]) -> Run:
         name=str(planned.get("name") or report.get("name") or folder.resolve().name),
         kind=str(planned.get("kind") or report.get("kind", "")),
         source=str(planned.get("source") or source),
+        blind=report.get("blind") is True,
         task=_task(planned, report),
         seed=int(report.get("seed", planned.get("seed", 0))),
         done=done,
