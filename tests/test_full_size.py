@@ -64,7 +64,7 @@ def in_small(values: dict[str, Any], folder: Path) -> StudyRecipe:
 def test_arms_differ_in_their_objectives_alone() -> None:
     runs = plan(build(StudyRecipe, read_yaml(STUDY)))
     recipes = [run.recipe for run in runs if isinstance(run.recipe, PretrainRecipe)]
-    assert len(recipes) == 6 and len(runs) == 6 + 8 * 3 * 3
+    assert len(recipes) == 6 and len(runs) == 6 + 9 * 3 * 3
     first = recipes[0]
     assert first.encoder.name == "vit_b" and first.encoder.image_px == 224
     same = ("encoder", "collections", "global_batch", "steps", "precision", "optim", "seed")
@@ -81,12 +81,12 @@ def test_arms_differ_in_their_objectives_alone() -> None:
 def test_every_arm_goes_in_small(tmp_path: Path) -> None:
     study = in_small(read_yaml(STUDY), tmp_path)
     runs = plan(study)
-    assert len(runs) == 6 + 7
+    assert len(runs) == 6 + 8
     folder = write_plan(study, runs)
     for run in runs:
         {"pretrain": pretrain, "finetune": finetune}[run.kind](run.recipe, World(), run.folder)
     done = read_study(folder)
     figures = {one.source: one.metrics["pa_mpjpe"] for one in done.runs if one.task}
-    assert figures.keys() == {"random", *SMALL_OBJECTIVE}
+    assert figures.keys() == {"random", "blind", *SMALL_OBJECTIVE}
     assert all(value > 0 for value in figures.values())
     assert len({*figures.values()}) == len(figures)
