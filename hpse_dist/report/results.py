@@ -216,6 +216,10 @@ def _note(table: TaskTable, runs: Mapping[str, Mapping[int, Run]]) -> str:
         apart = on_other_frames(table.protocol) and all(math.isfinite(r.choice) for r in shown)
         text += "its own held-out subjects, " if apart else "these same subjects, "
         text += "not on these" if apart else "which flatters all of them alike"
+    blind = [source for source, seeds in runs.items() if any(run.blind for run in seeds.values())]
+    if blind:
+        text += f". {' and '.join(blind)}: the encoder sees no picture, so that is what the labels "
+        text += "alone are worth"
     return f"{text}."
 
 

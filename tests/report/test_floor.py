@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hpse_dist.report.floor import unseen
+from hpse_dist.report.results import result
 from hpse_dist.report.runs import Study
 from hpse_dist.report.tables import task_tables
 from tests.report.test_tables import study_of
@@ -29,6 +30,11 @@ def test_those_not_ahead_are_named_and_those_ahead_are_not() -> None:
     (told,) = unseen(study, task_tables(study))
     assert told.startswith("On body mesh level and worse cannot be told from grey")
     assert "PA-MPJPE 131.0 mm" in told and "good" not in told
+    tables = task_tables(study)
+    note = result(
+        tables[0], tables, study, dict.fromkeys(("grey", "good", "level", "worse"), "#000")
+    )
+    assert "grey: the encoder sees no picture" in note["note"]
 
 
 def test_scores_count_the_other_way() -> None:
