@@ -132,6 +132,8 @@ def test_what_outlives_its_command_is_seen(tmp_path: Path) -> None:
     environment = {**os.environ, "HPSE_CHAOS": "a-word-of-this-test"}
     process = subprocess.Popen(["sleep", "600"], env=environment)
     try:
+        # Popen comes back as the new program begins: for a moment it has no environment yet
+        until(Path(f"/proc/{process.pid}/environ").read_bytes, "the process has an environment")
         assert soak.stop()["processes"] == ["sleep 600"]
     finally:
         process.kill()
