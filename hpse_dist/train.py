@@ -49,10 +49,12 @@ def train(
 ) -> int:
     """Run updates start + 1 .. steps, from a state that `checkpoints.resume` may have restored.
 
-    `should_stop`, true on any rank after an update, ends the run there with a checkpoint;
-    `on_step` comes after each update and its log, before its checkpoint, on every rank. Returns
-    the step reached. A loss or gradient that is not finite skips its update; where `guard` has had
-    enough, the run goes back to a checkpoint and past the batches since, or ends in `GivenUp`.
+    `should_stop`, true on any rank, ends the run after an update with a checkpoint: where there are
+    several ranks they are asked as an update begins, so that nobody waits for the answer, and one
+    more may be made. `on_step` comes after each update and its log, before its checkpoint, on every
+    rank. Returns the step reached. A loss or gradient that is not finite skips its update; where
+    `guard` has had enough, the run goes back to a checkpoint and past the batches since, or ends in
+    `GivenUp`.
     """
     if engine.updates != start:
         raise ValueError(f"the engine has made {engine.updates} updates, not the {start} to go on")
@@ -62,6 +64,7 @@ def train(
         step += 1
         lr = schedule(step)
         engine.set_lr(lr)
+        told = engine.ask_ranks(should_stop)
         with clock.updating():
             parts, refusal = update(engine, clock, batches)
         trouble = _judge(engine, guard, step, parts, refusal, step / steps)
@@ -75,7 +78,7 @@ def train(
             log.scalars(step, means | clock.rates(engine.world.size))
         if on_step is not None:
             on_step(step)
-        stop = engine.any_rank(should_stop())
+        stop = told()
         with clock.saving():
             if step == steps or stop:
                 checkpoints.save(engine, loader, step, before=log.flush)

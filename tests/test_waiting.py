@@ -7,10 +7,12 @@ import contextlib
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,12 +24,14 @@ from hpse_dist.body.model import load_body, load_hand
 from hpse_dist.data.augment import AugmentConfig, augment
 from hpse_dist.data.depth_order import DepthOrder
 from hpse_dist.data.mirror import Mirror, chosen, mirrored
+from hpse_dist.engine import Engine
 from hpse_dist.fields import Batch
 from hpse_dist.models import attention
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.objectives.dino import Dino
 from hpse_dist.objectives.part_synthesis import PartSynthesis
 from hpse_dist.planning.memory import without_numbers
+from hpse_dist.world import World
 from tests.fabricate import fabricate, tiny_body_file, tiny_hand_folder
 from tests.objectives.test_contract import SMALL as OBJECTIVES
 from tests.tasks.test_contract import SMALL as TASKS
@@ -45,6 +49,7 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: set[str] = set()
+        self._pinned: list[torch.UntypedStorage] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -55,9 +60,19 @@ class Waits(TorchDispatchMode):
         kinds = {value.device.type for value in tensors}
         if name == "_to_copy" and kwargs.get("device") is not None:
             kinds |= {torch.device(kwargs["device"]).type}
-        if "cuda" in kinds and (name in _READ or _copies(name, args, kinds)):
+        reads = name in _READ or _copies(name, args, kinds)
+        if "cuda" in kinds and reads and not self._goes_on(name, args):
             self._note(name)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if kwargs.get("pin_memory"):
+            self._pinned.append(result.untyped_storage())
+        return result
+
+    def _goes_on(self, name: str, args: tuple[Any, ...]) -> bool:
+        """Whether a copy into page-locked memory is left to itself, to be waited for later."""
+        if name != "copy_" or args[2:] != (True,):
+            return False
+        return args[0].untyped_storage()._cdata in {storage._cdata for storage in self._pinned}
 
     def _note(self, name: str) -> None:
         stack = traceback.extract_stack()
@@ -218,6 +233,30 @@ def test_finishing_a_batch_waits_for_nothing(turn: float, fake: None) -> None:
     assert not waits.found
 
 
+def test_asking_the_ranks_waits_only_for_the_answer(
+    fake: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step asks whether one was told to stop."""
+    done: list[str] = []
+
+    class Event:
+        def record(self) -> None:
+            done.append("recorded")
+
+        def synchronize(self) -> None:
+            done.append("waited")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, op: done.append(tensor.device.type))
+    engine = SimpleNamespace(world=World(0, 2, 0, 2), device=torch.device("cuda"))
+    with Waits() as waits:
+        answer = Engine.ask_ranks(engine, lambda: True)  # type: ignore[arg-type]
+    assert not waits.found and done == ["cuda", "recorded"]
+    with contextlib.suppress(RuntimeError):  # there are no numbers in a fake tensor
+        answer()
+    assert done[2:] == ["waited"]
+
+
 def test_what_waits_is_found(fake: None) -> None:
     """Each of these stops a real GPU."""
     there = torch.empty(3, device="cuda")
@@ -225,6 +264,7 @@ def test_what_waits_is_found(fake: None) -> None:
         lambda: torch.tensor([1.0, 2.0], device="cuda"),
         lambda: there[[0, 1]],
         lambda: there.cpu(),
+        lambda: torch.empty(3).copy_(there, non_blocking=True),
         lambda: there[there > 0],
     ]
     for wait in waiting:

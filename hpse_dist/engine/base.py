@@ -5,7 +5,8 @@ only. Gradients are the mean over all micro-batches and ranks. A non-finite loss
 reaches the weights: `step` refuses the update on every rank, naming step and samples.
 
 This package is the only one that talks to other processes during training: what the loop, the
-checkpoints and the evaluation need of them are the methods `gather`, `from_main` and `any_rank`.
+checkpoints and the evaluation need of them are the methods `gather`, `from_main`, `any_rank` and
+`ask_ranks`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -225,12 +226,28 @@ class Engine(ABC):
 
     def any_rank(self, flag: bool) -> bool:
         """True on every rank if `flag` is on any."""
+        return self.ask_ranks(lambda: flag)()
+
+    def ask_ranks(self, question: Callable[[], bool]) -> Callable[[], bool]:
+        """As `any_rank`, but the answer is had from what is returned, later: after a `step`, which
+        waits for the device anyway, it costs no second wait. A rank on its own answers only then;
+        several are asked at once. Collective."""
         if self.world.size == 1:
-            return flag
-        # int32: NCCL and gloo both reduce it
-        found = torch.tensor(int(flag), dtype=torch.int32, device=self.device)
+            return question
+        # int32: NCCL and gloo both reduce it; filled by the device, for a copy to it would wait
+        found = torch.full((), int(question()), dtype=torch.int32, device=self.device)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return bool(found.item())
+        if self.device.type != "cuda":
+            return lambda: bool(found.item())
+        here = torch.empty((), dtype=torch.int32, pin_memory=True).copy_(found, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def answer() -> bool:
+            copied.synchronize()
+            return bool(here.item())
+
+        return answer
 
     def mean_over_ranks(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
         """Mean of each tensor's elements over all ranks; NaN elements (not applicable) left out."""

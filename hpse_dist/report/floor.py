@@ -39,7 +39,7 @@ def unseen(study: Study, tables: Sequence[TaskTable]) -> list[str]:
             told.append(
                 f"On {spoken(table.task)}{f' ({table.protocol})' if table.protocol else ''} "
                 f"{' and '.join(level)} cannot be told from {blind}, whose encoder sees no picture "
-                f"({what.label} {floor}): {'it' if len(level) == 1 else 'they'} may say no more than "
-                "the labels alone do. Longer training, more people or more seeds would tell."
+                f"({what.label} {floor}): {'it' if len(level) == 1 else 'they'} may say no more "
+                "than the labels alone do. Longer training, more people or more seeds would tell."
             )
     return told

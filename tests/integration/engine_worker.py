@@ -89,8 +89,11 @@ class Worker:
                 with engine.evaluating() as module:
                     log.panels(step, module.panels(make_batch(torch.arange(4))))
 
+        # several ranks are asked as the step begins
+        asked_at = until if engine.world.size == 1 else until - 1
+
         def should_stop() -> bool:
-            return reached == until and engine.world.rank == engine.world.size - 1
+            return reached == asked_at and engine.world.rank == engine.world.size - 1
 
         with RunLog(self.folder / label, engine.world, 1, start=start) as log:
             train(
