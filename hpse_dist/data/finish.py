@@ -1,4 +1,4 @@
-"""From a filled buffer to the fields that were asked for: on the device, mirrored, augmented."""
+"""From a buffer's contents to the fields that were asked for: mirrored, augmented."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from hpse_dist.data.depth_order import DepthOrder, DepthOrderConfig, basis
 from hpse_dist.data.items import FLAGS, Items
 from hpse_dist.data.mirror import Mirror, chosen, mirror_of, mirrored
 from hpse_dist.data.mixing import provided
-from hpse_dist.data.prefetch import Buffer
 from hpse_dist.draws import uniform
 from hpse_dist.fields import FIELDS, Batch, missing
 
 
 class Finish:
-    """What happens to a filled buffer: to the device, augmented, only what is needed."""
+    """What happens to a buffer's contents on the device: augmented, only what is needed."""
 
     def __init__(
         self,
@@ -97,18 +96,6 @@ class Finish:
         names = [*self._needs, *self.labels]
         mirror = mirror_of([items.source.collection for items in sources], names)
         self._mirror = mirror.on(self.device)
-
-    def move(self, buffer: Buffer) -> Batch:
-        """A buffer's contents on the device; on the CPU the buffer itself."""
-        if self.device.type != "cuda":
-            return dict(buffer.tensors)
-        batch = {
-            name: tensor.to(self.device, non_blocking=True)
-            for name, tensor in buffer.tensors.items()
-        }
-        buffer.copied = torch.cuda.Event()
-        buffer.copied.record()
-        return batch
 
     def augment(self, raw: Batch) -> Batch:
         """The needed fields of a batch; nothing of it shares memory with `raw`."""

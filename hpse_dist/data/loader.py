@@ -28,12 +28,13 @@ from hpse_dist.data.order import Order, Stretch, evenly_mixed, share_of_rank
 from hpse_dist.data.prefetch import Buffer, Prefetcher
 from hpse_dist.data.resident import Resident
 from hpse_dist.data.substitutes import BadRecord
+from hpse_dist.data.transfer import Moving, Transfer
 from hpse_dist.fields import Batch
 from hpse_dist.world import World
 
 __all__ = ["Loader", "Source", "evaluation_batches"]
 
-_AHEAD = 2  # micro-batches decoded or waiting, besides one per thread and the consumer's
+_AHEAD = 2  # micro-batches decoded or waiting, besides one per thread, the consumer's, on the way
 
 
 class Loader:
@@ -86,6 +87,7 @@ class Loader:
         self._finish = Finish(
             items, needs, augment, seed, True, image_px, patch_px, torch.device(device), depth_order
         )
+        self._transfer = Transfer(self._finish.device)
         self._decoder = Decoder(items, self._finish.labels, replaces=True, room=self._room)
         if kind != "inline":
             self._decoder.release()  # others decode
@@ -177,10 +179,14 @@ class Loader:
         active = self._active = self._prefetcher()
         staging = self._items if self._crew is None or not self._crew.apart else []
         ahead = Ahead(self._order, staging, self._place)
+        coming: Moving | None = None
         try:
-            while (buffer := active.take()) is not None:
+            while (moving := coming or self._sent(active)) is not None:
+                # the next one crosses while this one is computed with, if it is there already
+                overlaps = self._transfer.overlaps and not decoded
+                coming = self._sent(active) if overlaps and active.is_ready() else None
+                buffer, batch = moving.buffer, moving.arrived()
                 self._note(buffer.bad, active.hung)
-                batch = self._finish.move(buffer)
                 if not decoded:
                     batch = self._finish.augment(batch)
                     active.release(buffer)
@@ -197,12 +203,18 @@ class Loader:
             ahead.close()
             active.close()
 
+    def _sent(self, active: Prefetcher[Rows]) -> Moving | None:
+        """The next micro-batch on its way to the device; None after the last."""
+        buffer = active.take()
+        return None if buffer is None else self._transfer.send(buffer)
+
     def _prefetcher(self) -> Prefetcher[Rows]:
         """What makes the micro-batches from the current place on."""
-        pinned = self._finish.device.type == "cuda"
+        pinned = self._transfer.device.type == "cuda"
+        beside = _AHEAD + 1 + self._transfer.overlaps
         if self._kind == "workers":
             crew = self._crew = self._crew or self._hired()
-            buffers: Sequence[Buffer] = crew.buffers(pinned, _AHEAD + 1)
+            buffers: Sequence[Buffer] = crew.buffers(pinned, beside)
             return Prefetcher(crew.fill, self._rows(), buffers, crew.threads)
         if self._kind == "resident" and not isinstance(self._decoder, Resident):
             self._decoder = Resident(
@@ -210,7 +222,7 @@ class Loader:
             )
         reading = self._decoder.reading
         spare = partial(self._decoder.buffer, self._micro_batch, pinned)
-        buffers = [spare() for _ in range(self._threads + _AHEAD + 1)]
+        buffers = [spare() for _ in range(self._threads + beside)]
         return Prefetcher(
             *(self._decoder.fill, self._rows(), buffers, self._threads),
             limit_s=self._limit_s,
@@ -372,12 +384,12 @@ def evaluation_rows(items: Items, order: np.ndarray, world: World, micro_batch: 
 def _evaluate(
     decoder: Decoder, finish: Finish, rows: list[Rows], micro_batch: int
 ) -> Iterator[Batch]:
-    pinned = finish.device.type == "cuda"
+    transfer, pinned = Transfer(finish.device), finish.device.type == "cuda"
     buffers = [decoder.buffer(micro_batch, pinned) for _ in range(_AHEAD + 2)]
     active = Prefetcher(decoder.fill, iter(rows), buffers, threads=1)
     try:
         while (buffer := active.take()) is not None:
-            batch = finish.augment(finish.move(buffer))
+            batch = finish.augment(transfer.send(buffer).arrived())
             active.release(buffer)
             yield batch
     finally:

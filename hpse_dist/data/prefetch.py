@@ -110,6 +110,13 @@ class Prefetcher(Generic[Job]):
             self._running.append(task)
             self._todo.put(task)
 
+    def is_ready(self) -> bool:
+        """Whether `take` has a buffer at once, and nothing to raise."""
+        if not self._running:
+            return False
+        result = self._running[0].result
+        return result.done() and result.exception() is None
+
     def take(self) -> Buffer | None:
         """The next filled buffer, or None after the last; give it back with `release`."""
         if not self._running:
