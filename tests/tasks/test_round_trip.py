@@ -17,7 +17,9 @@ from hpse_dist.body.model import load_body, load_hand
 from hpse_dist.data.collection import Collection, CollectionConfig, write_collection
 from hpse_dist.data.items import Source
 from hpse_dist.data.loader import evaluation_batches
+from hpse_dist.data.pairs import PairsConfig, write_pairs
 from hpse_dist.fields import Batch
+from hpse_dist.models.decoder import DecoderConfig
 from hpse_dist.models.encoder import EncoderConfig, build_encoder
 from hpse_dist.protocols import PROTOCOLS
 from hpse_dist.protocols.examples import Examples
@@ -28,7 +30,9 @@ from hpse_dist.tasks import build
 from hpse_dist.tasks.base import Prediction, Task
 from hpse_dist.tasks.body_mesh import BodyMeshConfig
 from hpse_dist.tasks.body_mesh_free import BodyMeshFreeConfig
+from hpse_dist.tasks.body_mesh_two_views import BodyMeshTwoViewsConfig
 from hpse_dist.tasks.classify import ClassifyConfig
+from hpse_dist.tasks.dense_pose import DensePoseConfig
 from hpse_dist.tasks.hand_mesh import HandMeshConfig, HandMeshFreeConfig
 from hpse_dist.tasks.part_segmentation import PartSegmentationConfig
 from hpse_dist.tasks.pose2d import Pose2dConfig
@@ -39,6 +43,7 @@ from tests.data.made_collection import CROP_PX, frames
 from tests.fabricate import tiny_body_file, tiny_hand_folder
 
 UNLABELLED = 3  # of the rows, one without any label
+DECODER = DecoderConfig("custom", dim=16, depth=1, heads=1)
 QUERY = {"head_dim": 32, "head_depth": 1, "heads": 1, "head_hidden": 32}
 FREE = {"num_mid": 84, "num_coarse": 42, "dims": (16,), "depth": 1, "heads": 1}
 Change = Callable[[Prediction], dict[str, Tensor]]
@@ -71,6 +76,14 @@ def one_part_lost(prediction: Prediction) -> dict[str, Tensor]:
     return {"part_map": prediction["part_map"] * (prediction["part_map"] != 1)}
 
 
+def beside_on_the_surface(prediction: Prediction) -> dict[str, Tensor]:
+    """By 0.03 of the coordinates' range on one half of the pixels, by 0.07 on the other."""
+    uv = prediction["uv_map"].clone()
+    uv[:, 0, ::2] += 0.03
+    uv[:, 0, 1::2] += 0.07
+    return {"uv_map": uv}
+
+
 BODY = {"mpjpe": 30 * 23 / 24, "pve": 30.0}
 HAND = {"mpjpe": 30 * 20 / 21, "pve": 30.0, "pa_pve": 0.0, "f_5": 100.0, "f_15": 100.0}
 CASES: dict[str, tuple[Callable[[str], Any], bool, Change, dict[str, float]]] = {
@@ -90,6 +103,14 @@ CASES: dict[str, tuple[Callable[[str], Any], bool, Change, dict[str, float]]] = 
     "part_segmentation": (
         lambda _: PartSegmentationConfig(head_dim=8),
         *(False, one_part_lost, {"part_iou": 100 * 5 / 6}),
+    ),
+    "dense_pose": (
+        lambda _: DensePoseConfig(head_dim=8),
+        *(False, beside_on_the_surface, {"part_iou": 100.0, "uv_error": 5.0, "surface_right": 50}),
+    ),
+    "body_mesh_two_views": (
+        lambda body: BodyMeshTwoViewsConfig(body=body, decoder=DECODER, **QUERY),
+        *(False, farther, BODY | {f"{name}_one_view": 0.0 for name in BODY}),
     ),
     "classify": (
         lambda _: ClassifyConfig(num_classes=3),
@@ -126,7 +147,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, tuple[str, Coll
         config = CollectionConfig(crop_px=CROP_PX, box_scale=1.2, image_mode="raw", label_px=32)
         about = Provenance("made", "CC0-1.0", True, "", "mano21" if hands else "smpl24")
         data = write_collection(folder / "data", list(records(hands, model)), config, about)
-        found[hands] = model, data
+        pairs = PairsConfig(time_gap_s=(0.4, 2.0), pose_distance=(0.01, 9.0))
+        found[hands] = model, data if hands else write_pairs(data, pairs)
     return found
 
 
@@ -134,7 +156,7 @@ def batches(task: Task, collection: Collection) -> Iterator[Batch]:
     return evaluation_batches(
         Source(collection, split=None),
         needs=tuple({*task.config.needs, "sample_id"}),
-        sampling="frames",
+        sampling="pairs" if "image_ref" in task.config.needs else "frames",
         world=World(),
         micro_batch=8,
         image_px=32,
