@@ -117,7 +117,8 @@ def read_opencv_yaml(path: Path | str) -> dict[str, Any]:
 
 def _read(path: Path, what: str, loader: type[yaml.SafeLoader | yaml.BaseLoader]) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such {what} file")
+        here = "" if path.is_absolute() else f", looked for in {Path.cwd()}"
+        raise ConfigError(f"{path}: no such {what} file{here}")
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"{path}: over {MAX_BYTES} bytes, which no {what} is")
     try:

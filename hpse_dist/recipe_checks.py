@@ -55,9 +55,10 @@ def _check_there(recipe: TrainingRecipe, path: Path | str) -> None:
             key = "collections"
             if isinstance(use, HeldOut):
                 key = "held_out" if use is recipe.held_out else "tests"
+            root = f", or set HPSE_ROOT to the folder that holds {use.path}"
             raise ConfigError(
-                f"{path}, {key}: {use.path} is not a collection (no manifest.json); make it "
-                "with python -m pipelines.prepare, or set HPSE_ROOT to the folder it is under"
+                f"{path}, {key}: {located(use.path)} is not a collection (no manifest.json); make "
+                f"it with python -m pipelines.prepare{'' if use.path.is_absolute() else root}"
             )
 
 

@@ -179,8 +179,9 @@ def test_what_a_recipe_names_has_to_suffice(
     assert "test holds no frames of split val, only of test" in refused(
         held_out=place(apart["test"])
     )
-    assert "recipe.yaml, tests: gone is not a collection" in refused(tests=[{"path": "gone"}])
-    assert "recipe.yaml, held_out: gone is not a collection" in refused(held_out={"path": "gone"})
+    there = Path("gone").resolve()
+    assert f"yaml, tests: {there} is not a collection" in refused(tests=[{"path": "gone"}])
+    assert f"yaml, held_out: {there} is not a collection" in refused(held_out={"path": "gone"})
     bare = made_collection(with_labels=False)
     assert "holds no joints2d, by which pose2d is measured" in refused(tests=[place(bare)])
     with pytest.raises(ValueError, match="tests names test, split test twice"):

@@ -189,7 +189,7 @@ def test_the_description_says_what_is_done(values: dict, tmp_path: Path) -> None
     [
         ({"sources": {"a/b": {"run": "random"}}, "baseline": "a/b"}, "names become folders"),
         ({"tasks": {"..": "x.yaml"}}, "names become folders"),
-        ({"tasks": {"mesh": "absent.yaml"}}, "absent.yaml: no such recipe file"),
+        ({"tasks": {"mesh": "absent.yaml"}}, "absent.yaml: no such recipe file, looked for in /"),
         ({"overrides": ["stepz=3"]}, "did you mean 'steps'"),
         ({"baseline": "nobody"}, "baseline must be one of the sources"),
         ({"seeds": [1, 1]}, "seeds must differ from one another"),
