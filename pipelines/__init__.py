@@ -16,10 +16,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+try:
+    from tqdm import tqdm
 
-from hpse_dist.config import ConfigError
-from hpse_dist.safety import one_line, read_weights_only
+    from hpse_dist.config import ConfigError
+    from hpse_dist.safety import one_line, read_weights_only
+except ModuleNotFoundError as error:  # in a new shell, the virtual environment is forgotten first
+    if (error.name or "").partition(".")[0] == "hpse_dist":
+        raise
+    sys.exit(
+        f"error: {sys.executable} lacks the package {error.name}; activate the environment that "
+        "has it (. .venv/bin/activate), or make one: bash cluster/local.sh setup"
+    )
 
 DONE, FAILED, BAD_RECIPE = 0, 1, 2
 

@@ -122,3 +122,13 @@ def test_a_folder_is_taken_from_here_or_from_where_recipes_start(tmp_path, monke
     (root / "collections").mkdir()
     assert new_place("collections/new") == root / "collections" / "new"
     assert new_place("new") == Path("new")
+
+
+def test_a_python_without_the_packages_says_what_to_do() -> None:
+    """As in a new shell, where nobody has activated the environment: -S leaves it out."""
+    command = [sys.executable, "-S", "-m", "pipelines.report", "runs/demo"]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and not ended.stdout
+    (said,) = ended.stderr.splitlines()
+    assert said.startswith(f"error: {sys.executable} lacks the package tqdm; activate")
