@@ -14,8 +14,21 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+INTERRUPTED = "interrupted; run the same command again to go on"
+
+
+def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while a command's modules are imported, which takes seconds: no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"error: {INTERRUPTED}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _told
 try:
     from tqdm import tqdm
 
@@ -76,7 +89,7 @@ def run_command(
     try:
         main(options)
     except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to go on", FAILED)
+        return _fail(INTERRUPTED, FAILED)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return FAILED

@@ -132,3 +132,17 @@ def test_a_python_without_the_packages_says_what_to_do() -> None:
     assert ended.returncode == 1 and not ended.stdout
     (said,) = ended.stderr.splitlines()
     assert said.startswith(f"error: {sys.executable} lacks the package tqdm; activate")
+
+
+def test_an_interrupt_during_the_imports_is_one_sentence() -> None:
+    """Importing torch and the rest takes seconds, in which people change their minds."""
+    code = "import pipelines, signal, os; os.kill(os.getpid(), signal.SIGINT); import time; "
+    ended = subprocess.run(
+        [sys.executable, "-c", code + "time.sleep(60)"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert ended.stderr == "error: interrupted; run the same command again to go on\n"
